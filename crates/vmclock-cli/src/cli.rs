@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can be said on the command line. Help, completions and man pages are all made from this.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  failure: no device, no permission, bad page, I/O error, failed check
+  2  the command line is wrong
+  3  the page is in order but gives no time (wait: not within the timeout)";
+
+/// Time inside virtual machines: read, watch, publish and check VMClock pages.
+#[derive(Debug, Parser)]
+#[command(name = "vmclock", version, after_help = EXIT_STATUS, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show every field of a page, decoded, and what is odd about it
+    #[command(
+        after_help = "Examples:\n  vmclock show\n  vmclock show --page /run/vmclock/page --json | jq .clock_status"
+    )]
+    Show(PageArgs),
+
+    /// Print the time now: TAI and UTC, with the interval in which true time is
+    #[command(after_help = "Examples:\n  vmclock now\n  vmclock now --json | jq .utc.sec")]
+    Now(PageArgs),
+
+    /// Print one line for each event: disruptions, restores, maintenance notices, status, leap seconds
+    #[command(
+        after_help = "The command of --exec runs after each event with, in its environment: VMCLOCK_EVENT (the event's name), \
+VMCLOCK_FROM and VMCLOCK_TO (what changed), VMCLOCK_MARKER, VMCLOCK_GENERATION, VMCLOCK_STATUS and VMCLOCK_PAGE.\n\n\
+Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = restored && systemctl restart chronyd'"
+    )]
+    Watch(WatchArgs),
+
+    /// Wait until the clock is good enough
+    #[command(after_help = "Examples:\n  vmclock wait --max-error 1ms --timeout 10s && exec my-database")]
+    Wait(WaitArgs),
+
+    /// Compute the time that a page at rest gives at a counter value; reads no counter
+    #[command(after_help = "Examples:\n  vmclock eval --page page.bin --counter 123456789 --json")]
+    Eval(EvalArgs),
+
+    /// Find out what this machine has of a VMClock, why not, and what to do
+    #[command(
+        after_help = "Exit status: 0 if programs here can get time from a VMClock, 3 if events only, 1 if nothing.\n\nExamples:\n  vmclock doctor\n  vmclock doctor --page /run/vmclock/page"
+    )]
+    Doctor(PageArgs),
+
+    /// Publish a page: calibrate this machine's counter against its clock, and keep the page fresh
+    #[command(
+        after_help = "Examples:\n  vmclock serve --page /run/vmclock/page\n  vmclock serve --page ./page --reference host-clock --refresh 100ms"
+    )]
+    Serve(ServeArgs),
+
+    /// Tell a running publisher what happens to the machine
+    #[command(
+        after_help = "Examples:\n  vmclock signal migrate --page ./page\n  vmclock signal leap positive --page ./page"
+    )]
+    Signal(SignalArgs),
+
+    /// See it all: a publisher, a reader, a migration, a restore, a maintenance notice and a leap second
+    #[command(after_help = "Examples:\n  vmclock demo\n  vmclock demo --plot demo.svg")]
+    Demo(DemoArgs),
+
+    /// Measure what reading and publishing cost, beside the system's clock
+    #[command(after_help = "Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso")]
+    Bench(BenchArgs),
+
+    /// Print the completions for a shell
+    #[command(after_help = "Examples:\n  vmclock completions bash > /etc/bash_completion.d/vmclock")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Write the man pages, one for each subcommand
+    #[command(after_help = "Examples:\n  vmclock man --out /usr/local/share/man/man1")]
+    Man {
+        /// The folder to write them to
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
+}
+
+/// Which page, and in which form to print.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PageArgs {
+    /// The device, or a file with a page in it
+    #[arg(long, value_name = "PATH", default_value = vmclock::DEFAULT_PATH)]
+    pub(crate) page: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
+
+    /// Run this with `sh -c` after each event
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exec: Option<String>,
+
+    /// Stop after so many events
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+
+    /// Stop after this long, e.g. 30s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Report mere refreshes of the calibration too
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
+
+    /// Wait until the maximum error is at most this, e.g. 1ms
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) max_error: Duration,
+
+    /// Give up after this long, e.g. 10s (default: never)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalArgs {
+    /// A file with a page in it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) page: PathBuf,
+
+    /// The counter value
+    #[arg(long, value_name = "N")]
+    pub(crate) counter: u64,
+
+    /// The counter of the CPU that is asked about (default: this CPU's)
+    #[arg(long, value_name = "COUNTER")]
+    pub(crate) cpu_counter: Option<CpuCounter>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CpuCounter {
+    /// The x86 time-stamp counter
+    X86Tsc,
+    /// The Arm virtual counter
+    ArmCntvct,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    /// The file to publish the page in
+    #[arg(long, value_name = "PATH", default_value = "/run/vmclock/page")]
+    pub(crate) page: PathBuf,
+
+    /// Where to listen for `vmclock signal` (default: the page's path and `.control`)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
+    /// What is taken for the truth
+    #[arg(long, value_name = "REFERENCE", default_value = "kernel")]
+    pub(crate) reference: Reference,
+
+    /// How often to refresh the calibration, from 1ms to 60s
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(crate) refresh: Duration,
+
+    /// UTC - TAI in seconds, where you know better than the kernel and the system's leap-seconds.list
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-60..=-10))]
+    pub(crate) tai_offset: Option<i16>,
+
+    /// Publish an imaginary clock that starts at this UTC time, e.g. 2026-12-31T23:59:58Z (for tests of leap seconds)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) start_at: Option<jiff::Timestamp>,
+
+    /// Print one JSON line for each thing that the publisher does
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reference {
+    /// The kernel's clock with the error that the kernel itself states
+    Kernel,
+    /// This machine's clock, taken for the truth: the bounds cover only what publishing adds to it
+    HostClock,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SignalArgs {
+    /// What happens
+    #[command(subcommand)]
+    pub(crate) signal: Signal,
+
+    /// The file of the page whose publisher is meant
+    #[arg(long, value_name = "PATH", default_value = "/run/vmclock/page", global = true)]
+    pub(crate) page: PathBuf,
+
+    /// Where its publisher listens (default: the page's path and `.control`)
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Signal {
+    /// A live migration: new marker, calibration from the new host
+    Migrate,
+    /// A restore from a snapshot: new marker, new generation
+    Snapshot,
+    /// A clone on the same running host: new generation
+    Clone,
+    /// A disruption is expected within about a day
+    Soon,
+    /// A disruption is expected within about an hour
+    Imminent,
+    /// No disruption is expected any more
+    Clear,
+    /// A leap second at the end of this UTC month
+    Leap {
+        /// Which
+        kind: LeapKind,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LeapKind {
+    /// One is inserted
+    Positive,
+    /// One is left out
+    Negative,
+    /// None, after all
+    None,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Draw the clock's error over the run, with the interval around it, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// Print JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// Rounds to take the best of
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rounds: u32,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A length of time with its unit: `500us`, `1ms`, `1.5s`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ns" => 1e-9,
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{text:?} has no unit: write it like 500us, 10ms, 1.5s or 2m")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("{number:?} is not a number: write 500us, 10ms, 1.5s or 2m"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("{text:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("1.5ms"), Ok(Duration::from_micros(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "5", "ms", "-1s", "1 s", "1e400s", "nans"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! x
+use crate::cli::BenchArgs;
+use std::process::ExitCode;
+pub(crate) fn run(_args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The subcommands, a file each.
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+
+mod bench;
+mod demo;
+mod doctor;
+mod eval;
+mod man;
+mod now;
+mod serve;
+mod show;
+mod signal;
+mod wait;
+mod watch;
+
+/// Runs one.
+pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Show(args) => show::run(args),
+        Command::Now(args) => now::run(args),
+        Command::Watch(args) => watch::run(args),
+        Command::Wait(args) => wait::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Signal(args) => signal::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Completions { shell } => man::completions(*shell),
+        Command::Man { out } => man::pages(out),
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `vmclock show`: every field of a page, and what is odd about it.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use serde_json::json;
+use vmclock::{Snapshot, VmClock};
+use vmclock_core::abi::{Flags, STRUCTURE_LEN};
+use vmclock_core::calibration::Calibration;
+use vmclock_core::counter;
+
+use crate::cli::PageArgs;
+use crate::output::{print, print_json};
+
+pub(crate) fn run(args: &PageArgs) -> anyhow::Result<ExitCode> {
+    let page = VmClock::open_at(&args.page)?.snapshot()?;
+    if args.json {
+        print_json(&to_json(&page))?;
+    } else {
+        print(&to_text(&page))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn to_json(page: &Snapshot) -> serde_json::Value {
+    json!({
+        "magic": page.magic,
+        "size": page.size,
+        "version": page.version,
+        "counter_id": page.counter_id.to_string(),
+        "time_type": page.time_type.to_string(),
+        "seq_count": page.seq_count,
+        "disruption_marker": page.disruption_marker,
+        "flags": page.flags.names().collect::<Vec<_>>(),
+        "flags_raw": page.flags.0,
+        "clock_status": page.clock_status.to_string(),
+        "leap_second_smearing_hint": page.leap_second_smearing_hint.to_string(),
+        "tai_offset_sec": page.tai_offset(),
+        "tai_offset_sec_raw": page.tai_offset_sec,
+        "leap_indicator": page.leap_indicator.to_string(),
+        "counter_period_shift": page.counter_period_shift,
+        "counter_value": page.counter_value,
+        "counter_period_frac_sec": page.counter_period_frac_sec,
+        "counter_frequency_hz": frequency(page),
+        "counter_period_esterror_rate_frac_sec": page.period_esterror(),
+        "counter_period_maxerror_rate_frac_sec": page.period_maxerror(),
+        "time_sec": page.time_sec,
+        "time_frac_sec": page.time_frac_sec,
+        "time_esterror_nanosec": page.time_esterror(),
+        "time_maxerror_nanosec": page.time_maxerror(),
+        "vm_generation_counter": page.generation(),
+        "odd": oddities(page),
+    })
+}
+
+fn to_text(page: &Snapshot) -> String {
+    let known =
+        |value: Option<u64>, unit: &str| value.map_or_else(|| "not stated".into(), |value| format!("{value}{unit}"));
+    let flags = page.flags.names().collect::<Vec<_>>().join(" ");
+    let unit = format!(" x 2^-{} s", 64 + u32::from(page.counter_period_shift));
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<38} {value}");
+    };
+    row("magic", format!("{:#010x} (VCLK)", page.magic));
+    row("size", format!("{} bytes", page.size));
+    row("version", page.version.to_string());
+    row("counter_id", page.counter_id.to_string());
+    row("time_type", page.time_type.to_string());
+    row("seq_count", page.seq_count.to_string());
+    row("disruption_marker", format!("{:#018x}", page.disruption_marker));
+    row("flags", format!("{:#x} {flags}", page.flags.0));
+    row("clock_status", page.clock_status.to_string());
+    row("leap_second_smearing_hint", page.leap_second_smearing_hint.to_string());
+    row(
+        "tai_offset_sec",
+        page.tai_offset().map_or_else(|| "unknown".into(), |offset| format!("{offset} s (UTC - TAI)")),
+    );
+    row("leap_indicator", page.leap_indicator.to_string());
+    row("counter_value", page.counter_value.to_string());
+    row(
+        "counter_period_frac_sec",
+        format!(
+            "{}{unit}{}",
+            page.counter_period_frac_sec,
+            frequency(page).map_or_else(String::new, |hz| format!(" ({hz:.3} Hz)"))
+        ),
+    );
+    row("counter_period_esterror_rate_frac_sec", known(page.period_esterror(), &unit));
+    row("counter_period_maxerror_rate_frac_sec", known(page.period_maxerror(), &unit));
+    row("time", format!("{} s + {:#018x} x 2^-64 s ({})", page.time_sec, page.time_frac_sec, page.time_type));
+    row("time_esterror_nanosec", known(page.time_esterror(), " ns"));
+    row("time_maxerror_nanosec", known(page.time_maxerror(), " ns"));
+    row(
+        "vm_generation_counter",
+        page.generation().map_or_else(|| "not present".into(), |generation| format!("{generation:#018x}")),
+    );
+    for odd in oddities(page) {
+        row("odd:", odd);
+    }
+    text
+}
+
+/// Ticks a second, for people to look at.
+#[allow(clippy::cast_precision_loss)]
+fn frequency(page: &Snapshot) -> Option<f64> {
+    let scale = 2f64.powi(64 + i32::from(page.counter_period_shift));
+    (page.counter_period_frac_sec != 0).then(|| scale / page.counter_period_frac_sec as f64)
+}
+
+/// What a careful person would point out about a page.
+pub(crate) fn oddities(page: &Snapshot) -> Vec<String> {
+    let mut odd = Vec::new();
+    let mut note = |when: bool, text: String| {
+        if when {
+            odd.push(text);
+        }
+    };
+    let size = page.size as usize;
+    note(
+        size < STRUCTURE_LEN,
+        format!("the size, {size}, is smaller than the structure's {STRUCTURE_LEN} bytes: what lies beyond is absent"),
+    );
+    note(size < 4096, format!("the size, {size}, is less than 4096: Linux offers no device node for it"));
+    if let Err(reason) = Calibration::from_snapshot(page, counter::ID) {
+        note(true, reason.to_string());
+    } else {
+        let bounds = page.time_maxerror().is_some() && page.period_maxerror().is_some();
+        note(!bounds, "no maximum error of both time and period: readings have no bounds".into());
+    }
+    note(
+        page.tai_offset_has_wrong_sign(),
+        format!("tai_offset_sec is {:+}, the wrong sign; taken as {:+}", page.tai_offset_sec, -page.tai_offset_sec),
+    );
+    let invalid_offset = page.flags.contains(Flags::TAI_OFFSET_VALID) && page.tai_offset().is_none();
+    note(invalid_offset, format!("tai_offset_sec is {}, which no offset can be: taken as absent", page.tai_offset_sec));
+    note(
+        page.leap_indicator.name().is_none(),
+        format!("leap_indicator is {}, which has no meaning: UTC is unknown", page.leap_indicator.0),
+    );
+    note(
+        page.clock_status.name().is_none(),
+        format!("clock_status is {}, which has no meaning: no time", page.clock_status.0),
+    );
+    note(page.flags.unknown() != Flags::NONE, format!("unknown flags {:#x}: ignored", page.flags.unknown().0));
+    note(page.pad != [0, 0], format!("the padding holds {:?}", page.pad));
+    note(page.generation() == Some(0), "vm_generation_counter is present but 0".into());
+    odd
+}

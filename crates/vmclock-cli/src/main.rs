@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The `vmclock` command. Its definition is in [`cli`]; each subcommand has a file of its own in [`command`].
+#![forbid(unsafe_code)]
+
+mod cli;
+mod command;
+mod exit;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match command::run(&cli.command) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}

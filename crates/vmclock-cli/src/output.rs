@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How times and events are printed.
+
+use std::io::Write;
+
+use serde::Serialize;
+use serde_json::{json, Value};
+use vmclock::{Interval, Reading, Time, Timestamp, UtcTime};
+use vmclock_core::time::Scale;
+
+/// Prints one line of JSON. An error is the reader's having gone away.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_string(value)?;
+    line.push('\n');
+    print(&line)
+}
+
+/// Prints text as it is, at once: what we print may be read by another process while we go on.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// `{"sec": .., "nsec": ..}`
+pub(crate) fn timestamp_json<S>(stamp: Timestamp<S>) -> Value {
+    json!({"sec": stamp.seconds(), "nsec": stamp.subsec_nanos()})
+}
+
+/// `{"sec": .., "nsec": .., "leap_second": ..}`
+pub(crate) fn utc_json(utc: UtcTime) -> Value {
+    json!({"sec": utc.time.seconds(), "nsec": utc.time.subsec_nanos(), "leap_second": utc.leap_second})
+}
+
+/// The keys that every subcommand prints of a reading: `time`, `earliest` and `latest` on the page's own scale, `tai`
+/// and `utc` where they are known.
+pub(crate) fn reading_json(reading: &Reading) -> serde_json::Map<String, Value> {
+    let interval = reading.interval();
+    let mut map = serde_json::Map::new();
+    map.insert("time".into(), timestamp_json(reading.time().timestamp()));
+    map.insert("time_type".into(), reading.time_type().to_string().into());
+    map.insert("earliest".into(), interval.map_or(Value::Null, |interval| timestamp_json(interval.earliest)));
+    map.insert("latest".into(), interval.map_or(Value::Null, |interval| timestamp_json(interval.latest)));
+    map.insert("tai".into(), reading.tai().map_or(Value::Null, |tai| timestamp_json(tai.timestamp())));
+    map.insert("utc".into(), reading.utc().map_or(Value::Null, utc_json));
+    map
+}
+
+/// Like `2026-11-20 21:20:00.123456789`. On the TAI scale the calendar is TAI's own.
+pub(crate) fn civil<S: Scale>(time: Time<S>) -> String {
+    let stamp = time.timestamp();
+    civil_seconds(stamp.seconds(), stamp.subsec_nanos())
+}
+
+/// The same in UTC, where a leap second is `23:59:60`.
+pub(crate) fn civil_utc(utc: UtcTime) -> String {
+    let text = civil(utc.time);
+    if utc.leap_second {
+        text.replacen(":59.", ":60.", 1)
+    } else {
+        text
+    }
+}
+
+fn civil_seconds(seconds: i64, nanos: u32) -> String {
+    let nanos_signed = i32::try_from(nanos).unwrap_or_default();
+    match jiff::Timestamp::new(seconds, nanos_signed) {
+        Ok(stamp) => {
+            let civil = jiff::tz::Offset::UTC.to_datetime(stamp);
+            format!("{} {:02}:{:02}:{:02}.{nanos:09}", civil.date(), civil.hour(), civil.minute(), civil.second())
+        }
+        // Beyond the years that the calendar has.
+        Err(_) => format!("{seconds}.{nanos:09} s since 1970"),
+    }
+}
+
+/// Nanoseconds with the unit that suits them: `± 850 ns`, `± 12.3 us`, `± 16.000 s`.
+pub(crate) fn error(nanos: u128) -> String {
+    #[allow(clippy::cast_precision_loss)] // three digits are shown
+    let value = nanos as f64;
+    match nanos {
+        0..=9_999 => format!("± {nanos} ns"),
+        10_000..=9_999_999 => format!("± {:.1} us", value / 1e3),
+        10_000_000..=9_999_999_999 => format!("± {:.1} ms", value / 1e6),
+        _ => format!("± {:.3} s", value / 1e9),
+    }
+}
+
+/// The ends of an interval, relative to the whole second of its earlier one.
+pub(crate) fn width<S: Scale>(interval: Option<Interval<S>>) -> String {
+    interval.map_or_else(|| "no bounds".into(), |interval| error(interval.width_nanos().div_ceil(2)))
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The CPU's counter: how it is read, and what the page calls it.
+//!
+//! ```
+//! use vmclock_core::{abi::CounterId, counter};
+//! let (first, second) = (counter::read_ordered(), counter::read_ordered());
+//! assert!(counter::ID == CounterId::NONE || second > first);
+//! ```
+#![allow(unsafe_code)]
+
+use crate::abi::CounterId;
+
+/// The page's name for this CPU's counter; `NONE` on architectures for which there is no VMClock.
+pub const ID: CounterId = imp::ID;
+
+/// The counter, read after every earlier load has its value: a timestamp taken with it is not older than what was
+/// read before it.
+#[inline]
+pub fn read_ordered() -> u64 {
+    imp::read_ordered()
+}
+
+/// The counter, read whenever the CPU finds the time, which may be some tens of nanoseconds off in either direction.
+#[inline]
+pub fn read_unordered() -> u64 {
+    imp::read_unordered()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod imp {
+    use core::arch::x86_64::{_mm_lfence, _rdtsc};
+
+    use crate::abi::CounterId;
+
+    pub(super) const ID: CounterId = CounterId::X86_TSC;
+
+    #[inline]
+    pub(super) fn read_ordered() -> u64 {
+        // LFENCE rather than RDTSCP: it is in every x86-64 CPU, RDTSCP is not; and it is no slower.
+        // SAFETY: LFENCE is part of SSE2, which every x86-64 CPU has, and touches no memory.
+        unsafe { _mm_lfence() };
+        read_unordered()
+    }
+
+    #[inline]
+    pub(super) fn read_unordered() -> u64 {
+        // SAFETY: RDTSC reads a register. Were it forbidden (CR4.TSD), the CPU would stop the program, not misread.
+        unsafe { _rdtsc() }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod imp {
+    use core::arch::asm;
+
+    use crate::abi::CounterId;
+
+    pub(super) const ID: CounterId = CounterId::ARM_CNTVCT;
+
+    #[inline]
+    pub(super) fn read_ordered() -> u64 {
+        let counter;
+        // SAFETY: ISB and the read of CNTVCT_EL0 change no state. Without `nomem`, so that the compiler moves no
+        // access to shared memory across it.
+        unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) counter, options(nostack, preserves_flags)) };
+        counter
+    }
+
+    #[inline]
+    pub(super) fn read_unordered() -> u64 {
+        let counter;
+        // SAFETY: as above; unordered may also move, hence `nomem`.
+        unsafe { asm!("mrs {}, cntvct_el0", out(reg) counter, options(nomem, nostack, preserves_flags)) };
+        counter
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod imp {
+    use crate::abi::CounterId;
+
+    pub(super) const ID: CounterId = CounterId::NONE;
+
+    pub(super) fn read_ordered() -> u64 {
+        0
+    }
+
+    pub(super) fn read_unordered() -> u64 {
+        0
+    }
+}

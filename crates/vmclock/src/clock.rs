@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Opening a clock and reading it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vmclock_core::abi::{CounterId, ParseError, Snapshot};
+use vmclock_core::counter;
+use vmclock_core::event::Incarnation;
+use vmclock_core::page::Page;
+
+use crate::cross::CrossTimestamp;
+use crate::error::{OpenError, ReadError};
+use crate::events::Events;
+use crate::mapping::Mapping;
+use crate::reading::Reading;
+use crate::source::{pread, Patience, Source};
+
+/// Where Linux puts the first VMClock.
+pub const DEFAULT_PATH: &str = "/dev/vmclock0";
+
+/// How to open a clock.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// let clock = vmclock::OpenOptions::new().max_wait(Duration::from_millis(5)).open("/dev/vmclock0")?;
+/// # Ok::<(), vmclock::OpenError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    max_wait: Duration,
+    map_files: bool,
+    map: bool,
+}
+
+impl OpenOptions {
+    /// The defaults: wait up to 100 ms, map whatever can be mapped.
+    pub const fn new() -> Self {
+        Self { max_wait: Duration::from_millis(100), map_files: true, map: true }
+    }
+
+    /// How long a reading waits for an update in progress before it fails with [`ReadError::Busy`]. 100 ms by default,
+    /// as in Linux's driver.
+    #[must_use]
+    pub const fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// Whether plain files are mapped. The default is yes, and comes with a SIGBUS handler, in case the file is cut
+    /// short under the mapping; it passes on whatever is not about a page. With `false`, plain files are read by
+    /// system calls and no handler is installed. Devices are mapped without one.
+    #[must_use]
+    pub const fn map_files(mut self, map: bool) -> Self {
+        self.map_files = map;
+        self
+    }
+
+    /// Whether anything is mapped; with `false` all reading goes through `pread`.
+    #[must_use]
+    pub const fn map(mut self, map: bool) -> Self {
+        self.map = map;
+        self
+    }
+
+    /// Opens the clock at `path`: a VMClock device, or a plain file with a page in it.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<VmClock, OpenError> {
+        let path = path.as_ref();
+        let file = open_file(path)?;
+        let plain = check_kind(path, &file)?;
+        let (len, file) = check_page(path, file, self.max_wait)?;
+        let mapping = if !self.map || (plain && !self.map_files) {
+            Err(rustix::io::Errno::NOTSUP)
+        } else if plain {
+            Mapping::of_file(&file)
+        } else {
+            Mapping::of_device(&file)
+        };
+        let source = match mapping {
+            Ok(mapping) => Source::Mapped { mapping, file },
+            Err(_) => Source::Pread { file },
+        };
+        let clock = VmClock::of(source, self.max_wait, plain);
+        // Once more through the way in which it will be read from now on.
+        let snapshot = match clock.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(ReadError::Busy(error)) => return Err(OpenError::Busy { path: path.into(), error }),
+            Err(ReadError::NotAPage(error)) => return Err(OpenError::NotAPage { path: path.into(), error }),
+            Err(error) => return Err(io_error(path, "read the page", io::Error::other(error))),
+        };
+        snapshot.validate(len).map_err(|error| OpenError::NotAPage { path: path.into(), error })?;
+        Ok(clock)
+    }
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A clock of a virtual machine.
+///
+/// Opening it maps the page; reading it is a matter of some loads. It can be shared by any number of threads, which
+/// do not slow each other down.
+///
+/// ```
+/// # let page = vmclock::mock::MockPage::new();
+/// # let clock = page.clock(); // in a machine with the device: VmClock::open()?
+/// let before = clock.incarnation()?;
+/// let reading = clock.now()?;
+/// println!("{:?} ± {:?} ns", reading.tai(), reading.max_error_nanos());
+/// assert!(clock.incarnation()? == before, "migrated or restored meanwhile");
+/// # Ok::<(), vmclock::ReadError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct VmClock {
+    /// The page, where it is mapped; `source` keeps it there.
+    page: Option<&'static Page>,
+    /// Whether the file behind the page can be cut short.
+    plain_file: bool,
+    max_wait: Duration,
+    source: Arc<Source>,
+}
+
+impl VmClock {
+    /// Opens [`DEFAULT_PATH`] with the default options.
+    pub fn open() -> Result<Self, OpenError> {
+        Self::open_at(DEFAULT_PATH)
+    }
+
+    /// Opens the clock at `path` (a VMClock device or a plain file with a page in it) with the default options.
+    pub fn open_at(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        OpenOptions::new().open(path)
+    }
+
+    pub(crate) fn of(source: Source, max_wait: Duration, plain_file: bool) -> Self {
+        Self { page: source.page(), plain_file, max_wait, source: Arc::new(source) }
+    }
+
+    /// The time now, with its error bounds. No system call, no lock, no allocation.
+    ///
+    /// The counter is read after everything that the program loaded before, and before the page is checked to be
+    /// still the same: two readings by one thread, or by two that wait for one another, are in order.
+    #[inline(never)]
+    pub fn now(&self) -> Result<Reading, ReadError> {
+        self.read(counter::read_ordered)
+    }
+
+    /// The same without ordering: a third cheaper, and some tens of nanoseconds early or late relative to the
+    /// instructions around it. For timing things, not for ordering them.
+    #[inline(never)]
+    pub fn now_unordered(&self) -> Result<Reading, ReadError> {
+        self.read(counter::read_unordered)
+    }
+
+    #[inline(always)]
+    fn read(&self, counter: impl FnMut() -> u64) -> Result<Reading, ReadError> {
+        if let Some(page) = self.page {
+            let wait = Patience::new(self.max_wait);
+            let (words, counter) = page.words_with(counter, wait.into_closure())?;
+            if !self.may_be_cut_short(&words.decode()) {
+                if let Ok(reading) = Reading::new(words, counter, counter::ID) {
+                    return Ok(reading);
+                }
+            }
+        }
+        self.read_with_care()
+    }
+
+    /// In a file that was cut short, what is lost reads as zero, and the generation counter stands last. So a page
+    /// that still has it is whole.
+    #[inline]
+    fn may_be_cut_short(&self, snapshot: &Snapshot) -> bool {
+        snapshot.vm_generation_counter == 0 && self.plain_file
+    }
+
+    #[cold]
+    fn read_with_care(&self) -> Result<Reading, ReadError> {
+        let (snapshot, counter) = self.source.snapshot_with_counter(self.max_wait)?;
+        self.check_len(&snapshot)?;
+        let cpu = if let Source::Mock(_) = *self.source { snapshot.counter_id } else { counter::ID };
+        Ok(Reading::new(snapshot, counter, cpu)?)
+    }
+
+    /// Whether the file behind the page still has the page.
+    fn check_len(&self, snapshot: &Snapshot) -> Result<(), ReadError> {
+        match self.source.plain_file_len() {
+            Some(len) if snapshot.validate(usize::try_from(len).unwrap_or(usize::MAX)).is_err() => {
+                match snapshot.validate(usize::MAX) {
+                    Err(error) if len >= vmclock_core::abi::STRUCTURE_LEN as u64 => Err(ReadError::NotAPage(error)),
+                    _ => Err(ReadError::Vanished { len }),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Which life of the machine this is: compare it with an earlier one to learn whether the counter was disrupted
+    /// or the machine restored since. Costs about a nanosecond.
+    #[inline]
+    pub fn incarnation(&self) -> Result<Incarnation, ReadError> {
+        match self.page {
+            Some(page) => Ok(page.incarnation(Patience::new(self.max_wait).into_closure())?),
+            None => Ok(Incarnation::of(&self.snapshot()?)),
+        }
+    }
+
+    /// All that the page says at this moment, whether or not it gives a time.
+    pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
+        let (snapshot, _) = self.source.snapshot_with_counter(self.max_wait)?;
+        self.check_len(&snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// The page's time beside the system's clocks, all bracketed by counter readings.
+    pub fn cross_timestamp(&self) -> Result<CrossTimestamp, ReadError> {
+        CrossTimestamp::of(self)
+    }
+
+    /// What happens to the machine and its clock from now on.
+    pub fn events(&self) -> Result<Events, ReadError> {
+        Events::of(self.clone())
+    }
+
+    /// Whether the page is mapped. Otherwise every reading costs system calls.
+    pub const fn is_mapped(&self) -> bool {
+        self.page.is_some()
+    }
+
+    /// Which counter this clock reads: this CPU's, or the mock's.
+    pub fn counter_id(&self) -> CounterId {
+        match *self.source {
+            Source::Mock(_) => self.snapshot().map_or(CounterId::NONE, |page| page.counter_id),
+            _ => counter::ID,
+        }
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+}
+
+fn io_error(path: &Path, doing: &'static str, error: io::Error) -> OpenError {
+    OpenError::Io { path: path.into(), doing, error }
+}
+
+fn open_file(path: &Path) -> Result<File, OpenError> {
+    // Not blocking, so that a FIFO without a writer does not hang us; and a terminal does not become ours.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    File::options().read(true).custom_flags(flags).open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => match offered_by_hypervisor() {
+            Some(seen_at) if path.starts_with("/dev") => OpenError::NoDriver { path: path.into(), seen_at },
+            _ => OpenError::NoDevice { path: path.into() },
+        },
+        io::ErrorKind::PermissionDenied => OpenError::Permission { path: path.into() },
+        _ if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => match offered_by_hypervisor() {
+            Some(seen_at) => OpenError::NoDriver { path: path.into(), seen_at },
+            None => OpenError::NoDevice { path: path.into() },
+        },
+        _ => io_error(path, "open it", error),
+    })
+}
+
+/// Where the machine shows a VMClock, in ACPI or in the device tree, driver or not.
+fn offered_by_hypervisor() -> Option<PathBuf> {
+    let entries = |folder: &str| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let acpi = entries("/sys/bus/acpi/devices")
+        .find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"AMZNC10C")));
+    acpi.or_else(|| {
+        entries("/sys/bus/platform/devices").find(|path| {
+            let compatible = std::fs::read(path.join("of_node/compatible")).unwrap_or_default();
+            compatible.split(|byte| *byte == 0).any(|name| name == b"amazon,vmclock")
+        })
+    })
+}
+
+/// Whether it is a plain file, and not a device.
+fn check_kind(path: &Path, file: &File) -> Result<bool, OpenError> {
+    let kind = file.metadata().map_err(|error| io_error(path, "look at it", error))?.file_type();
+    let wrong = |kind| Err(OpenError::WrongKind { path: path.into(), kind });
+    match kind {
+        _ if kind.is_file() => Ok(true),
+        _ if kind.is_char_device() => Ok(false),
+        _ if kind.is_dir() => wrong("directory"),
+        _ if kind.is_fifo() => wrong("FIFO"),
+        _ if kind.is_block_device() => wrong("block device"),
+        _ => wrong("socket"),
+    }
+}
+
+/// Reads the page through the file, checks what is constant in it, and returns how much there is.
+///
+/// A page in the middle of an update is checked too once the wait is over: better to say that something is not a page
+/// than that it is busy.
+fn check_page(path: &Path, file: File, max_wait: Duration) -> Result<(usize, File), OpenError> {
+    let not_a_page = |error| OpenError::NotAPage { path: path.into(), error };
+    let mut wait = Patience::new(max_wait);
+    loop {
+        match pread(&file) {
+            Ok(copied) => {
+                let snapshot = Snapshot::from_bytes(&copied.bytes);
+                let checked = snapshot.validate(copied.len);
+                if snapshot.seq_count & 1 == 0 {
+                    return checked.map(|()| (copied.len, file)).map_err(not_a_page);
+                }
+                if !wait.more() {
+                    checked.map_err(not_a_page)?;
+                    let error = vmclock_core::page::Busy { seq_count: snapshot.seq_count };
+                    return Err(OpenError::Busy { path: path.into(), error });
+                }
+            }
+            Err(ReadError::Vanished { len }) => {
+                return Err(not_a_page(ParseError::TooShort { len: usize::try_from(len).unwrap_or(usize::MAX) }))
+            }
+            Err(ReadError::Busy(error)) => return Err(OpenError::Busy { path: path.into(), error }),
+            Err(ReadError::Io { errno }) => return Err(io_error(path, "read it", io::Error::from_raw_os_error(errno))),
+            Err(error) => return Err(io_error(path, "read it", io::Error::other(error))),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Time inside a virtual machine, with its error bounds, and the events of its life, from a VMClock page.
+//!
+//! ```no_run
+//! let clock = vmclock::VmClock::open()?; // /dev/vmclock0
+//! let reading = clock.now()?;
+//! if let (Some(utc), Some(interval)) = (reading.utc(), reading.tai_interval()) {
+//!     println!("UTC {:?}, within {} ns", utc.time, interval.width_nanos() / 2);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`VmClock::now`] costs what `clock_gettime` costs: no system call, no lock, no allocation. [`VmClock::incarnation`]
+//! says, for about a nanosecond, whether anything happened to the machine; [`VmClock::events`] waits for it. Where a
+//! page gives no time, so does this library, with the reason; where it gives no error bounds, there are none.
+//!
+//! With `default-features = false` the crate is `no_std` and consists of [`Reading`].
+#![cfg_attr(not(feature = "std"), no_std)]
+#![deny(unsafe_code)]
+
+mod reading;
+
+#[cfg(feature = "std")]
+mod clock;
+#[cfg(feature = "std")]
+mod cross;
+#[cfg(feature = "std")]
+mod error;
+#[cfg(feature = "std")]
+mod events;
+#[cfg(feature = "std")]
+mod mapping;
+#[cfg(feature = "std")]
+pub mod mock;
+#[cfg(feature = "std")]
+mod source;
+
+pub use reading::Reading;
+pub use vmclock_core;
+pub use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, TimeType};
+pub use vmclock_core::calibration::NoTime;
+pub use vmclock_core::event::{Event, Incarnation, Maintenance};
+pub use vmclock_core::leap::UtcTime;
+pub use vmclock_core::smear::Smearing;
+pub use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Span, Tai, Time, Timestamp, Utc};
+
+#[cfg(feature = "std")]
+pub use clock::{OpenOptions, VmClock, DEFAULT_PATH};
+#[cfg(feature = "std")]
+pub use cross::{Bracket, CrossTimestamp};
+#[cfg(feature = "std")]
+pub use error::{OpenError, ReadError};
+#[cfg(feature = "std")]
+pub use events::{Changes, Events};

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A page of your own, for the tests of your program.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot, TimeType};
+use vmclock_core::calibration::{Calibration, Period};
+use vmclock_core::page::{Page, Writer};
+use vmclock_core::time::Span;
+
+use crate::clock::VmClock;
+use crate::source::Source;
+
+/// Ticks of the mock's counter in a second.
+const FREQUENCY: std::num::NonZeroU64 = std::num::NonZeroU64::new(1_000_000_000).unwrap();
+
+/// A page in this process, with a counter that stands still until it is told to advance.
+///
+/// It starts synchronised on TAI, at 2033-05-18 03:33:20 TAI with UTC 37 s behind, errors of ± 1 µs, a marker, a
+/// generation and no announcements.
+///
+/// ```
+/// use std::time::Duration;
+/// use vmclock::mock::MockPage;
+///
+/// let page = MockPage::new();
+/// let clock = page.clock(); // give this one to the code under test
+/// let before = clock.now()?;
+/// page.advance(Duration::from_millis(5));
+/// assert_eq!(clock.now()?.time().since(before.time()).unwrap().floor_nanos(), 5_000_000);
+///
+/// page.restore(); // and see whether it notices
+/// assert_ne!(clock.now()?.incarnation(), before.incarnation());
+/// # Ok::<(), vmclock::ReadError>(())
+/// ```
+#[derive(Debug)]
+pub struct MockPage {
+    shared: Arc<Shared>,
+    writer: Mutex<Writer<PageOf>>,
+}
+
+/// What a mock page and its clocks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) page: Page,
+    counter: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn counter(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct PageOf(Arc<Shared>);
+
+impl std::ops::Deref for PageOf {
+    type Target = Page;
+
+    fn deref(&self) -> &Page {
+        &self.0.page
+    }
+}
+
+impl MockPage {
+    /// A page as described above.
+    pub fn new() -> Self {
+        let period = Period::from_frequency(FREQUENCY);
+        let flags = Flags::TAI_OFFSET_VALID
+            .with(Flags::PERIOD_MAXERROR_VALID)
+            .with(Flags::PERIOD_ESTERROR_VALID)
+            .with(Flags::TIME_MAXERROR_VALID)
+            .with(Flags::TIME_ESTERROR_VALID)
+            .with(Flags::VM_GEN_COUNTER_PRESENT);
+        Self::with(Snapshot {
+            counter_id: CounterId::X86_TSC,
+            time_type: TimeType::TAI,
+            disruption_marker: 1,
+            flags,
+            clock_status: ClockStatus::SYNCHRONIZED,
+            tai_offset_sec: -37,
+            counter_period_frac_sec: period.frac(),
+            counter_period_shift: period.shift(),
+            time_sec: 2_000_000_000,
+            time_esterror_nanosec: 100,
+            time_maxerror_nanosec: 1_000,
+            vm_generation_counter: 1,
+            ..Snapshot::BLANK
+        })
+    }
+
+    /// A page with these contents, and a counter that stands at its reference.
+    pub fn with(contents: Snapshot) -> Self {
+        let shared = Arc::new(Shared { page: Page::new(), counter: AtomicU64::new(contents.counter_value) });
+        let writer = Mutex::new(Writer::create(PageOf(Arc::clone(&shared)), contents));
+        Self { shared, writer }
+    }
+
+    /// A clock that reads this page. It sees every later change.
+    pub fn clock(&self) -> VmClock {
+        VmClock::of(Source::Mock(Arc::clone(&self.shared)), Duration::from_millis(100), false)
+    }
+
+    /// Lets the counter run on for some time, by the page's own period.
+    pub fn advance(&self, by: Duration) {
+        let contents = self.contents();
+        let counter = self.shared.counter();
+        let later = Calibration::from_snapshot(&contents, contents.counter_id).ok().and_then(|calibration| {
+            let span = Span::from_nanos(i64::try_from(by.as_nanos()).ok()?);
+            // The time asked for is one at which a tick falls, but for its rounding down.
+            let counter = calibration.counter_at(calibration.time_at(counter).ok()?.checked_add(span)?)?;
+            Some(counter)
+        });
+        let nanoseconds = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.set_counter(later.unwrap_or(counter.wrapping_add(nanoseconds)));
+    }
+
+    /// Sets the counter.
+    pub fn set_counter(&self, counter: u64) {
+        self.shared.counter.store(counter, Ordering::Relaxed);
+    }
+
+    /// Changes the page, under its sequence count.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).update(change);
+    }
+
+    /// What the page says.
+    pub fn contents(&self) -> Snapshot {
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner).contents()
+    }
+
+    /// What a live migration does: a new marker.
+    pub fn disrupt(&self) {
+        self.update(|page| page.disruption_marker = page.disruption_marker.wrapping_add(1));
+    }
+
+    /// What a restore from a snapshot does: a new marker and a new generation.
+    pub fn restore(&self) {
+        self.update(|page| {
+            page.disruption_marker = page.disruption_marker.wrapping_add(1);
+            page.vm_generation_counter = page.vm_generation_counter.wrapping_add(1);
+        });
+    }
+}
+
+impl Default for MockPage {
+    fn default() -> Self {
+        Self::new()
+    }
+}

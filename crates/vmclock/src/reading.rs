@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One reading of the clock.
+
+use vmclock_core::abi::{ClockStatus, CounterId, Facts, SmearingHint, Snapshot, TimeType, Words};
+use vmclock_core::calibration::{Calibration, NoTime};
+use vmclock_core::event::Incarnation;
+use vmclock_core::leap::{self, UtcRule, UtcTime};
+use vmclock_core::smear::Smearing;
+use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Tai, Time, Timestamp, Utc};
+
+/// The time at one counter value, with its error bounds and all that the page said at that moment.
+///
+/// ```
+/// use vmclock::{Certainty, mock::MockPage};
+///
+/// let page = MockPage::new();
+/// let clock = page.clock();
+/// let first = clock.now()?;
+/// page.advance(std::time::Duration::from_secs(1));
+/// let second = clock.now()?;
+///
+/// assert_eq!(second.tai().unwrap().since(first.tai().unwrap()).unwrap().floor_nanos(), 1_000_000_000);
+/// assert_eq!(first.before(&second), Certainty::Yes);
+/// assert_eq!(first.before(&first), Certainty::CannotTell);
+/// # Ok::<(), vmclock::ReadError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    time: Time<PageScale>,
+    max_error: u128,
+    counter: u64,
+    /// What else the page said, undecoded: fewer words to copy is what makes a reading cheap.
+    facts: Facts,
+}
+
+/// Stands for a maximum error that is not known. Those that are known have fewer than 94 bits.
+const UNKNOWN: u128 = u128::MAX;
+
+impl Reading {
+    /// The time that a validated page (a [`Snapshot`] or its words) gives at a value of its counter, on a CPU whose
+    /// counter is `cpu`.
+    #[inline(always)]
+    pub fn new(page: impl Into<Words>, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
+        let words = page.into();
+        let calibration = Calibration::from_snapshot(&words.decode(), cpu)?;
+        Ok(Self {
+            time: calibration.time_at(counter)?,
+            max_error: calibration.max_error_at(counter).unwrap_or(UNKNOWN),
+            counter,
+            facts: words.facts(),
+        })
+    }
+
+    /// What the page said, but for the calibration.
+    #[inline]
+    fn page(&self) -> Snapshot {
+        self.facts.decode()
+    }
+
+    /// The time on the page's own scale, which [`time_type`](Self::time_type) names.
+    #[inline]
+    pub const fn time(&self) -> Time<PageScale> {
+        self.time
+    }
+
+    /// The maximum error in ± nanoseconds, rounded up; `None` where the page states none.
+    #[inline]
+    pub const fn max_error_nanos(&self) -> Option<u128> {
+        match self.max_error {
+            UNKNOWN => None,
+            error => Some(error),
+        }
+    }
+
+    /// Where true time is, on the page's own scale; `None` where the page states no maximum error.
+    #[inline]
+    pub fn interval(&self) -> Option<Interval<PageScale>> {
+        Some(Interval::around(self.time, self.max_error_nanos()?))
+    }
+
+    /// The time in TAI; `None` on a monotonic page, and on a UTC page without a valid offset.
+    #[inline]
+    pub fn tai(&self) -> Option<Time<Tai>> {
+        leap::tai(&self.page(), self.time)
+    }
+
+    /// Where true time is, in TAI.
+    #[inline]
+    pub fn tai_interval(&self) -> Option<Interval<Tai>> {
+        Some(Interval::around(self.tai()?, self.max_error_nanos()?))
+    }
+
+    /// The time in UTC, also across a leap second that the page announces; `None` on a monotonic page, and on a TAI
+    /// page without a valid offset.
+    pub fn utc(&self) -> Option<UtcTime> {
+        self.utc_rule()?.utc(self.time)
+    }
+
+    /// The time as POSIX counts it, in whole nanoseconds: what `clock_gettime(CLOCK_REALTIME)` would say were it
+    /// right. During a leap second it repeats the second before.
+    pub fn utc_timestamp(&self) -> Option<Timestamp<Utc>> {
+        Some(self.utc()?.time.timestamp())
+    }
+
+    /// The time on a UTC smeared around leap seconds, in the way that the caller asks for.
+    pub fn smeared_utc(&self, smearing: Smearing) -> Option<Time<SmearedUtc>> {
+        smearing.smear(&self.utc_rule()?, self.time)
+    }
+
+    /// The time on a UTC smeared in the way that the page hints at; `None` also where it hints at none.
+    pub fn smeared_utc_by_hint(&self) -> Option<Time<SmearedUtc>> {
+        self.smeared_utc(Smearing::from_hint(self.smearing_hint())?)
+    }
+
+    /// How the page would like the clock to be smeared.
+    pub fn smearing_hint(&self) -> SmearingHint {
+        self.page().leap_second_smearing_hint
+    }
+
+    /// The time on the page's monotonic scale; `None` on a page of another.
+    pub fn monotonic(&self) -> Option<Time<Monotonic>> {
+        (self.time_type() == TimeType::MONOTONIC).then(|| Time::from_raw(self.time.raw()))
+    }
+
+    /// UTC as a [`SystemTime`](std::time::SystemTime), rounded down to nanoseconds.
+    #[cfg(feature = "std")]
+    pub fn system_time(&self) -> Option<std::time::SystemTime> {
+        let utc = self.utc_timestamp()?;
+        let magnitude = std::time::Duration::new(utc.seconds().unsigned_abs(), 0);
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        let whole = if utc.seconds() < 0 { epoch.checked_sub(magnitude) } else { epoch.checked_add(magnitude) };
+        whole?.checked_add(std::time::Duration::from_nanos(utc.subsec_nanos().into()))
+    }
+
+    /// UTC as `(tv_sec, tv_nsec)`, the two members of C's `struct timespec`.
+    pub fn timespec(&self) -> Option<(i64, i64)> {
+        let utc = self.utc_timestamp()?;
+        Some((utc.seconds(), utc.subsec_nanos().into()))
+    }
+
+    /// Whether this reading was taken before `other`, by true time.
+    ///
+    /// Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either
+    /// side of a restore or a migration: what is compared is true time, not the counter.
+    pub fn before(&self, other: &Self) -> Certainty {
+        let (ours, theirs) = (self.page(), other.page());
+        let same_scale = (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator);
+        if let (Some(this), Some(other)) = (self.tai_interval(), other.tai_interval()) {
+            this.before(other)
+        } else if let (Some(this), Some(other), true) = (self.interval(), other.interval(), same_scale) {
+            this.before(other)
+        } else {
+            Certainty::CannotTell
+        }
+    }
+
+    /// Whether this reading was taken after `other`, by true time.
+    pub fn after(&self, other: &Self) -> Certainty {
+        other.before(self)
+    }
+
+    /// The scale of [`time`](Self::time).
+    #[inline]
+    pub fn time_type(&self) -> TimeType {
+        self.page().time_type
+    }
+
+    /// How far the clock can be trusted: `synchronized` or `free-running`, as the others give no time.
+    #[inline]
+    pub fn status(&self) -> ClockStatus {
+        self.page().clock_status
+    }
+
+    /// The disruption marker.
+    #[inline]
+    pub fn disruption_marker(&self) -> u64 {
+        self.page().disruption_marker
+    }
+
+    /// The generation counter, where the page has one.
+    #[inline]
+    pub fn generation(&self) -> Option<u64> {
+        self.page().generation()
+    }
+
+    /// Marker and generation, to compare with those of other readings.
+    #[inline]
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation::of(&self.page())
+    }
+
+    /// The value of the CPU's counter at this reading.
+    #[inline]
+    pub const fn counter(&self) -> u64 {
+        self.counter
+    }
+
+    fn utc_rule(&self) -> Option<UtcRule> {
+        UtcRule::from_snapshot(&self.page())
+    }
+}
