@@ -192,6 +192,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "TIME")]
     pub(crate) start_at: Option<jiff::Timestamp>,
 
+    /// Announce a leap second at the end of this UTC month from the start
+    #[arg(long, value_name = "KIND")]
+    pub(crate) leap: Option<LeapKind>,
+
     /// Print one JSON line for each thing that the publisher does
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use serde::Serialize;
 use serde_json::{json, Value};
-use vmclock::{Interval, Reading, Time, Timestamp, UtcTime};
+use vmclock::{Reading, Time, Timestamp, UtcTime};
 use vmclock_core::time::Scale;
 
 /// Prints one line of JSON. An error is the reader's having gone away.
@@ -84,9 +84,4 @@ pub(crate) fn error(nanos: u128) -> String {
         10_000_000..=9_999_999_999 => format!("± {:.1} ms", value / 1e6),
         _ => format!("± {:.3} s", value / 1e9),
     }
-}
-
-/// The ends of an interval, relative to the whole second of its earlier one.
-pub(crate) fn width<S: Scale>(interval: Option<Interval<S>>) -> String {
-    interval.map_or_else(|| "no bounds".into(), |interval| error(interval.width_nanos().div_ceil(2)))
 }

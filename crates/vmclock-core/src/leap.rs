@@ -156,8 +156,12 @@ fn month_start(seconds: i64) -> i64 {
     days(year, month).wrapping_mul(DAY)
 }
 
-/// 00:00:00 on the first day of the month after that.
-fn next_month_start(seconds: i64) -> i64 {
+/// 00:00:00 on the first day of the UTC month after that of a POSIX second: where a leap second of this month ends.
+///
+/// ```
+/// assert_eq!(vmclock_core::leap::next_month_start(1_483_228_799), 1_483_228_800);
+/// ```
+pub fn next_month_start(seconds: i64) -> i64 {
     let (year, month, _) = civil(seconds.div_euclid(DAY));
     let (year, month) = if month == 12 { (year.wrapping_add(1), 1) } else { (year, month.wrapping_add(1)) };
     days(year, month).wrapping_mul(DAY)

@@ -101,16 +101,8 @@ impl fmt::Display for OpenError {
     }
 }
 
-impl std::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::NotAPage { error, .. } => Some(error),
-            Self::Busy { error, .. } => Some(error),
-            Self::Io { error, .. } => Some(error),
-            _ => None,
-        }
-    }
-}
+// No `source`: the text above has all of it already.
+impl std::error::Error for OpenError {}
 
 /// Why an open clock gave no reading at this moment. All of these may pass.
 ///
@@ -160,16 +152,8 @@ impl fmt::Display for ReadError {
     }
 }
 
-impl std::error::Error for ReadError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::NoTime(reason) => Some(reason),
-            Self::Busy(reason) => Some(reason),
-            Self::NotAPage(reason) => Some(reason),
-            Self::Vanished { .. } | Self::Io { .. } => None,
-        }
-    }
-}
+// No `source`: the text above has all of it already.
+impl std::error::Error for ReadError {}
 
 impl From<NoTime> for ReadError {
     #[inline]

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The PTP clock that the driver makes of the page, and whether it runs TAI or UTC.
+//!
+//! Linux 6.13 to 6.19 made it run UTC, 7.0 and later TAI, and vendors carry the change back: the release says nothing,
+//! so the clock is read and compared.
+
+use std::fs::File;
+use std::io;
+use std::ops::RangeInclusive;
+
+use rustix::time::{clock_gettime, ClockId};
+
+use super::finding::Finding;
+use super::kernel::Driver;
+use super::machine::Machine;
+use super::page::{LookedAt, Opened};
+use super::wording::length;
+
+const CHECK: &str = "PTP clock";
+const SECOND: i128 = 1_000_000_000;
+
+/// TAI - UTC in seconds where nobody says it: the inverse of the offsets that a page may have.
+const PLAUSIBLE_OFFSETS: RangeInclusive<i128> = 10..=60;
+
+/// A PTP clock of a VMClock.
+pub(super) struct PtpClock {
+    /// Like `ptp0`.
+    pub(super) name: String,
+    clock_name: String,
+    nanos: io::Result<i128>,
+    scale: Option<Scale>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ClockScale {
+    Tai,
+    Utc,
+}
+
+/// What the clock was found to run, and by what.
+#[derive(Clone, Copy, Debug)]
+enum Scale {
+    /// It shows this scale.
+    Shows(ClockScale, &'static str),
+    /// It shows neither: so far ahead of UTC it is.
+    Neither(i128, &'static str),
+}
+
+impl PtpClock {
+    pub(super) fn scale(&self) -> Option<ClockScale> {
+        match self.scale {
+            Some(Scale::Shows(scale, _)) => Some(scale),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn look(machine: &Machine, page: &LookedAt) -> Option<PtpClock> {
+    let (name, clock_name) = clocks(machine).into_iter().find(|(_, clock_name)| clock_name.starts_with("vmclock"))?;
+    let nanos = File::open(machine.path(&format!("/dev/{name}"))).and_then(|clock| (machine.ptp_nanos)(&clock));
+    let scale = nanos.as_ref().ok().map(|nanos| scale_of(*nanos, page.opened.as_ref().ok()));
+    Some(PtpClock { name, clock_name, nanos, scale })
+}
+
+/// All PTP clocks of the machine, with what they call themselves.
+fn clocks(machine: &Machine) -> Vec<(String, String)> {
+    let folder = "/sys/class/ptp";
+    let named = |name: String| Some((name.clone(), machine.text(&format!("{folder}/{name}/clock_name"))?));
+    machine.names(folder).into_iter().filter_map(named).collect()
+}
+
+/// Compares with the page first, which the clock is made of. A page that is not this clock's (a file of some
+/// publisher's) may fit neither scale: then, as without a page, with the system's clock.
+fn scale_of(ptp: i128, page: Option<&Opened>) -> Scale {
+    let by_page = page.and_then(|page| {
+        let now = page.clock.now().ok()?;
+        let tai = now.tai().map(|time| time.floor_nanos());
+        let utc = now.utc_timestamp().map(|time| time.nanos());
+        match nearest(ptp, utc, tai) {
+            Scale::Shows(scale, _) => Some(Scale::Shows(scale, "the page")),
+            Scale::Neither(..) => None,
+        }
+    });
+    by_page.unwrap_or_else(|| {
+        let now = clock_gettime(ClockId::Realtime);
+        let realtime = i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec);
+        match nearest(ptp, Some(realtime), None) {
+            Scale::Shows(scale, _) => Scale::Shows(scale, "CLOCK_REALTIME"),
+            Scale::Neither(ahead, _) => Scale::Neither(ahead, "CLOCK_REALTIME"),
+        }
+    })
+}
+
+/// On which of two scales `ptp` is, to within a second or so: the scales are tens of seconds apart.
+fn nearest(ptp: i128, utc: Option<i128>, tai: Option<i128>) -> Scale {
+    let near = |reference: i128| (ptp - reference).abs() < 2 * SECOND;
+    // By UTC alone, TAI is some tens of whole seconds ahead of it.
+    let tai_by_utc = |utc: i128| {
+        let whole = (ptp - utc + SECOND / 2).div_euclid(SECOND);
+        tai.is_none() && PLAUSIBLE_OFFSETS.contains(&whole) && (ptp - utc - whole * SECOND).abs() < SECOND / 4
+    };
+    if utc.is_some_and(near) {
+        Scale::Shows(ClockScale::Utc, "")
+    } else if tai.is_some_and(near) || utc.is_some_and(tai_by_utc) {
+        Scale::Shows(ClockScale::Tai, "")
+    } else {
+        Scale::Neither(utc.or(tai).map_or(0, |reference| ptp - reference), "")
+    }
+}
+
+pub(super) fn finding(machine: &Machine, clock: Option<&PtpClock>, driver: &Driver, page: &LookedAt) -> Finding {
+    let Some(PtpClock { name, clock_name, nanos, scale }) = clock else {
+        return missing(machine, driver, page);
+    };
+    let named = format!("/dev/{name} ({clock_name})");
+    match (nanos, scale) {
+        (Ok(_), Some(Scale::Shows(ClockScale::Tai, by))) => {
+            Finding::ok(CHECK, format!("{named} runs TAI, compared with {by}; no error bounds pass through it"))
+        }
+        (Ok(_), Some(Scale::Shows(ClockScale::Utc, by))) => {
+            Finding::ok(CHECK, format!("{named} runs UTC, compared with {by}; no error bounds pass through it"))
+        }
+        (Ok(_), Some(Scale::Neither(ahead, by))) => Finding::problem(
+            CHECK,
+            format!("{named} runs neither TAI nor UTC: it is {} {by}", length_and_side(*ahead)),
+        )
+        .todo("find out which of the two is wrong (`vmclock now`, `date -u`) before anything follows this clock"),
+        (Ok(_), None) => Finding::unknown(CHECK, format!("{named}: there is nothing to compare it with")),
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
+            Finding::missing(CHECK, format!("the kernel has {name} ({clock_name}), but there is no /dev/{name} here"))
+                .todo(format!("in a container: start it with `--device /dev/{name}`; else mount devtmpfs on /dev"))
+        }
+        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::problem(CHECK, format!("{named}: you may not read it"))
+                .todo(format!("run `vmclock doctor` as root, or `chgrp` it to your group; the page has bounds, /dev/{name} none"))
+        }
+        (Err(error), _) => Finding::problem(CHECK, format!("{named} cannot be read: {error}"))
+            .todo("see whether the page gives time: the clock refuses while its status is unreliable"),
+    }
+}
+
+fn length_and_side(ahead: i128) -> String {
+    format!("{} {}", length(ahead.unsigned_abs()), if ahead < 0 { "behind" } else { "ahead of" })
+}
+
+fn missing(machine: &Machine, driver: &Driver, page: &LookedAt) -> Finding {
+    let others: Vec<_> = clocks(machine).into_iter().map(|(name, clock)| format!("/dev/{name} ({clock})")).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; there is {}", others.join(", ")) };
+    match (driver, &page.opened) {
+        (Driver::Bound { .. }, Ok(opened)) if opened.reading.is_ok() => {
+            Finding::missing(CHECK, format!("none: when the driver started, the page had no time in TAI and UTC{others}"))
+                .todo("the page has time now: `modprobe -r ptp_vmclock && modprobe ptp_vmclock`, or boot again")
+        }
+        (Driver::Bound { .. }, _) => {
+            Finding::missing(CHECK, format!("none: the driver makes one where the page has a time in TAI and UTC{others}"))
+        }
+        _ => Finding::missing(CHECK, format!("none of a VMClock: the driver makes it{others}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UTC: i128 = 1_800_000_000 * SECOND;
+
+    fn scale(ptp: i128, utc: Option<i128>, tai: Option<i128>) -> Option<ClockScale> {
+        match nearest(ptp, utc, tai) {
+            Scale::Shows(scale, _) => Some(scale),
+            Scale::Neither(..) => None,
+        }
+    }
+
+    #[test]
+    fn the_scale_is_found_by_comparing() {
+        let tai = UTC + 37 * SECOND;
+        for late in [0, 900_000, 300_000_000] {
+            assert_eq!(scale(tai + late, Some(UTC), Some(tai)), Some(ClockScale::Tai));
+            assert_eq!(scale(UTC + late, Some(UTC), Some(tai)), Some(ClockScale::Utc));
+        }
+        assert_eq!(scale(tai, None, Some(tai)), Some(ClockScale::Tai));
+        assert_eq!(scale(UTC, None, Some(tai)), None);
+        assert_eq!(scale(UTC - 3600 * SECOND, Some(UTC), Some(tai)), None);
+    }
+
+    #[test]
+    fn by_utc_alone_tai_is_whole_tens_of_seconds_ahead() {
+        assert_eq!(scale(UTC + 37 * SECOND + 5_000, Some(UTC), None), Some(ClockScale::Tai));
+        assert_eq!(scale(UTC + 37 * SECOND - 5_000, Some(UTC), None), Some(ClockScale::Tai));
+        assert_eq!(scale(UTC + 37 * SECOND + SECOND / 2, Some(UTC), None), None);
+        assert_eq!(scale(UTC - 37 * SECOND, Some(UTC), None), None);
+        assert_eq!(scale(UTC + 90 * SECOND, Some(UTC), None), None);
+    }
+}
