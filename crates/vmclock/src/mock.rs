@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot, TimeType};
-use vmclock_core::calibration::{Calibration, Period};
+use vmclock_core::calibration::Period;
 use vmclock_core::page::{Page, Writer};
-use vmclock_core::time::Span;
 
 use crate::clock::VmClock;
 use crate::source::Source;
@@ -82,7 +81,8 @@ impl MockPage {
             flags,
             clock_status: ClockStatus::SYNCHRONIZED,
             tai_offset_sec: -37,
-            counter_period_frac_sec: period.frac(),
+            // Rounded up, so that whole nanoseconds of ticks make whole nanoseconds of time, not one less.
+            counter_period_frac_sec: period.frac() + 1,
             counter_period_shift: period.shift(),
             time_sec: 2_000_000_000,
             time_esterror_nanosec: 100,
@@ -104,18 +104,10 @@ impl MockPage {
         VmClock::of(Source::Mock(Arc::clone(&self.shared)), Duration::from_millis(100), false)
     }
 
-    /// Lets the counter run on for some time, by the page's own period.
+    /// Lets the counter run on for some time, at one tick a nanosecond.
     pub fn advance(&self, by: Duration) {
-        let contents = self.contents();
-        let counter = self.shared.counter();
-        let later = Calibration::from_snapshot(&contents, contents.counter_id).ok().and_then(|calibration| {
-            let span = Span::from_nanos(i64::try_from(by.as_nanos()).ok()?);
-            // The time asked for is one at which a tick falls, but for its rounding down.
-            let counter = calibration.counter_at(calibration.time_at(counter).ok()?.checked_add(span)?)?;
-            Some(counter)
-        });
-        let nanoseconds = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        self.set_counter(later.unwrap_or(counter.wrapping_add(nanoseconds)));
+        let ticks = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.shared.counter.fetch_add(ticks, Ordering::Relaxed);
     }
 
     /// Sets the counter.

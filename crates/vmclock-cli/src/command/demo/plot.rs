@@ -31,7 +31,7 @@ pub(super) fn draw(path: &Path, points: &[Point], marks: &[Mark]) -> anyhow::Res
 fn try_draw(path: &Path, points: &[Point], marks: &[Mark]) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::new(path, (1000, 500)).into_drawing_area();
     root.fill(&WHITE)?;
-    let end = points.iter().map(|point| point.at).chain(marks.iter().map(|mark| mark.at)).fold(1.0, f64::max);
+    let end = points.iter().map(|point| point.at).fold(1.0, f64::max);
     let extreme = points.iter().map(|point| point.bound.max(point.error.abs())).fold(100.0, f64::max) * 1.15;
     let mut chart = ChartBuilder::on(&root)
         .caption("error of the page's time against the machine's clock, and its interval", ("sans-serif", 18))
@@ -53,7 +53,7 @@ fn try_draw(path: &Path, points: &[Point], marks: &[Mark]) -> Result<(), Box<dyn
         .draw_series(LineSeries::new(error, BLUE))?
         .label("error")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLUE));
-    for (row, mark) in marks.iter().enumerate() {
+    for (row, mark) in marks.iter().filter(|mark| mark.at <= end).enumerate() {
         chart.draw_series([PathElement::new([(mark.at, -extreme), (mark.at, extreme)], RED.mix(0.5))])?;
         #[allow(clippy::cast_precision_loss)] // a handful
         let height = extreme * (0.95 - 0.08 * (row % 4) as f64);

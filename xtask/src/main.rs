@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The project's own chores: `cargo xtask test` runs every test there is.
+//!
+//! Each verb is a file of its own; what they share:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`project`] | where things are: the clone, its target folder, its version of Rust |
+//! | [`shell`] | running a command: printed before, explained when it fails |
+//! | [`steps`] | a list of named steps, timed, stopped at the first that fails |
+//! | [`cache`] | the folder outside the clone for what is downloaded |
+//! | [`debian`] | Debian's packages as folders, verified but not installed |
+//! | [`toolchain`] | the oldest Rust that we support, from Debian |
+//! | [`abi_header`] | Linux's own `vmclock-abi.h`, from Debian |
+#![forbid(unsafe_code)]
+
+mod abi_header;
+mod bench;
+mod cache;
+mod debian;
+mod fuzz;
+mod project;
+mod shell;
+mod steps;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::project::Project;
+
+/// The chores of the vmclock project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Test(test::Options),
+    Fuzz(fuzz::Options),
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let verb = Arguments::parse().verb;
+    let outcome = Project::locate().and_then(|project| match verb {
+        Verb::Test(options) => test::run(&project, &options),
+        Verb::Fuzz(options) => fuzz::run(&project, &options),
+        Verb::Bench(options) => bench::run(&project, &options),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: every test that there is, in the order in which a failure is cheapest to learn of.
+
+use anyhow::Result;
+
+use crate::abi_header;
+use crate::fuzz;
+use crate::project::{is_ci, Project};
+use crate::shell::{say, Cmd};
+use crate::steps::{self, Done, Step};
+use crate::toolchain;
+
+const STEPS: [Step; 7] = [
+    Step { name: "fmt", about: "the code is formatted", run: fmt },
+    Step { name: "clippy", about: "no warnings, in any target", run: clippy },
+    Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
+    Step { name: "loom", about: "the sequence count, in every order that the memory model allows", run: loom },
+    Step { name: "doc", about: "the documentation builds, and its links lead somewhere", run: doc },
+    Step { name: "msrv", about: "the oldest Rust, for x86-64 and aarch64", run: toolchain::check },
+    Step { name: "fuzz", about: "a bounded run of the fuzzer", run: fuzz::smoke },
+];
+
+/// Workspaces of their own, whose dependencies stay out of everyone else's.
+const OUTSIDE: [&str; 2] = ["fuzz/Cargo.toml", "benches/peers/Cargo.toml"];
+
+/// Run every test there is: all steps, or some.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run this step alone (may be given more than once).
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
+
+    /// List the steps and run nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    let chosen = steps::choose(&STEPS, &options.only)?;
+    if options.list {
+        steps::list(&chosen);
+        return Ok(());
+    }
+    steps::run(project, "test", &chosen)
+}
+
+fn fmt(project: &Project) -> Result<Done> {
+    passed(project.cargo("fmt").args(["--all", "--check"]))?;
+    for manifest in OUTSIDE.iter().filter(|manifest| project.path(manifest).exists()) {
+        passed(project.cargo("fmt").args(["--check", "--manifest-path", manifest]))?;
+    }
+    Ok(Done::Passed)
+}
+
+fn clippy(project: &Project) -> Result<Done> {
+    passed(project.cargo("clippy").args(["--workspace", "--all-targets", "--all-features", "--", "-Dwarnings"]))
+}
+
+fn test(project: &Project) -> Result<Done> {
+    let tests = project.cargo("test").arg("--workspace");
+    match abi_header::include_folder() {
+        Ok(folder) => passed(tests.env(abi_header::VARIABLE, folder)),
+        Err(error) if is_ci() => Err(error.context("this must not be skipped where CI=true")),
+        Err(error) => {
+            say(&format!("SKIPPED: the comparison with the newest Linux's header of the page: {error:#}"));
+            passed(tests)
+        }
+    }
+}
+
+fn loom(project: &Project) -> Result<Done> {
+    let models = project.cargo("test").args(["--package", "vmclock-core", "--release", "--test", "loom"]);
+    passed(models.arg("--target-dir").arg(project.target("loom")).env("RUSTFLAGS", "--cfg loom"))
+}
+
+fn doc(project: &Project) -> Result<Done> {
+    passed(project.cargo("doc").args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))
+}
+
+fn passed(command: Cmd) -> Result<Done> {
+    command.run().map(|()| Done::Passed)
+}
