@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot, TimeType};
-use vmclock_core::calibration::Period;
 use vmclock_core::page::{Page, Writer};
 
 use crate::clock::VmClock;
 use crate::source::Source;
 
-/// Ticks of the mock's counter in a second.
-const FREQUENCY: std::num::NonZeroU64 = std::num::NonZeroU64::new(1_000_000_000).unwrap();
+/// The mock's counter ticks 2^34 times a second: a power of two, so that its period is exact.
+const FREQUENCY_SHIFT: u32 = 34;
 
-/// A page in this process, with a counter that stands still until it is told to advance.
+/// A page in this process, with a counter of 2^34 ticks a second that stands still until it is told to advance.
 ///
 /// It starts synchronised on TAI, at 2033-05-18 03:33:20 TAI with UTC 37 s behind, errors of ± 1 µs, a marker, a
 /// generation and no announcements.
@@ -67,7 +66,6 @@ impl std::ops::Deref for PageOf {
 impl MockPage {
     /// A page as described above.
     pub fn new() -> Self {
-        let period = Period::from_frequency(FREQUENCY);
         let flags = Flags::TAI_OFFSET_VALID
             .with(Flags::PERIOD_MAXERROR_VALID)
             .with(Flags::PERIOD_ESTERROR_VALID)
@@ -81,9 +79,7 @@ impl MockPage {
             flags,
             clock_status: ClockStatus::SYNCHRONIZED,
             tai_offset_sec: -37,
-            // Rounded up, so that whole nanoseconds of ticks make whole nanoseconds of time, not one less.
-            counter_period_frac_sec: period.frac() + 1,
-            counter_period_shift: period.shift(),
+            counter_period_frac_sec: 1 << (64 - FREQUENCY_SHIFT),
             time_sec: 2_000_000_000,
             time_esterror_nanosec: 100,
             time_maxerror_nanosec: 1_000,
@@ -104,10 +100,14 @@ impl MockPage {
         VmClock::of(Source::Mock(Arc::clone(&self.shared)), Duration::from_millis(100), false)
     }
 
-    /// Lets the counter run on for some time, at one tick a nanosecond.
+    /// Lets the counter run on for some time: to the first tick at which a clock at the mock's own rate has advanced by
+    /// all of it, so that whole nanoseconds stay whole however often this is called.
     pub fn advance(&self, by: Duration) {
-        let ticks = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        self.shared.counter.fetch_add(ticks, Ordering::Relaxed);
+        const NANOS_PER_SEC: u128 = 1_000_000_000;
+        let ticks = u128::from(self.shared.counter());
+        let nanos = (ticks * NANOS_PER_SEC >> FREQUENCY_SHIFT) + by.as_nanos();
+        let ticks = (nanos << FREQUENCY_SHIFT).div_ceil(NANOS_PER_SEC);
+        self.set_counter(u64::try_from(ticks).unwrap_or(u64::MAX));
     }
 
     /// Sets the counter.
