@@ -26,9 +26,35 @@ pub fn read_unordered() -> u64 {
     imp::read_unordered()
 }
 
+/// RDTSCP, the x86 instruction that is another way to an ordered reading. Nothing here uses it; it is for comparing
+/// what readings cost. A value of this type is the proof that the CPU has it.
+///
+/// ```
+/// use vmclock_core::counter::{read_ordered, Rdtscp};
+/// if let Some(rdtscp) = Rdtscp::detect() {
+///     let before = read_ordered();
+///     assert!(rdtscp.read() >= before);
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Rdtscp(());
+
+impl Rdtscp {
+    /// `None` where the CPU does not have it.
+    pub fn detect() -> Option<Self> {
+        imp::has_rdtscp().then_some(Self(()))
+    }
+
+    /// The counter, read after every earlier instruction was executed.
+    #[inline]
+    pub fn read(self) -> u64 {
+        imp::rdtscp()
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod imp {
-    use core::arch::x86_64::{_mm_lfence, _rdtsc};
+    use core::arch::x86_64::{__cpuid, __rdtscp, _mm_lfence, _rdtsc};
 
     use crate::abi::CounterId;
 
@@ -46,6 +72,23 @@ mod imp {
     pub(super) fn read_unordered() -> u64 {
         // SAFETY: RDTSC reads a register. Were it forbidden (CR4.TSD), the CPU would stop the program, not misread.
         unsafe { _rdtsc() }
+    }
+
+    pub(super) fn has_rdtscp() -> bool {
+        const EXTENDED: u32 = 0x8000_0000;
+        const FEATURES: u32 = 0x8000_0001;
+        #[allow(unused_unsafe)] // newer compilers call it safe
+        // SAFETY: every x86-64 CPU has CPUID, which only reads.
+        let leaf = |leaf| unsafe { __cpuid(leaf) };
+        leaf(EXTENDED).eax >= FEATURES && leaf(FEATURES).edx & 1 << 27 != 0
+    }
+
+    /// Only for CPUs that have it, as the caller knows.
+    #[inline]
+    pub(super) fn rdtscp() -> u64 {
+        let mut cpu = 0;
+        // SAFETY: `Rdtscp` exists only where `has_rdtscp` said yes; the pointer is to a number of ours.
+        unsafe { __rdtscp(&raw mut cpu) }
     }
 }
 
@@ -73,6 +116,14 @@ mod imp {
         unsafe { asm!("mrs {}, cntvct_el0", out(reg) counter, options(nomem, nostack, preserves_flags)) };
         counter
     }
+
+    pub(super) fn has_rdtscp() -> bool {
+        false
+    }
+
+    pub(super) fn rdtscp() -> u64 {
+        0
+    }
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -86,6 +137,14 @@ mod imp {
     }
 
     pub(super) fn read_unordered() -> u64 {
+        0
+    }
+
+    pub(super) fn has_rdtscp() -> bool {
+        false
+    }
+
+    pub(super) fn rdtscp() -> u64 {
         0
     }
 }

@@ -17,7 +17,7 @@ use core::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 
-use crate::abi::{Flags, ParseError, Snapshot, Words, CHANGING_WORDS};
+use crate::abi::{Flags, ParseError, Snapshot, Words, CHANGING_WORDS, STRUCTURE_LEN};
 use crate::event::Incarnation;
 
 /// The sequence count stayed odd, or kept changing, for as long as the reader was willing to wait.
@@ -164,7 +164,7 @@ pub struct Page {
 
 #[cfg(not(loom))]
 const _: () = {
-    assert!(size_of::<Page>() == crate::abi::STRUCTURE_LEN);
+    assert!(size_of::<Page>() == STRUCTURE_LEN);
     assert!(core::mem::offset_of!(Page, seq_count) == core::mem::offset_of!(Snapshot, seq_count));
     assert!(core::mem::offset_of!(Page, words) == core::mem::offset_of!(Snapshot, disruption_marker));
 };
@@ -185,7 +185,7 @@ impl Page {
     ///
     /// # Safety
     ///
-    /// For the whole of `'a`, `memory` must be valid for atomic loads of [`STRUCTURE_LEN`](crate::abi::STRUCTURE_LEN)
+    /// For the whole of `'a`, `memory` must be valid for atomic loads of [`STRUCTURE_LEN`]
     /// bytes (and for stores, if a [`Writer`] is made on it), aligned to 8 bytes, and accessed by this process through
     /// atomics only. Other processes, a guest and a hypervisor may do to it what they like.
     #[cfg(not(loom))]
@@ -218,18 +218,67 @@ impl Page {
         self.seq_count.read(|| (counter(), self.load()), wait).map(|(counter, words)| (words, counter))
     }
 
-    /// Marker and generation, consistent with one another: for checking whether anything happened, at the price of a
-    /// few loads.
+    /// Marker and generation, consistent with one another.
     #[inline]
-    pub fn incarnation(&self, wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
-        let [marker, flags, .., generation] = &self.words;
-        let read = || {
-            let size = u32::from_le(self.size.load(Ordering::Relaxed));
-            (size, load(marker), load(flags), load(generation))
+    pub fn incarnation(&self, mut wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
+        let read = self.seq_count.read(|| self.load_incarnation(), &mut wait)?;
+        if read.size as usize >= STRUCTURE_LEN {
+            Ok(Incarnation::of(&read))
+        } else {
+            self.incarnation_of_short_page(wait)
+        }
+    }
+
+    #[cold]
+    fn incarnation_of_short_page(&self, wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
+        self.snapshot(wait).map(|page| Incarnation::of(&page))
+    }
+
+    /// Whether the page is certainly still of an incarnation that was read before: for checking, at the price of a few
+    /// loads, that nothing happened. `false` is no answer: something happened, or an update is in progress, or the
+    /// page is shorter than the structure; compare with [`incarnation`](Self::incarnation) to know.
+    ///
+    /// ```
+    /// use vmclock_core::abi::Snapshot;
+    /// use vmclock_core::page::{Page, Writer};
+    ///
+    /// let page = Page::new();
+    /// let mut writer = Writer::create(&page, Snapshot { disruption_marker: 1, ..Snapshot::BLANK });
+    /// let known = page.incarnation(|| false)?;
+    /// writer.update(|next| next.time_sec = 7);
+    /// assert!(page.is_still_of(&known));
+    /// writer.update(|next| next.disruption_marker = 2);
+    /// assert!(!page.is_still_of(&known));
+    /// # Ok::<(), vmclock_core::page::Busy>(())
+    /// ```
+    #[inline]
+    pub fn is_still_of(&self, known: &Incarnation) -> bool {
+        // Without branches, and without making an `Option` of what was loaded.
+        let (presence, value, mask) = match known.generation {
+            Some(generation) => (Flags::VM_GEN_COUNTER_PRESENT, generation, u64::MAX),
+            None => (Flags::NONE, 0, 0),
         };
-        let (size, disruption_marker, flags, vm_generation_counter) = self.seq_count.read(read, wait)?;
-        let read = Snapshot { size, disruption_marker, flags: Flags(flags), vm_generation_counter, ..Snapshot::BLANK };
-        Ok(Incarnation::of(&read))
+        let mut unchanged = || {
+            let now = self.load_incarnation();
+            let marker = now.disruption_marker ^ known.disruption_marker;
+            let generation = (now.vm_generation_counter ^ value) & mask;
+            let presence = (now.flags.0 ^ presence.0) & Flags::VM_GEN_COUNTER_PRESENT.0;
+            marker | generation | presence == 0 && now.size as usize >= STRUCTURE_LEN
+        };
+        self.seq_count.try_read(&mut unchanged) == Some(true)
+    }
+
+    /// What an incarnation is made of; all else is blank.
+    #[inline]
+    fn load_incarnation(&self) -> Snapshot {
+        let [marker, flags, .., generation] = &self.words;
+        Snapshot {
+            size: u32::from_le(self.size.load(Ordering::Relaxed)),
+            disruption_marker: load(marker),
+            flags: Flags(load(flags)),
+            vm_generation_counter: load(generation),
+            ..Snapshot::BLANK
+        }
     }
 
     /// The sequence count at this moment: while it stays the same, nothing changed.
@@ -336,10 +385,21 @@ impl<P: Deref<Target = Page>> Writer<P> {
     /// Changes the contents and publishes them in one update of the sequence count.
     #[inline]
     pub fn update(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        self.update_observed(change, || ());
+    }
+
+    /// The same, calling `odd` twice: when the count has just become odd, and when it is about to become even. For
+    /// measuring how long readers have to wait, and for stopping in the middle of an update.
+    #[inline]
+    pub fn update_observed(&mut self, change: impl FnOnce(&mut Snapshot), mut odd: impl FnMut()) {
         let mut seq_count = self.contents.seq_count;
         change(&mut self.contents);
         let contents = self.contents;
-        self.page.seq_count.write(&mut seq_count, || self.page.store(contents));
+        self.page.seq_count.write(&mut seq_count, || {
+            odd();
+            self.page.store(contents);
+            odd();
+        });
         self.contents.seq_count = seq_count;
     }
 }

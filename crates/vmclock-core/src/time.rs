@@ -177,15 +177,10 @@ pub struct Timestamp<S> {
 impl<S> Timestamp<S> {
     /// From nanoseconds since the epoch. Numbers beyond ±2^63 s are clamped to that.
     #[inline]
+    #[allow(clippy::cast_possible_truncation)] // whether it truncates is the question
     pub const fn from_nanos(nanos: i128) -> Self {
-        const LIMIT: i128 = (1i128 << 63).wrapping_mul(NANOS_PER_SEC.get() as i128);
-        let nanos = if nanos < -LIMIT {
-            -LIMIT
-        } else if nanos >= LIMIT {
-            LIMIT.wrapping_sub(1)
-        } else {
-            nanos
-        };
+        // What has 64 bits, as all of 1678 to 2262 does, is far from either limit.
+        let nanos = if nanos as i64 as i128 == nanos { nanos } else { clamp_nanos(nanos) };
         Self { nanos, scale: PhantomData }
     }
 
@@ -420,6 +415,19 @@ pub(crate) const fn nanos_ceil(span: u128) -> u128 {
     match (span >> 64) as u64 {
         0 => fraction,
         whole => widening_mul(whole, per_sec).wrapping_add(fraction),
+    }
+}
+
+/// The nearest number of nanoseconds that is within ±2^63 s.
+#[cold]
+const fn clamp_nanos(nanos: i128) -> i128 {
+    const LIMIT: i128 = (1i128 << 63).wrapping_mul(NANOS_PER_SEC.get() as i128);
+    if nanos < -LIMIT {
+        -LIMIT
+    } else if nanos >= LIMIT {
+        LIMIT.wrapping_sub(1)
+    } else {
+        nanos
     }
 }
 

@@ -163,7 +163,7 @@ impl VmClock {
         if let Some(page) = self.page {
             let wait = Patience::new(self.max_wait);
             let (words, counter) = page.words_with(counter, wait.into_closure())?;
-            if !self.may_be_cut_short(&words.decode()) {
+            if !self.may_be_cut_short(Some(words.decode().vm_generation_counter)) {
                 if let Ok(reading) = Reading::new(words, counter, counter::ID) {
                     return Ok(reading);
                 }
@@ -175,8 +175,8 @@ impl VmClock {
     /// In a file that was cut short, what is lost reads as zero, and the generation counter stands last. So a page
     /// that still has it is whole.
     #[inline]
-    fn may_be_cut_short(&self, snapshot: &Snapshot) -> bool {
-        snapshot.vm_generation_counter == 0 && self.plain_file
+    fn may_be_cut_short(&self, generation: Option<u64>) -> bool {
+        matches!(generation, None | Some(0)) && self.plain_file
     }
 
     #[cold]
@@ -200,14 +200,51 @@ impl VmClock {
         }
     }
 
-    /// Which life of the machine this is: compare it with an earlier one to learn whether the counter was disrupted
-    /// or the machine restored since. Costs about a nanosecond.
+    /// Which life of the machine this is: whether the counter was disrupted, or the machine restored, since an earlier
+    /// one is what [`is_current`](Self::is_current) tells.
     #[inline]
     pub fn incarnation(&self) -> Result<Incarnation, ReadError> {
-        match self.page {
-            Some(page) => Ok(page.incarnation(Patience::new(self.max_wait).into_closure())?),
-            None => Ok(Incarnation::of(&self.snapshot()?)),
+        if let Some(page) = self.page {
+            let incarnation = page.incarnation(Patience::new(self.max_wait).into_closure())?;
+            if !self.may_be_cut_short(incarnation.generation) {
+                return Ok(incarnation);
+            }
         }
+        self.incarnation_with_care()
+    }
+
+    /// Whether this is still the same life of the machine: neither was the counter disrupted, nor the machine restored
+    /// or cloned. Costs about a nanosecond, so that it can stand before every use of what must be unique.
+    ///
+    /// ```
+    /// # let page = vmclock::mock::MockPage::new();
+    /// # let clock = page.clock(); // in a machine with the device: VmClock::open()?
+    /// let mut known = clock.incarnation()?;
+    /// assert!(clock.is_current(&known)?);
+    /// # page.restore();
+    /// if !clock.is_current(&known)? {
+    ///     known = clock.incarnation()?; // first, so that nothing that happens from here on is missed
+    ///     // Seed random generators anew, drop leases, connections and calibrations.
+    /// }
+    /// # assert!(clock.is_current(&known)?);
+    /// # Ok::<(), vmclock::ReadError>(())
+    /// ```
+    #[inline]
+    pub fn is_current(&self, known: &Incarnation) -> Result<bool, ReadError> {
+        match self.page {
+            Some(page) if page.is_still_of(known) && !self.may_be_cut_short(known.generation) => Ok(true),
+            _ => self.is_current_with_care(known),
+        }
+    }
+
+    #[cold]
+    fn is_current_with_care(&self, known: &Incarnation) -> Result<bool, ReadError> {
+        Ok(self.incarnation_with_care()? == *known)
+    }
+
+    #[cold]
+    fn incarnation_with_care(&self) -> Result<Incarnation, ReadError> {
+        Ok(Incarnation::of(&self.snapshot()?))
     }
 
     /// All that the page says at this moment, whether or not it gives a time.
@@ -269,8 +306,9 @@ fn open_file(path: &Path) -> Result<File, OpenError> {
 /// Where the machine shows a VMClock, in ACPI or in the device tree, driver or not.
 fn offered_by_hypervisor() -> Option<PathBuf> {
     let entries = |folder: &str| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    // `acpi:AMZNC10C:VMCLOCK:`. The second name, which the specification gives, may stand alone.
     let acpi = entries("/sys/bus/acpi/devices")
-        .find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"AMZNC10C")));
+        .find(|path| std::fs::read_to_string(path.join("modalias")).is_ok_and(|ids| ids.contains(":VMCLOCK:")));
     acpi.or_else(|| {
         entries("/sys/bus/platform/devices").find(|path| {
             let compatible = std::fs::read(path.join("of_node/compatible")).unwrap_or_default();

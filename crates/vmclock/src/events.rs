@@ -173,7 +173,15 @@ impl Events {
         if let Some(device) = &self.device {
             match waking {
                 Waking::Device => {
-                    epoll::add(&self.epoll, device, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+                    match epoll::add(&self.epoll, device, epoll::EventData::new_u64(1), epoll::EventFlags::IN) {
+                        // A driver without poll (Linux before 7.0), whatever the page promises: to poll(2) its device
+                        // is always readable, and we would go round and round. Only epoll says so, here.
+                        Err(Errno::PERM) => {
+                            self.device = None;
+                            return Ok(());
+                        }
+                        added => added?,
+                    }
                     self.set_timer(Duration::ZERO)?;
                 }
                 Waking::Timer => {

@@ -81,7 +81,11 @@ fn in_acpi(machine: &Machine) -> Option<Device> {
     let names = machine.names(ACPI);
     // The hardware ID, and the compatible ID that Linux also goes by since 7.0.
     let by_hid = names.iter().find(|name| name.starts_with("AMZNC10C"));
-    let by_cid = || names.iter().find(|name| machine.text(&format!("{ACPI}/{name}/modalias")).is_some_and(has_cid));
+    let by_cid = || {
+        names
+            .iter()
+            .find(|name| machine.text(&format!("{ACPI}/{name}/modalias")).is_some_and(|modalias| has_cid(&modalias)))
+    };
     let name = by_hid.or_else(by_cid)?.clone();
     let driver = machine
         .link_name(&format!("{ACPI}/{name}/physical_node/driver"))
@@ -90,14 +94,15 @@ fn in_acpi(machine: &Machine) -> Option<Device> {
     Some(Device { name, described_in: DescribedIn::Acpi, driver, region })
 }
 
-fn has_cid(modalias: String) -> bool {
+fn has_cid(modalias: &str) -> bool {
     modalias.split(':').any(|id| id == "VMCLOCK")
 }
 
 /// The memory of a device of this name. To all but root the kernel shows every address as zero.
 fn region(machine: &Machine, name: &str) -> Option<(u64, u64)> {
     let iomem = machine.text("/proc/iomem")?;
-    let (range, _) = iomem.lines().filter_map(|line| line.trim().split_once(" : ")).find(|(_, owner)| *owner == name)?;
+    let (range, _) =
+        iomem.lines().filter_map(|line| line.trim().split_once(" : ")).find(|(_, owner)| *owner == name)?;
     let (start, end) = range.split_once('-')?;
     let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
     (start < end).then_some((start, end))

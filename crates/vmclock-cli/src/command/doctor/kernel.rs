@@ -87,9 +87,13 @@ fn configuration(machine: &Machine, Release(release): &Release) -> Option<(Strin
         return Some((text, embedded.into()));
     }
     let release = release.as_deref()?;
-    [format!("/boot/config-{release}"), format!("/lib/modules/{release}/config"), format!("/lib/modules/{release}/build/.config")]
-        .into_iter()
-        .find_map(|path| Some((machine.text(&path)?, path)))
+    [
+        format!("/boot/config-{release}"),
+        format!("/lib/modules/{release}/config"),
+        format!("/lib/modules/{release}/build/.config"),
+    ]
+    .into_iter()
+    .find_map(|path| Some((machine.text(&path)?, path)))
 }
 
 fn setting(configuration: &str, option: &str) -> Setting {
@@ -132,6 +136,9 @@ pub(super) fn option_finding(kernel: &Kernel, device: Option<&Device>, driver: &
             CHECK,
             format!("{release}, no {OPTION} in {source}: what it depends on (CONFIG_PTP_1588_CLOCK) is off"),
         ),
+        Setting::Unknown if !matches!(driver, Driver::Absent) => {
+            return Finding::ok(CHECK, format!("{release}, which has the driver"))
+        }
         Setting::Unknown => Finding::unknown(
             CHECK,
             format!(
@@ -243,9 +250,7 @@ fn why_absent(machine: &Machine, kernel: &Kernel) -> (String, Option<String>) {
         Setting::Off | Setting::NotMentioned => ("none: this kernel was built without it".into(), None),
         Setting::Unknown => (
             "not loaded".into(),
-            Some(format!(
-                "try {load}; if there is no such module: boot a kernel of Linux 6.13 or later with {OPTION}"
-            )),
+            Some(format!("try {load}; if there is no such module: boot a kernel of Linux 6.13 or later with {OPTION}")),
         ),
     }
 }

@@ -36,6 +36,12 @@ impl Machine {
         self.root.join(path.trim_start_matches('/'))
     }
 
+    /// Whether this is where the driver puts its device nodes; all else is some publisher's.
+    pub(super) fn is_for_device_nodes(&self, path: &Path) -> bool {
+        let named = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmclock"));
+        named && path.parent() == Some(&self.path("/dev"))
+    }
+
     pub(super) fn exists(&self, path: &str) -> bool {
         self.path(path).exists()
     }
@@ -66,8 +72,9 @@ impl Machine {
 
     /// The folders in a folder, without those that are links.
     pub(super) fn folders(&self, folder: &str) -> Vec<String> {
-        let is_folder =
-            |name: &String| fs::symlink_metadata(self.path(&format!("{folder}/{name}"))).is_ok_and(|file| file.is_dir());
+        let is_folder = |name: &String| {
+            fs::symlink_metadata(self.path(&format!("{folder}/{name}"))).is_ok_and(|file| file.is_dir())
+        };
         self.names(folder).into_iter().filter(is_folder).collect()
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The device node, and who may read it.
 
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -15,9 +16,9 @@ use super::machine::Machine;
 const CHECK: &str = "device node";
 
 /// Lets everyone read the clock, now and after every boot.
-const UDEV_RULE: &str = "echo 'SUBSYSTEM==\"misc\", KERNEL==\"vmclock*\", MODE=\"0444\"' > \
+const UDEV_RULE: &str = "`echo 'SUBSYSTEM==\"misc\", KERNEL==\"vmclock*\", MODE=\"0444\"' > \
                          /etc/udev/rules.d/60-vmclock.rules && udevadm control --reload && \
-                         udevadm trigger --subsystem-match=misc (without udev: `chmod a+r /dev/vmclock*`)";
+                         udevadm trigger --subsystem-match=misc`; without udev: `chmod a+r /dev/vmclock*`";
 
 /// What is in `/dev`, and what came of opening it.
 struct Node {
@@ -39,7 +40,9 @@ pub(super) fn finding(machine: &Machine, kernel: &Kernel, device: Option<&Device
     };
     let others: Vec<_> = paths.collect();
     if !others.is_empty() {
-        finding.found.push_str(&format!("; there is {} too: see `vmclock doctor --page {0}`", others.join(", ")));
+        let others = others.join(", ");
+        // Writing to a String cannot fail.
+        let _ = write!(finding.found, "; there is {others} too (`vmclock doctor --page` looks at another)");
     }
     finding
 }
@@ -90,8 +93,9 @@ fn permission(node: &Node, kernel: &Kernel) -> Finding {
             .todo(format!("to let everyone read it: {}", rule(kernel))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && mode & 0o004 != 0 => {
             // The mode allows it, so something else forbids it: a container's list of devices, or SELinux.
-            Finding::problem(CHECK, format!("{found}, and yet you may not read it"))
-                .todo(format!("allow the device: `--device {path}:{path}:r` for a container; else ask SELinux (`ausearch -m avc`)"))
+            Finding::problem(CHECK, format!("{found}, and yet you may not read it")).todo(format!(
+                "allow the device: `--device {path}:{path}:r` for a container; else ask SELinux (`ausearch -m avc`)"
+            ))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Finding::problem(CHECK, format!("{found}: you may not read it")).todo(format!("as root: {}", rule(kernel)))
@@ -105,8 +109,9 @@ fn rule(kernel: &Kernel) -> String {
     let release = kernel.release.name();
     if kernel.release.lets_readers_write() {
         format!(
-            "{UDEV_RULE}. First update the kernel to 6.18.47, 7.1.11, 7.2.1 or later, unless its vendor has mended it: \
-             in {release} whoever may read the device can write to the page as well (CVE-2026-80724)"
+            "update the kernel to 6.18.47, 7.1.11, 7.2.1 or later, unless its vendor has mended {release}: \
+             in a mainline kernel of that release whoever may read the device can write to the page as well \
+             (CVE-2026-80724). Then {UDEV_RULE}"
         )
     } else {
         UDEV_RULE.into()
@@ -125,8 +130,9 @@ fn missing(machine: &Machine, device: Option<&Device>, driver: &Driver) -> Findi
             let why = device
                 .too_small_for_a_node(machine)
                 .unwrap_or_else(|| "its region may be smaller than a page of this kernel".into());
-            Finding::missing(CHECK, format!("no /dev/vmclock*, although {name} has taken {}: {why}", device.name))
-                .todo("ask whoever runs the host for a region of 64 KiB; `dmesg | grep -i vmclock` says what the driver made")
+            Finding::missing(CHECK, format!("no /dev/vmclock*, although {name} has taken {}: {why}", device.name)).todo(
+                "ask whoever runs the host for a region of 64 KiB; `dmesg | grep -i vmclock` says what the driver made",
+            )
         }
         _ => Finding::missing(CHECK, "no /dev/vmclock*: the driver makes it"),
     }

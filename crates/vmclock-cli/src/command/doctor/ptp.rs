@@ -9,6 +9,7 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use rustix::time::{clock_gettime, ClockId};
+use vmclock::{Time, Timestamp};
 
 use super::finding::Finding;
 use super::kernel::Driver;
@@ -27,8 +28,7 @@ pub(super) struct PtpClock {
     /// Like `ptp0`.
     pub(super) name: String,
     clock_name: String,
-    nanos: io::Result<i128>,
-    scale: Option<Scale>,
+    compared: io::Result<Compared>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,29 +37,26 @@ pub(super) enum ClockScale {
     Utc,
 }
 
-/// What the clock was found to run, and by what.
-#[derive(Clone, Copy, Debug)]
-enum Scale {
-    /// It shows this scale.
-    Shows(ClockScale, &'static str),
-    /// It shows neither: so far ahead of UTC it is.
-    Neither(i128, &'static str),
+/// How the clock compares with another.
+struct Compared {
+    with: &'static str,
+    /// On which scale that makes it; `None` where it fits neither.
+    scale: Option<ClockScale>,
+    /// How far it is ahead of the other's UTC.
+    ahead: i128,
 }
 
 impl PtpClock {
     pub(super) fn scale(&self) -> Option<ClockScale> {
-        match self.scale {
-            Some(Scale::Shows(scale, _)) => Some(scale),
-            _ => None,
-        }
+        self.compared.as_ref().ok()?.scale
     }
 }
 
 pub(super) fn look(machine: &Machine, page: &LookedAt) -> Option<PtpClock> {
     let (name, clock_name) = clocks(machine).into_iter().find(|(_, clock_name)| clock_name.starts_with("vmclock"))?;
-    let nanos = File::open(machine.path(&format!("/dev/{name}"))).and_then(|clock| (machine.ptp_nanos)(&clock));
-    let scale = nanos.as_ref().ok().map(|nanos| scale_of(*nanos, page.opened.as_ref().ok()));
-    Some(PtpClock { name, clock_name, nanos, scale })
+    let read = || (machine.ptp_nanos)(&File::open(machine.path(&format!("/dev/{name}")))?);
+    let compared = read().map(|nanos| compare(nanos, page.opened.as_ref().ok()));
+    Some(PtpClock { name, clock_name, compared })
 }
 
 /// All PTP clocks of the machine, with what they call themselves.
@@ -71,88 +68,84 @@ fn clocks(machine: &Machine) -> Vec<(String, String)> {
 
 /// Compares with the page first, which the clock is made of. A page that is not this clock's (a file of some
 /// publisher's) may fit neither scale: then, as without a page, with the system's clock.
-fn scale_of(ptp: i128, page: Option<&Opened>) -> Scale {
+fn compare(ptp: i128, page: Option<&Opened>) -> Compared {
     let by_page = page.and_then(|page| {
         let now = page.clock.now().ok()?;
-        let tai = now.tai().map(|time| time.floor_nanos());
-        let utc = now.utc_timestamp().map(|time| time.nanos());
-        match nearest(ptp, utc, tai) {
-            Scale::Shows(scale, _) => Some(Scale::Shows(scale, "the page")),
-            Scale::Neither(..) => None,
-        }
+        let tai = now.tai().map(Time::floor_nanos);
+        let utc = now.utc_timestamp().map(Timestamp::nanos);
+        let scale = scale(ptp, utc, tai)?;
+        Some(Compared { with: "the page", scale: Some(scale), ahead: ptp - utc.or(tai)? })
     });
     by_page.unwrap_or_else(|| {
         let now = clock_gettime(ClockId::Realtime);
         let realtime = i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec);
-        match nearest(ptp, Some(realtime), None) {
-            Scale::Shows(scale, _) => Scale::Shows(scale, "CLOCK_REALTIME"),
-            Scale::Neither(ahead, _) => Scale::Neither(ahead, "CLOCK_REALTIME"),
-        }
+        Compared { with: "CLOCK_REALTIME", scale: scale(ptp, Some(realtime), None), ahead: ptp - realtime }
     })
 }
 
 /// On which of two scales `ptp` is, to within a second or so: the scales are tens of seconds apart.
-fn nearest(ptp: i128, utc: Option<i128>, tai: Option<i128>) -> Scale {
+fn scale(ptp: i128, utc: Option<i128>, tai: Option<i128>) -> Option<ClockScale> {
     let near = |reference: i128| (ptp - reference).abs() < 2 * SECOND;
-    // By UTC alone, TAI is some tens of whole seconds ahead of it.
+    // By UTC alone: TAI is some tens of whole seconds ahead of it.
     let tai_by_utc = |utc: i128| {
         let whole = (ptp - utc + SECOND / 2).div_euclid(SECOND);
         tai.is_none() && PLAUSIBLE_OFFSETS.contains(&whole) && (ptp - utc - whole * SECOND).abs() < SECOND / 4
     };
     if utc.is_some_and(near) {
-        Scale::Shows(ClockScale::Utc, "")
+        Some(ClockScale::Utc)
     } else if tai.is_some_and(near) || utc.is_some_and(tai_by_utc) {
-        Scale::Shows(ClockScale::Tai, "")
+        Some(ClockScale::Tai)
     } else {
-        Scale::Neither(utc.or(tai).map_or(0, |reference| ptp - reference), "")
+        None
     }
 }
 
 pub(super) fn finding(machine: &Machine, clock: Option<&PtpClock>, driver: &Driver, page: &LookedAt) -> Finding {
-    let Some(PtpClock { name, clock_name, nanos, scale }) = clock else {
+    let Some(PtpClock { name, clock_name, compared }) = clock else {
         return missing(machine, driver, page);
     };
     let named = format!("/dev/{name} ({clock_name})");
-    match (nanos, scale) {
-        (Ok(_), Some(Scale::Shows(ClockScale::Tai, by))) => {
-            Finding::ok(CHECK, format!("{named} runs TAI, compared with {by}; no error bounds pass through it"))
+    match compared {
+        Ok(Compared { with, scale: Some(scale), .. }) => {
+            let scale = match scale {
+                ClockScale::Tai => "TAI",
+                ClockScale::Utc => "UTC",
+            };
+            Finding::ok(CHECK, format!("{named} runs {scale}, by comparison with {with}; it has no error bounds"))
         }
-        (Ok(_), Some(Scale::Shows(ClockScale::Utc, by))) => {
-            Finding::ok(CHECK, format!("{named} runs UTC, compared with {by}; no error bounds pass through it"))
+        Ok(Compared { with, scale: None, ahead }) => {
+            let side = if *ahead < 0 { "behind" } else { "ahead of" };
+            let length = length(ahead.unsigned_abs());
+            Finding::problem(CHECK, format!("{named} runs neither TAI nor UTC: it is {length} {side} {with}")).todo(
+                "find out which of the two is wrong (`vmclock now`, `date -u`) before anything follows this clock",
+            )
         }
-        (Ok(_), Some(Scale::Neither(ahead, by))) => Finding::problem(
-            CHECK,
-            format!("{named} runs neither TAI nor UTC: it is {} {by}", length_and_side(*ahead)),
-        )
-        .todo("find out which of the two is wrong (`vmclock now`, `date -u`) before anything follows this clock"),
-        (Ok(_), None) => Finding::unknown(CHECK, format!("{named}: there is nothing to compare it with")),
-        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Finding::missing(CHECK, format!("the kernel has {name} ({clock_name}), but there is no /dev/{name} here"))
                 .todo(format!("in a container: start it with `--device /dev/{name}`; else mount devtmpfs on /dev"))
         }
-        (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Finding::problem(CHECK, format!("{named}: you may not read it"))
-                .todo(format!("run `vmclock doctor` as root, or `chgrp` it to your group; the page has bounds, /dev/{name} none"))
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::problem(CHECK, format!("{named}: you may not read it, so its scale is not known"))
+                .todo("run `vmclock doctor` as root; programs that read the page need no PTP clock")
         }
-        (Err(error), _) => Finding::problem(CHECK, format!("{named} cannot be read: {error}"))
-            .todo("see whether the page gives time: the clock refuses while its status is unreliable"),
+        Err(error) => Finding::problem(CHECK, format!("{named} cannot be read: {error}"))
+            .todo("see whether the page gives time, below: the driver refuses while the page's status is unreliable"),
     }
 }
 
-fn length_and_side(ahead: i128) -> String {
-    format!("{} {}", length(ahead.unsigned_abs()), if ahead < 0 { "behind" } else { "ahead of" })
-}
-
+/// Why there is none.
 fn missing(machine: &Machine, driver: &Driver, page: &LookedAt) -> Finding {
     let others: Vec<_> = clocks(machine).into_iter().map(|(name, clock)| format!("/dev/{name} ({clock})")).collect();
     let others = if others.is_empty() { String::new() } else { format!("; there is {}", others.join(", ")) };
-    match (driver, &page.opened) {
-        (Driver::Bound { .. }, Ok(opened)) if opened.reading.is_ok() => {
-            Finding::missing(CHECK, format!("none: when the driver started, the page had no time in TAI and UTC{others}"))
-                .todo("the page has time now: `modprobe -r ptp_vmclock && modprobe ptp_vmclock`, or boot again")
-        }
-        (Driver::Bound { .. }, _) => {
-            Finding::missing(CHECK, format!("none: the driver makes one where the page has a time in TAI and UTC{others}"))
+    let gives_time = page.is_device() && page.opened.as_ref().is_ok_and(|opened| opened.reading.is_ok());
+    match driver {
+        Driver::Bound { .. } if gives_time => Finding::missing(
+            CHECK,
+            format!("none: when the driver started, the page did not give both TAI and UTC{others}"),
+        )
+        .todo("now that the page gives time: `modprobe -r ptp_vmclock && modprobe ptp_vmclock`, or boot again"),
+        Driver::Bound { .. } => {
+            Finding::missing(CHECK, format!("none: the driver makes it of a page that gives both TAI and UTC{others}"))
         }
         _ => Finding::missing(CHECK, format!("none of a VMClock: the driver makes it{others}")),
     }
@@ -163,13 +156,6 @@ mod tests {
     use super::*;
 
     const UTC: i128 = 1_800_000_000 * SECOND;
-
-    fn scale(ptp: i128, utc: Option<i128>, tai: Option<i128>) -> Option<ClockScale> {
-        match nearest(ptp, utc, tai) {
-            Scale::Shows(scale, _) => Some(scale),
-            Scale::Neither(..) => None,
-        }
-    }
 
     #[test]
     fn the_scale_is_found_by_comparing() {
