@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Exact vectors: what a page must give at a counter value, computed by a program that shares no code with this one.
 #![cfg(not(loom))]
+#![allow(clippy::pedantic)]
 
 use serde::Deserialize;
 use vmclock_core::abi::{CounterId, Snapshot};
