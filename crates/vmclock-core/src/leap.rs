@@ -23,7 +23,7 @@ use crate::time::{PageScale, SmearedUtc, Tai, Time, Utc};
 ///     ..Snapshot::BLANK
 /// };
 /// let rule = UtcRule::from_snapshot(&page).unwrap();
-/// let utc_after = |seconds| rule.utc(Time::from_parts(1_483_228_770 + 36 + seconds, 0)).unwrap();
+/// let utc_after = |seconds: i64| rule.utc(Time::from_parts(1_483_228_770 + 36 + seconds, 0)).unwrap();
 /// assert_eq!((utc_after(29).time.seconds(), utc_after(29).leap_second), (1_483_228_799, false)); // 23:59:59
 /// assert_eq!((utc_after(30).time.seconds(), utc_after(30).leap_second), (1_483_228_799, true)); // 23:59:60
 /// assert_eq!((utc_after(31).time.seconds(), utc_after(31).leap_second), (1_483_228_800, false)); // 00:00:00

@@ -5,6 +5,7 @@
 //! system's is used, if it has one.
 #![cfg(not(loom))]
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -108,10 +109,10 @@ fn every_offset_and_constant_is_as_in_linux() {
         Err(reason) => return println!("nothing to compare with: {reason}"),
     };
     let expectations = expectations();
-    let prints: String = expectations
-        .iter()
-        .map(|(expression, _)| format!("printf(\"%llu\\n\", (unsigned long long)({expression}));\n"))
-        .collect();
+    let mut prints = String::new();
+    for (expression, _) in &expectations {
+        writeln!(prints, "printf(\"%llu\\n\", (unsigned long long)({expression}));").expect("a String has room");
+    }
     let source = format!(
         "#include <stddef.h>\n#include <stdio.h>\n#include <linux/vmclock-abi.h>\nint main(void) {{\n{prints}return 0;\n}}\n"
     );

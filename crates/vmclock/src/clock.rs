@@ -18,7 +18,7 @@ use crate::error::{OpenError, ReadError};
 use crate::events::Events;
 use crate::mapping::Mapping;
 use crate::reading::Reading;
-use crate::source::{pread, Patience, Source};
+use crate::source::{check_whole, pread, Patience, Source};
 
 /// Where Linux puts the first VMClock.
 pub const DEFAULT_PATH: &str = "/dev/vmclock0";
@@ -114,7 +114,7 @@ impl Default for OpenOptions {
 /// let before = clock.incarnation()?;
 /// let reading = clock.now()?;
 /// println!("{:?} ± {:?} ns", reading.tai(), reading.max_error_nanos());
-/// assert!(clock.incarnation()? == before, "migrated or restored meanwhile");
+/// assert!(clock.is_current(&before)?, "migrated or restored meanwhile");
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -151,7 +151,7 @@ impl VmClock {
         self.read(counter::read_ordered)
     }
 
-    /// The same without ordering: a third cheaper, and some tens of nanoseconds early or late relative to the
+    /// The same without ordering: at half the price, and some tens of nanoseconds early or late relative to the
     /// instructions around it. For timing things, not for ordering them.
     #[inline(never)]
     pub fn now_unordered(&self) -> Result<Reading, ReadError> {
@@ -190,13 +190,8 @@ impl VmClock {
     /// Whether the file behind the page still has the page.
     fn check_len(&self, snapshot: &Snapshot) -> Result<(), ReadError> {
         match self.source.plain_file_len() {
-            Some(len) if snapshot.validate(usize::try_from(len).unwrap_or(usize::MAX)).is_err() => {
-                match snapshot.validate(usize::MAX) {
-                    Err(error) if len >= vmclock_core::abi::STRUCTURE_LEN as u64 => Err(ReadError::NotAPage(error)),
-                    _ => Err(ReadError::Vanished { len }),
-                }
-            }
-            _ => Ok(()),
+            Some(len) => check_whole(snapshot, len),
+            None => Ok(()),
         }
     }
 

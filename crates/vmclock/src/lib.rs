@@ -10,7 +10,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`VmClock::now`] costs what `clock_gettime` costs: no system call, no lock, no allocation. [`VmClock::incarnation`]
+//! [`VmClock::now`] costs what `clock_gettime` costs: no system call, no lock, no allocation. [`VmClock::is_current`]
 //! says, for about a nanosecond, whether anything happened to the machine; [`VmClock::events`] waits for it. Where a
 //! page gives no time, so does this library, with the reason; where it gives no error bounds, there are none.
 //!

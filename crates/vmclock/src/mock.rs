@@ -105,7 +105,7 @@ impl MockPage {
     pub fn advance(&self, by: Duration) {
         const NANOS_PER_SEC: u128 = 1_000_000_000;
         let ticks = u128::from(self.shared.counter());
-        let nanos = (ticks * NANOS_PER_SEC >> FREQUENCY_SHIFT) + by.as_nanos();
+        let nanos = ((ticks * NANOS_PER_SEC) >> FREQUENCY_SHIFT) + by.as_nanos();
         let ticks = (nanos << FREQUENCY_SHIFT).div_ceil(NANOS_PER_SEC);
         self.set_counter(u64::try_from(ticks).unwrap_or(u64::MAX));
     }

@@ -66,7 +66,8 @@ impl Reading {
     /// The maximum error in ± nanoseconds, rounded up; `None` where the page states none.
     #[inline]
     pub const fn max_error_nanos(&self) -> Option<u128> {
-        // The top bit decides, and spares the comparison of all 128 (whose two halves were stored one by one just now).
+        // The top bit tells, which no known error has. To compare all bits, the CPU would load both halves at once, and
+        // wait for their stores: in a reading just taken, they are two.
         if self.max_error >> 127 == 0 {
             Some(self.max_error)
         } else {

@@ -75,7 +75,7 @@ fn pread_with_counter(file: &File, mut wait: Patience) -> Result<(Snapshot, u64)
         let after = pread(file)?;
         let snapshot = Snapshot::from_bytes(&after.bytes);
         if before.bytes == after.bytes && snapshot.seq_count & 1 == 0 {
-            snapshot.validate(after.len).map_err(ReadError::NotAPage)?;
+            check_whole(&snapshot, after.len as u64)?;
             return Ok((snapshot.clipped(), counter));
         }
         if !wait.more() {
@@ -83,6 +83,18 @@ fn pread_with_counter(file: &File, mut wait: Patience) -> Result<(Snapshot, u64)
         }
         before = after;
     }
+}
+
+/// Whether a snapshot is of a page that is all there, in a file of `len` bytes. What lies beyond the end reads as zero,
+/// so that a short file explains whatever is wrong with it.
+pub(crate) fn check_whole(snapshot: &Snapshot, len: u64) -> Result<(), ReadError> {
+    snapshot.validate(usize::try_from(len).unwrap_or(usize::MAX)).map_err(|error| {
+        if len < STRUCTURE_LEN as u64 {
+            ReadError::Vanished { len }
+        } else {
+            ReadError::NotAPage(error)
+        }
+    })
 }
 
 pub(crate) struct Copied {
