@@ -72,7 +72,17 @@ Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = re
     Demo(DemoArgs),
 
     /// Measure what reading and publishing cost, beside the system's clock
-    #[command(after_help = "Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso")]
+    #[command(
+        after_help = "It measures on a page of its own, a plain file in the temporary folder with this machine's counter calibrated in it. \
+Everything is measured in turn, each in many rounds of some 100 us, and the best round counts: what a call costs when nothing \
+disturbs it.\n\n\
+publish and odd: from before an update until every CPU sees all of it, and the part of it in which the sequence count is odd; both \
+with a fence and a counter reading that publishing itself does without.\n\
+contended: now() in the better of two threads, each on a CPU of its own, in rounds of some 2 ms in which a third thread, which \
+sleeps in between, updates the page at 10 kHz. With only two CPUs, the third takes one from a reader for every update; \
+contended_mean, over both threads, includes that.\n\n\
+Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso"
+    )]
     Bench(BenchArgs),
 
     /// Print the completions for a shell

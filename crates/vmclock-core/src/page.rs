@@ -390,6 +390,16 @@ impl<P: Deref<Target = Page>> Writer<P> {
 
     /// The same, calling `odd` twice: when the count has just become odd, and when it is about to become even. For
     /// measuring how long readers have to wait, and for stopping in the middle of an update.
+    ///
+    /// ```
+    /// # use vmclock_core::{abi::Snapshot, page::{Page, Writer}};
+    /// let page = Page::new();
+    /// let mut writer = Writer::create(&page, Snapshot::BLANK);
+    /// let mut seen = Vec::new();
+    /// writer.update_observed(|next| next.time_sec = 7, || seen.push(page.sequence()));
+    /// assert_eq!(seen, [3, 3]);
+    /// assert_eq!(page.sequence(), 4);
+    /// ```
     #[inline]
     pub fn update_observed(&mut self, change: impl FnOnce(&mut Snapshot), mut odd: impl FnMut()) {
         let mut seq_count = self.contents.seq_count;

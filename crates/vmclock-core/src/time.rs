@@ -443,3 +443,30 @@ fn split_nanos(nanos: i128) -> (i128, u32) {
         (true, _) => (seconds.wrapping_neg().wrapping_sub(1), NANOS_PER_SEC.get().wrapping_sub(subsec)),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::pedantic)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: i128 = (1 << 63) * 1_000_000_000;
+
+    fn near(limit: i128) -> impl Strategy<Value = i128> {
+        (-2..=2i128).prop_map(move |more| limit + more)
+    }
+
+    proptest! {
+        #[test]
+        fn timestamps_are_clamped_to_63_bits_of_seconds(
+            nanos in prop_oneof![
+                any::<i128>(),
+                any::<i64>().prop_map(i128::from),
+                near(LIMIT), near(-LIMIT), near(i64::MAX.into()), near(i64::MIN.into()),
+                Just(i128::MIN), Just(i128::MAX),
+            ],
+        ) {
+            prop_assert_eq!(Timestamp::<Tai>::from_nanos(nanos).nanos(), nanos.clamp(-LIMIT, LIMIT - 1));
+        }
+    }
+}

@@ -125,11 +125,12 @@ fn a_cross_timestamp_brackets_the_systems_clocks() {
     let mut page = good_page();
     let realtime = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     let (start, counter) = (realtime(), counter::read_ordered());
-    while realtime() < start + Duration::from_millis(50) {
+    let enough = start + Duration::from_millis(50);
+    while realtime() < enough {
         std::hint::spin_loop();
     }
     let (end, ticks) = (realtime(), counter::read_ordered().wrapping_sub(counter));
-    let span = (end - start).as_nanos();
+    let span = end.abs_diff(start).as_nanos();
     let period = vmclock::vmclock_core::calibration::Period::from_ratio(
         (span << 64) / 1_000_000_000,
         ticks.try_into().expect("the counter runs"),

@@ -248,21 +248,17 @@ impl Publisher {
     }
 
     fn sample(&self, quality: &Quality) -> Sample {
-        let clock = match &self.offset_source {
-            OffsetSource::Kernel => KernelClock::tai(),
-            // The kernel sets CLOCK_REALTIME back at the start of a leap second, not at its end.
-            _ => {
-                let begun = quality.in_leap_second || self.leap_is_over();
-                let offset = i64::from(self.schedule.utc_minus_tai);
-                let leap = match self.schedule.leap.filter(|_| !self.imaginary && begun) {
-                    Some(LeapSecond { inserted: true, .. }) => 1,
-                    Some(LeapSecond { inserted: false, .. }) => -1,
-                    None => 0,
-                };
-                KernelClock::realtime_plus(leap - offset)
-            }
+        if self.offset_source == OffsetSource::Kernel {
+            return KernelClock::tai().sample();
+        }
+        // The kernel sets CLOCK_REALTIME back at the start of a leap second, not at its end.
+        let begun = quality.in_leap_second || self.leap_is_over();
+        let leap = match self.schedule.leap.filter(|_| !self.imaginary && begun) {
+            Some(LeapSecond { inserted: true, .. }) => 1,
+            Some(LeapSecond { inserted: false, .. }) => -1,
+            None => 0,
         };
-        clock.sample()
+        KernelClock::realtime_plus(leap - i64::from(self.schedule.utc_minus_tai)).sample()
     }
 
     /// Whether the page's own reference is already behind the leap second.

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `show`, `now`, `wait` and `watch`, on a page that a real publisher keeps alive.
+
+mod common;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::{json, run, stderr, stdout, vmclock, Lines, Publisher};
+use serde_json::Value;
+
+fn nanos(stamp: &Value) -> i128 {
+    let part = |key: &str| stamp[key].as_i64().unwrap_or_else(|| panic!("{stamp} has no {key}"));
+    i128::from(part("sec")) * 1_000_000_000 + i128::from(part("nsec"))
+}
+
+fn realtime() -> i128 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    i128::try_from(now.as_nanos()).expect("in range")
+}
+
+#[test]
+fn now_is_the_machines_time() {
+    let publisher = Publisher::start();
+    let before = realtime();
+    let now = json(&["now", "--json", "--page", &publisher.path()]);
+    let after = realtime();
+    let error = i128::from(now["max_error_nsec"].as_i64().expect("bounds"));
+    let utc = nanos(&now["utc"]);
+    assert!(before - error <= utc && utc <= after + error, "{before} {utc} {after} ± {error}");
+    assert_eq!(nanos(&now["tai"]), utc + 37_000_000_000);
+    assert_eq!(now["time"], now["tai"], "the page is on TAI");
+    assert!(nanos(&now["earliest"]) <= nanos(&now["time"]) && nanos(&now["time"]) <= nanos(&now["latest"]));
+    assert_eq!((&now["status"], &now["time_type"]), (&"synchronized".into(), &"tai".into()));
+    assert!(now["disruption_marker"].is_u64() && now["vm_generation_counter"].is_u64() && now["counter"].is_u64());
+
+    let text = stdout(&run(&["now", "--page", &publisher.path()]));
+    assert!(text.starts_with("TAI 2") && text.contains(" UTC 2") && text.contains('±'), "{text}");
+}
+
+#[test]
+fn show_decodes_every_field_and_says_what_is_odd() {
+    let publisher = Publisher::start();
+    let shown = publisher.show();
+    assert_eq!((&shown["magic"], &shown["size"], &shown["version"]), (&0x4b4c_4356.into(), &4096.into(), &1.into()));
+    assert_eq!((&shown["clock_status"], &shown["tai_offset_sec"]), (&"synchronized".into(), &(-37).into()));
+    assert_eq!(shown["odd"], serde_json::json!([]));
+    let text = stdout(&run(&["show", "--page", &publisher.path()]));
+    for field in shown.as_object().expect("an object").keys().filter(|key| key.starts_with("counter_period")) {
+        assert!(field.ends_with("shift") || text.contains(field.as_str()), "{field} is not in {text}");
+    }
+
+    // A page with what people get wrong: the offset's sign, and no bounds.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("odd");
+    let mut bytes = std::fs::read(publisher.page()).expect("the page");
+    bytes[0x18..0x20].copy_from_slice(&0x8000_0000_0000_0001_u64.to_le_bytes());
+    bytes[0x24..0x26].copy_from_slice(&37_i16.to_le_bytes());
+    std::fs::write(&path, bytes).expect("written");
+    let odd = json(&["show", "--json", "--page", path.to_str().expect("plain")]);
+    assert_eq!((&odd["tai_offset_sec"], &odd["tai_offset_sec_raw"]), (&(-37).into(), &37.into()));
+    let oddities = odd["odd"].to_string();
+    for words in ["wrong sign", "no bounds", "unknown flags"] {
+        assert!(oddities.contains(words), "{oddities} does not mention {words:?}");
+    }
+}
+
+#[test]
+fn wait_ends_when_the_clock_is_good_enough_or_time_is_up() {
+    let publisher = Publisher::start();
+    let page = publisher.path();
+    let good = run(&["wait", "--max-error", "10ms", "--timeout", "30s", "--page", &page]);
+    assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+    let never = run(&["wait", "--max-error", "0ns", "--timeout", "50ms", "--page", &page]);
+    assert_eq!(never.status.code(), Some(3));
+    assert!(stderr(&never).contains("within the timeout"), "{}", stderr(&never));
+}
+
+#[test]
+fn a_missing_clock_is_a_failure_with_a_next_step() {
+    for command in ["show", "now", "watch"] {
+        let output = run(&[command, "--page", "/nonexistent/vmclock0"]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(stderr(&output).contains("/nonexistent/vmclock0"), "{}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn watch_prints_a_line_for_each_event_and_runs_the_command() {
+    let publisher = Publisher::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let exec = format!("echo $VMCLOCK_EVENT $VMCLOCK_FROM $VMCLOCK_TO $VMCLOCK_STATUS >> {}", log.display());
+    let page = publisher.path();
+    let mut watch = Lines::of(vmclock().args(["watch", "--json", "--page", &page, "--exec", &exec]));
+    // It watches from when it opened the page on, which it does not tell: repeat the first until it is seen.
+    let seen = std::sync::atomic::AtomicBool::new(false);
+    let first = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                publisher.send(&["soon"]);
+                publisher.send(&["clear"]);
+            }
+        });
+        let first = watch.until(|_| true);
+        seen.store(true, std::sync::atomic::Ordering::Relaxed);
+        first
+    });
+    assert!(first[0]["event"].as_str().expect("a name").starts_with("maintenance"), "{first:?}");
+    let before = publisher.show();
+    let after = publisher.send(&["snapshot"]);
+    let events = watch.until(|event| event["event"] == "restored");
+    let restored = events.last().expect("there");
+    assert_eq!(restored["from"], before["vm_generation_counter"]);
+    assert_eq!(restored["to"], after["vm_generation_counter"]);
+    assert!(restored["explanation"].as_str().expect("text").contains("restored"));
+    drop(watch);
+    let log = std::fs::read_to_string(&log).expect("the command ran");
+    assert!(log.contains("maintenance-"), "{log}");
+}
+
+#[test]
+fn watch_ends_when_told_to() {
+    let publisher = Publisher::start();
+    let page = publisher.path();
+    let quiet = run(&["watch", "--timeout", "30ms", "--page", &page]);
+    assert_eq!((quiet.status.code(), stdout(&quiet).as_str()), (Some(0), ""));
+    let refreshes = run(&["watch", "--all", "--count", "2", "--page", &page]);
+    assert_eq!((refreshes.status.code(), stdout(&refreshes).lines().count()), (Some(0), 2));
+    // Nobody reads on: that is no failure.
+    let mut watch = Lines::of(vmclock().args(["watch", "--all", "--page", &page]));
+    assert!(watch.next().expect("a refresh").contains("refreshed"));
+    assert_eq!(watch.close_and_wait(), Some(0));
+}
