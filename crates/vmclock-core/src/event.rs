@@ -175,7 +175,8 @@ impl fmt::Display for Event {
                     offset(f, to.tai_offset)?;
                 }
                 if from.leap_indicator != to.leap_indicator {
-                    write!(f, " leap indicator from {} to {}", from.leap_indicator, to.leap_indicator)?;
+                    let comma = if from.tai_offset == to.tai_offset { "" } else { "," };
+                    write!(f, "{comma} leap indicator from {} to {}", from.leap_indicator, to.leap_indicator)?;
                 }
                 Ok(())
             }

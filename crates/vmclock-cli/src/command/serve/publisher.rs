@@ -17,7 +17,7 @@ use vmclock_host::sample::Sample;
 use vmclock_host::schedule::{LeapSecond, UtcSchedule};
 
 use crate::cli::{LeapKind, Reference, ServeArgs, Signal};
-use crate::output::error;
+use crate::output::{civil, error};
 
 /// How much a counter's rate may change from one refresh to the next, in parts per 10^12: against true time, when the
 /// kernel's clock is synchronised ...
@@ -236,7 +236,13 @@ impl Publisher {
                 page.leap_indicator = indicator;
             });
         }
-        Ok(Report::new("leap", format!("at the end of the month that ends at UTC {month}: {kind:?}").to_lowercase()))
+        let end = civil(Time::<Tai>::from_parts(month, 0));
+        let text = match kind {
+            LeapKind::Positive => format!("a second is inserted before {end} UTC"),
+            LeapKind::Negative => format!("a second is left out before {end} UTC"),
+            LeapKind::None => format!("no leap second before {end} UTC"),
+        };
+        Ok(Report::new("leap", text))
     }
 
     fn on_tai(&self, time: Time<Tai>, time_type: TimeType) -> Time<Tai> {
