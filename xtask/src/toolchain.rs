@@ -22,7 +22,10 @@ const SUITE: &str = "trixie";
 /// What our crates are checked for: the architectures whose counters the page can name.
 const TARGETS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
-/// Checks that every crate builds with the oldest Rust, for every architecture.
+/// The crates that promise the oldest Rust. What embeds `acpi_tables` needs a newer one, which its `rust-version` says.
+const PROMISING: [&str; 3] = ["--package=vmclock-core", "--package=vmclock", "--package=vmclock-host"];
+
+/// Checks that the crates that promise it build with the oldest Rust, for every architecture.
 pub(crate) fn check(project: &Project) -> Result<Done> {
     let rustc = match Cache::open().and_then(|cache| fetch(&cache)) {
         Ok(rustc) => rustc,
@@ -30,7 +33,7 @@ pub(crate) fn check(project: &Project) -> Result<Done> {
     };
     for target in TARGETS {
         check_core(project, &rustc, target)?;
-        check_with_cargo(project, &rustc, target, &["--workspace", "--all-features"])?;
+        check_with_cargo(project, &rustc, target, &PROMISING)?;
         check_with_cargo(project, &rustc, target, &["--package=vmclock", "--no-default-features"])?;
     }
     Ok(Done::Passed)
