@@ -68,6 +68,19 @@ pub(crate) fn fetch(cache: &Cache, request: &Request) -> Result<Tree> {
     .with_context(|| format!("cannot fetch {} from Debian's {}", request.name, request.suite))
 }
 
+/// The names of a release's packages that begin like this, for packages whose names have a version in them. Where the
+/// archive cannot be reached, those of the last time that it could.
+pub(crate) fn names(cache: &Cache, suite: &str, prefix: &str) -> Result<Vec<String>> {
+    let nothing = Request { name: "names", suite, alone: &[], with_dependencies: &[], freshness: Freshness::Daily };
+    let apt = Apt::set_up(cache, &Mirror::of_this_machine()?, &nothing)?;
+    let updated = apt.update_unless_younger(DAY);
+    let names = apt.names(prefix)?;
+    match updated {
+        Err(error) if names.is_empty() => Err(error),
+        _ => Ok(names),
+    }
+}
+
 /// What a step answers that needs Debian's packages and could not have them: nothing may be skipped in CI.
 pub(crate) fn skip_unless_ci(error: anyhow::Error) -> Result<Done> {
     if is_ci() {

@@ -19,6 +19,7 @@ mod bench;
 mod cache;
 mod debian;
 mod fuzz;
+mod guest_test;
 mod project;
 mod shell;
 mod steps;
@@ -44,6 +45,7 @@ enum Verb {
     Test(test::Options),
     Fuzz(fuzz::Options),
     Bench(bench::Options),
+    GuestTest(guest_test::Options),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Test(options) => test::run(&project, &options),
         Verb::Fuzz(options) => fuzz::run(&project, &options),
         Verb::Bench(options) => bench::run(&project, &options),
+        Verb::GuestTest(options) => guest_test::run(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,12 +5,13 @@ use anyhow::Result;
 
 use crate::abi_header;
 use crate::fuzz;
+use crate::guest_test;
 use crate::project::{is_ci, Project};
 use crate::shell::{say, Cmd};
 use crate::steps::{self, Done, Step};
 use crate::toolchain;
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "clippy", about: "no warnings, in any target", run: clippy },
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
@@ -18,6 +19,7 @@ const STEPS: [Step; 7] = [
     Step { name: "doc", about: "the documentation builds, and its links lead somewhere", run: doc },
     Step { name: "msrv", about: "the oldest Rust, for x86-64 and aarch64", run: toolchain::check },
     Step { name: "fuzz", about: "a bounded run of the fuzzer", run: fuzz::smoke },
+    Step { name: "guest", about: "real guests under QEMU, with Linux's own driver", run: guest_test::step },
 ];
 
 /// Workspaces of their own, whose dependencies stay out of everyone else's.

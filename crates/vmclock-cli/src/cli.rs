@@ -61,6 +61,14 @@ Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = re
     )]
     Serve(ServeArgs),
 
+    /// Run QEMU with a clock: publish the guest's page, and follow what happens to the guest
+    #[command(
+        after_help = "Exit status: QEMU's own (128 and the signal's number where a signal ended it); 1 where vmclock failed.\n\n\
+Examples:\n  vmclock qemu -- qemu-system-x86_64 -machine q35 -accel kvm -m 4G disk.img\n  \
+vmclock qemu --print-args --page /run/vmclock/guest --table /run/vmclock/guest.aml -- qemu-system-x86_64 -machine q35"
+    )]
+    Qemu(QemuArgs),
+
     /// Tell a running publisher what happens to the machine
     #[command(
         after_help = "Examples:\n  vmclock signal migrate --page ./page\n  vmclock signal leap positive --page ./page"
@@ -211,6 +219,70 @@ pub(crate) struct ServeArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Args, Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // flags are what a command line is made of
+pub(crate) struct QemuArgs {
+    /// The file to publish the guest's page in (default: a temporary one)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) page: Option<PathBuf>,
+
+    /// Where to listen for `vmclock signal` (default: the page's path and `.control`)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Where to write the ACPI table (default: a temporary file)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) table: Option<PathBuf>,
+
+    /// The slot of the guest's first PCI bus in which the page is
+    #[arg(long, value_name = "SLOT", value_parser = slot, default_value = "0x1d", conflicts_with = "read_only_page")]
+    pub(crate) slot: vmclock_vmm::acpi::Slot,
+
+    /// Put the page in a read-only NVDIMM, so that the guest cannot write it
+    #[arg(long)]
+    pub(crate) read_only_page: bool,
+
+    /// Do not notify the guest of updates: it gets no doorbell
+    #[arg(long)]
+    pub(crate) no_notify: bool,
+
+    /// The doorbell's interrupt
+    #[arg(long, value_name = "IRQ", default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=15))]
+    pub(crate) irq: u8,
+
+    /// Let a program in the guest hand its counter over through the second page (see docs/qemu.md)
+    #[arg(long, conflicts_with = "read_only_page")]
+    pub(crate) second_page: bool,
+
+    /// What comes with `-incoming` is a snapshot, not a live migration (as is taken for granted of file: and exec:)
+    #[arg(long)]
+    pub(crate) restored: bool,
+
+    /// What is taken for the truth
+    #[arg(long, value_name = "REFERENCE", default_value = "kernel")]
+    pub(crate) reference: Reference,
+
+    /// How often to refresh the calibration, from 1ms to 60s
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(crate) refresh: Duration,
+
+    /// UTC - TAI in seconds, where you know better than the kernel and the system's leap-seconds.list
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-60..=-10))]
+    pub(crate) tai_offset: Option<i16>,
+
+    /// Start nothing: write the table and print the command line with what is to be added
+    #[arg(long, requires = "page", requires = "table")]
+    pub(crate) print_args: bool,
+
+    /// Print one JSON line for each thing that happens
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// QEMU and its arguments
+    #[arg(last = true, required = true, value_name = "QEMU")]
+    pub(crate) command: Vec<String>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reference {
     /// The kernel's clock with the error that the kernel itself states
@@ -289,6 +361,14 @@ pub(crate) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A PCI slot: `0x1d` or `29`.
+fn slot(text: &str) -> Result<vmclock_vmm::acpi::Slot, String> {
+    let number =
+        text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |digits| u8::from_str_radix(digits, 16).ok());
+    let slot = number.and_then(vmclock_vmm::acpi::Slot::new);
+    slot.ok_or_else(|| format!("{text:?} is no PCI slot: they are 0 to 0x1f"))
 }
 
 /// A length of time with its unit: `500us`, `1ms`, `1.5s`, `2m`.

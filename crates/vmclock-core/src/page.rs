@@ -382,6 +382,21 @@ impl<P: Deref<Target = Page>> Writer<P> {
         &self.page
     }
 
+    /// Lets the next update continue behind this sequence count: for a page whose readers have seen another writer's, as
+    /// after a migration. To them an equal count would mean that nothing changed.
+    ///
+    /// ```
+    /// use vmclock_core::{abi::Snapshot, page::{Page, Writer}};
+    /// let page = Page::new();
+    /// let mut writer = Writer::create(&page, Snapshot::BLANK);
+    /// writer.continue_after(1_000);
+    /// writer.update(|_| ());
+    /// assert_eq!(page.sequence(), 1_002);
+    /// ```
+    pub fn continue_after(&mut self, seq_count: u32) {
+        self.contents.seq_count = seq_count;
+    }
+
     /// Changes the contents and publishes them in one update of the sequence count.
     #[inline]
     pub fn update(&mut self, change: impl FnOnce(&mut Snapshot)) {

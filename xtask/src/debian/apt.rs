@@ -58,6 +58,13 @@ impl Apt {
         Ok(true)
     }
 
+    /// The names of all packages that begin like this, out of the lists as they were last fetched.
+    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let configuration = self.folder.join("apt.conf");
+        let command = Cmd::new("flock").arg(&self.lock).args(["apt-cache", "--config-file"]).arg(configuration);
+        Ok(command.args(["pkgnames", prefix]).read()?.lines().map(str::to_owned).collect())
+    }
+
     /// The newest packages that answer the request.
     pub(crate) fn resolve(&self, request: &Request) -> Result<Vec<Package>> {
         let mut lines = String::new();

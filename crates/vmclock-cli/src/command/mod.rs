@@ -11,6 +11,7 @@ mod doctor;
 mod eval;
 mod man;
 mod now;
+mod qemu;
 mod serve;
 mod show;
 mod signal;
@@ -27,6 +28,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => eval::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Qemu(args) => qemu::run(args),
         Command::Signal(args) => signal::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),

@@ -96,7 +96,7 @@ fn decode(line: &str) -> anyhow::Result<Signal> {
 }
 
 /// The publisher's end.
-pub(super) struct Control {
+pub(in crate::command) struct Control {
     path: PathBuf,
     listener: UnixListener,
     connections: Vec<Connection>,
@@ -109,7 +109,7 @@ struct Connection {
 }
 
 impl Control {
-    pub(super) fn listen(path: &Path) -> anyhow::Result<Self> {
+    pub(in crate::command) fn listen(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         match std::fs::symlink_metadata(path) {
             // The page's lock says that no publisher of this page is alive, so this one is left over. Another page's
@@ -133,13 +133,16 @@ impl Control {
     }
 
     /// What to wait for.
-    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(in crate::command) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let listener = (self.connections.len() < CONNECTIONS).then(|| self.listener.as_fd());
         listener.into_iter().chain(self.connections.iter().map(|connection| connection.stream.as_fd()))
     }
 
     /// Takes new connections, and answers each that has sent its line. An error of `handle` is the answer, too.
-    pub(super) fn answer(&mut self, mut handle: impl FnMut(Signal) -> anyhow::Result<Value>) -> anyhow::Result<()> {
+    pub(in crate::command) fn answer(
+        &mut self,
+        mut handle: impl FnMut(Signal) -> anyhow::Result<Value>,
+    ) -> anyhow::Result<()> {
         while self.connections.len() < CONNECTIONS {
             match self.listener.accept() {
                 Ok((stream, _)) => {

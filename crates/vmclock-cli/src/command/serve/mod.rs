@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vmclock serve`: publishes a page, keeps it fresh, and listens for what happens to the machine.
 
-mod control;
-mod publisher;
+pub(super) mod control;
+pub(super) mod publisher;
 
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ pub(crate) use control::{path_for, request};
 use publisher::{Publisher, Report};
 
 /// The first refreshes come sooner, as the rate is the better known the longer it was measured.
-const FIRST_REFRESH: Duration = Duration::from_millis(100);
+pub(super) const FIRST_REFRESH: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     ensure!(
@@ -80,7 +80,7 @@ fn wait_until(due: Instant, stop: &UnixStream, control: &Control) -> anyhow::Res
 }
 
 /// Readable once SIGTERM, SIGINT or SIGHUP came.
-fn stop_signal() -> anyhow::Result<UnixStream> {
+pub(super) fn stop_signal() -> anyhow::Result<UnixStream> {
     let (read, write) = UnixStream::pair().context("cannot make a socket pair")?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
         signal_hook::low_level::pipe::register(signal, write.try_clone().context("cannot copy a socket")?)

@@ -17,6 +17,7 @@ use vmclock_host::sample::Sample;
 use vmclock_host::schedule::{LeapSecond, UtcSchedule};
 
 use crate::cli::{LeapKind, Reference, ServeArgs, Signal};
+use crate::command::qemu::counter::{GuestCalibration, GuestCounter};
 use crate::output::{civil, error};
 
 /// How much a counter's rate may change from one refresh to the next, in parts per 10^12: against true time, when the
@@ -26,13 +27,13 @@ const DRIFT_SYNCHRONIZED: u64 = 15_000_000;
 const DRIFT_HOST_CLOCK: u64 = 1_000_000;
 
 /// Something that the publisher did.
-pub(super) struct Report {
-    pub(super) event: &'static str,
-    pub(super) text: String,
+pub(in crate::command) struct Report {
+    pub(in crate::command) event: &'static str,
+    pub(in crate::command) text: String,
 }
 
 impl Report {
-    pub(super) fn new(event: &'static str, text: String) -> Self {
+    pub(in crate::command) fn new(event: &'static str, text: String) -> Self {
         Self { event, text }
     }
 }
@@ -50,7 +51,7 @@ enum OffsetSource {
     Nowhere,
 }
 
-pub(super) struct Publisher {
+pub(in crate::command) struct Publisher {
     file: PageFile,
     writer: Writer<MappedPage>,
     reference: Reference,
@@ -60,11 +61,21 @@ pub(super) struct Publisher {
     /// From the machine's clock to the page's, for an imaginary one.
     shift: Span,
     imaginary: bool,
+    readers: Readers,
+}
+
+/// Whose counter the page is about.
+#[derive(Clone, Copy)]
+enum Readers {
+    /// Programs on this machine.
+    Here,
+    /// A guest, whose counter may not be known (yet).
+    Guest(Option<GuestCounter>),
 }
 
 impl Publisher {
     /// Opens the page and publishes `initializing` on it; the first refresh gives it a time.
-    pub(super) fn open(args: &ServeArgs) -> anyhow::Result<(Self, Vec<Report>)> {
+    pub(in crate::command) fn open(args: &ServeArgs) -> anyhow::Result<(Self, Vec<Report>)> {
         let mut reports = Vec::new();
         let (offset_source, utc_minus_tai) = find_offset(args.tai_offset, &mut reports)?;
         let time_type = if offset_source == OffsetSource::Nowhere { TimeType::UTC } else { TimeType::TAI };
@@ -94,6 +105,7 @@ impl Publisher {
             estimator: Estimator::new(DRIFT_HOST_CLOCK),
             shift: Span::default(),
             imaginary: args.start_at.is_some(),
+            readers: Readers::Here,
         };
         let page = args.page.display();
         reports.push(match found {
@@ -145,7 +157,7 @@ impl Publisher {
     }
 
     /// Takes a sample and publishes what follows from it.
-    pub(super) fn refresh(&mut self) -> anyhow::Result<Vec<Report>> {
+    pub(in crate::command) fn refresh(&mut self) -> anyhow::Result<Vec<Report>> {
         self.file.check()?;
         let quality = Quality::now().context("cannot ask the kernel about its clock")?;
         let sample = self.sample(&quality);
@@ -167,8 +179,31 @@ impl Publisher {
         Ok(vec![Report::new("refreshed", text)])
     }
 
+    /// From now on the page is about a guest's counter, which gives no time as long as it is not known; what is sampled
+    /// of this machine's clock goes on all the same.
+    pub(in crate::command) fn set_guest_counter(&mut self, counter: Option<GuestCounter>) {
+        self.readers = Readers::Guest(counter);
+    }
+
+    /// Changes the page as the guest's life demands.
+    pub(in crate::command) fn change(&mut self, change: impl FnOnce(&mut Snapshot)) -> anyhow::Result<()> {
+        self.file.check()?;
+        self.writer.update(change);
+        Ok(())
+    }
+
+    /// Continues behind a sequence count that readers may have seen on a page that is not of this writer.
+    pub(in crate::command) fn continue_after(&mut self, seq_count: u32) {
+        self.writer.continue_after(seq_count);
+    }
+
+    /// What the page says.
+    pub(in crate::command) fn contents(&self) -> &Snapshot {
+        self.writer.contents()
+    }
+
     /// Does to the page what happens to the machine.
-    pub(super) fn signal(&mut self, signal: Signal) -> anyhow::Result<Report> {
+    pub(in crate::command) fn signal(&mut self, signal: Signal) -> anyhow::Result<Report> {
         self.file.check()?;
         if let Signal::Leap { kind } = signal {
             let now = self.sample(&Quality::now().context("cannot ask the kernel about its clock")?).time;
@@ -196,7 +231,7 @@ impl Publisher {
     }
 
     /// What the page says, for whoever sent a signal.
-    pub(super) fn state(&self) -> Value {
+    pub(in crate::command) fn state(&self) -> Value {
         let page = self.writer.contents();
         json!({
             "ok": true,
@@ -209,7 +244,7 @@ impl Publisher {
     }
 
     /// Leaves a page that nobody trusts.
-    pub(super) fn retire(&mut self) {
+    pub(in crate::command) fn retire(&mut self) {
         if self.file.check().is_ok() {
             self.writer.update(|page| page.clock_status = ClockStatus::UNRELIABLE);
         }
@@ -307,6 +342,13 @@ impl Publisher {
         } else {
             status
         };
+        let calibration = match self.readers {
+            Readers::Here => own_calibration(estimate),
+            Readers::Guest(None) => return Ok(()),
+            Readers::Guest(Some(counter)) => {
+                counter.calibration(estimate).context("the guest's counter runs at a rate that no page can say")?
+            }
+        };
         let time_sec = u64::try_from(time.seconds()).context("the clock is before 1970")?;
         let known = self.offset_source != OffsetSource::Nowhere;
         self.writer.update(|page| {
@@ -320,15 +362,15 @@ impl Publisher {
                 .with(if known { Flags::TAI_OFFSET_VALID } else { Flags::NONE });
             page.tai_offset_sec = if known { offset } else { 0 };
             page.leap_indicator = leap_indicator;
-            page.counter_value = estimate.counter;
-            page.counter_period_shift = estimate.period.shift();
-            page.counter_period_frac_sec = estimate.period.frac();
-            page.counter_period_maxerror_rate_frac_sec = estimate.period.error_rate(estimate.period_max_error);
-            page.counter_period_esterror_rate_frac_sec = estimate.period.error_rate(estimate.period_max_error / 3);
+            page.counter_value = calibration.counter;
+            page.counter_period_shift = calibration.period_shift;
+            page.counter_period_frac_sec = calibration.period_frac;
+            page.counter_period_maxerror_rate_frac_sec = calibration.period_max_error;
+            page.counter_period_esterror_rate_frac_sec = calibration.period_max_error.div_ceil(3);
             page.time_sec = time_sec;
             page.time_frac_sec = time.frac();
-            page.time_maxerror_nanosec = estimate.time_max_error.saturating_add(kernel_max);
-            page.time_esterror_nanosec = (estimate.time_max_error / 3).saturating_add(kernel_estimated);
+            page.time_maxerror_nanosec = calibration.time_max_error.saturating_add(kernel_max);
+            page.time_esterror_nanosec = (calibration.time_max_error / 3).saturating_add(kernel_estimated);
         });
         Ok(())
     }
@@ -354,6 +396,16 @@ impl Publisher {
         let text =
             format!("the clock is {ahead} ns from where it should be, and {allowed} ns are allowed: starting anew");
         Ok(vec![Report::new("step", text)])
+    }
+}
+
+fn own_calibration(estimate: &Estimate) -> GuestCalibration {
+    GuestCalibration {
+        counter: estimate.counter,
+        period_frac: estimate.period.frac(),
+        period_shift: estimate.period.shift(),
+        period_max_error: estimate.period.error_rate(estimate.period_max_error),
+        time_max_error: estimate.time_max_error,
     }
 }
 
@@ -383,6 +435,6 @@ fn find_offset(stated: Option<i16>, reports: &mut Vec<Report>) -> anyhow::Result
     }
 }
 
-fn new_identity() -> anyhow::Result<u64> {
+pub(in crate::command) fn new_identity() -> anyhow::Result<u64> {
     never_used().context("the kernel gives no random numbers")
 }

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's counter as a function of the host's, and a host's calibration as the guest has to see it.
+
+use vmclock_host::estimator::Estimate;
+
+/// Parts in which errors of the period are counted.
+const TRILLION: u128 = 1_000_000_000_000;
+
+/// `guest = offset + floor(host * ratio / 2^fraction_bits)`, wrapping.
+///
+/// The offset may be known to a window only; `low` and `high` say how far the true one may be below and above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestCounter {
+    offset: u64,
+    low: u64,
+    high: u64,
+    scale: Option<Scale>,
+}
+
+/// How fast the guest's counter runs, in ticks of the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scale {
+    pub(crate) ratio: u64,
+    pub(crate) fraction_bits: u8,
+}
+
+impl Scale {
+    /// The hardware keeps the product whole, and drops the fraction and what is above 64 bits.
+    #[allow(clippy::cast_possible_truncation)]
+    fn apply(self, host: u64) -> u64 {
+        ((u128::from(host) * u128::from(self.ratio)) >> self.fraction_bits) as u64
+    }
+}
+
+/// What a page says of the guest's counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestCalibration {
+    pub(crate) counter: u64,
+    pub(crate) period_frac: u64,
+    pub(crate) period_shift: u8,
+    /// In the period's own unit.
+    pub(crate) period_max_error: u64,
+    /// In ± nanoseconds.
+    pub(crate) time_max_error: u64,
+}
+
+impl GuestCounter {
+    /// A counter that is known exactly, as KVM tells it.
+    pub(crate) fn exact(offset: u64, scale: Option<Scale>) -> Self {
+        Self { offset, low: 0, high: 0, scale }
+    }
+
+    /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and `latest`.
+    pub(crate) fn resumed(value: u64, earliest: u64, likely: u64, latest: u64) -> Self {
+        let latest = if ahead(latest, earliest) < 0 { earliest } else { latest };
+        let likely = match likely {
+            likely if ahead(likely, earliest) < 0 => earliest,
+            likely if ahead(latest, likely) < 0 => latest,
+            likely => likely,
+        };
+        // The later it went on, the smaller the offset.
+        let (low, high) = (latest.wrapping_sub(likely), likely.wrapping_sub(earliest));
+        Self { offset: value.wrapping_sub(likely), low, high, scale: None }
+    }
+
+    /// The guest's minus the host's.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How wide the window is in which the offset lies, in ticks.
+    pub(crate) fn window(&self) -> u64 {
+        self.low.saturating_add(self.high)
+    }
+
+    /// How far off [`at`](Self::at) may be, in ± ticks.
+    pub(crate) fn error(&self) -> u64 {
+        self.low.max(self.high)
+    }
+
+    /// The guest's counter when the host's is `host`.
+    pub(crate) fn at(&self, host: u64) -> u64 {
+        self.offset.wrapping_add(self.scale.map_or(host, |scale| scale.apply(host)))
+    }
+
+    /// What remains if the offset is between `low` and `high` too; `None` if it cannot be both.
+    pub(crate) fn narrowed(&self, low: u64, high: u64) -> Option<Self> {
+        let (first, last) = (self.offset.wrapping_sub(self.low), self.offset.wrapping_add(self.high));
+        let first = if ahead(low, first) > 0 { low } else { first };
+        let last = if ahead(last, high) > 0 { high } else { last };
+        let width = u64::try_from(ahead(last, first)).ok()?;
+        let middle = first.wrapping_add(width / 2);
+        Some(Self { offset: middle, low: width / 2, high: width - width / 2, ..*self })
+    }
+
+    /// The host's calibration, told of the guest's counter. `None` where the guest's counter stands or the numbers are
+    /// beyond what a page can say.
+    pub(crate) fn calibration(&self, host: &Estimate) -> Option<GuestCalibration> {
+        let (period_frac, period_shift) = match self.scale {
+            None => (host.period.frac(), host.period.shift()),
+            Some(scale) => slower(host.period.frac(), host.period.shift(), scale)?,
+        };
+        // A scaled period is rounded, by less than one part in 2^62.
+        let relative = u128::from(host.period_max_error) + u128::from(self.scale.is_some());
+        let period_max_error = (u128::from(period_frac) * relative).div_ceil(TRILLION);
+        // A scaled counter is rounded down to its tick.
+        let ticks = u128::from(self.error()) + u128::from(self.scale.is_some());
+        let nanos = nanos_of(ticks, period_frac, period_shift)?;
+        Some(GuestCalibration {
+            counter: self.at(host.counter),
+            period_frac,
+            period_shift,
+            period_max_error: u64::try_from(period_max_error).ok()?,
+            time_max_error: host.time_max_error.saturating_add(nanos),
+        })
+    }
+}
+
+/// How long so many ticks are, rounded up.
+fn nanos_of(ticks: u128, period_frac: u64, period_shift: u8) -> Option<u64> {
+    // In 2^-64 s, of which there are 2^34 to a nanosecond and some.
+    let span = ticks.checked_mul(period_frac.into())?.checked_shr(period_shift.into())?.checked_add(1)?;
+    let nanos = u128::from(u64::try_from(span >> 32).ok()?) * 1_000_000_000;
+    // One for the fraction, one for what was cut off before.
+    u64::try_from((nanos >> 32) + 2).ok()
+}
+
+/// A period divided by a ratio: with all its 64 bits.
+fn slower(frac: u64, shift: u8, scale: Scale) -> Option<(u64, u8)> {
+    let dividend = u128::from(frac);
+    // As far to the left as it goes, for the precision.
+    let left = dividend.leading_zeros();
+    let quotient = (dividend << left).checked_div(scale.ratio.into())?;
+    // quotient = frac * 2^left / ratio, and wanted is frac * 2^fraction_bits / ratio: the rest goes into the shift.
+    let surplus = 64_u32.saturating_sub(quotient.leading_zeros());
+    let frac = u64::try_from(quotient >> surplus).ok()?;
+    let shift = i64::from(shift) + i64::from(left) - i64::from(scale.fraction_bits) - i64::from(surplus);
+    let shift = u8::try_from(shift).ok().filter(|shift| *shift < 128)?;
+    (frac != 0).then_some((frac, shift))
+}
+
+/// How far `a` is ahead of `b`, in the nearer direction of a wrapping counter.
+#[allow(clippy::cast_possible_wrap)]
+fn ahead(a: u64, b: u64) -> i64 {
+    a.wrapping_sub(b) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use proptest::prelude::*;
+    use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot};
+    use vmclock_core::calibration::{Calibration, Period};
+    use vmclock_core::time::Time;
+
+    use super::*;
+
+    fn estimate(counter: u64, hz: u64) -> Estimate {
+        Estimate {
+            counter,
+            time: Time::from_parts(2_000_000_000, 0),
+            period: Period::from_frequency(NonZeroU64::new(hz).expect("not 0")),
+            time_max_error: 100,
+            period_max_error: 1_000_000,
+        }
+    }
+
+    /// What a guest makes of the calibration.
+    fn seen(calibration: &GuestCalibration) -> Calibration {
+        let page = Snapshot {
+            counter_id: CounterId::X86_TSC,
+            clock_status: ClockStatus::SYNCHRONIZED,
+            flags: Flags::TIME_MAXERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID),
+            counter_value: calibration.counter,
+            counter_period_frac_sec: calibration.period_frac,
+            counter_period_shift: calibration.period_shift,
+            counter_period_maxerror_rate_frac_sec: calibration.period_max_error,
+            time_sec: 2_000_000_000,
+            time_maxerror_nanosec: calibration.time_max_error,
+            ..Snapshot::BLANK
+        };
+        Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("gives time")
+    }
+
+    fn scales() -> impl Strategy<Value = Option<Scale>> {
+        // From a tenth of the host's rate to ten times: 48 bits of fraction on Intel, 32 on AMD.
+        let factor = 0.1..10.0_f64;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[allow(clippy::cast_precision_loss)]
+        let scale = (factor, prop_oneof![Just(32_u8), Just(48)])
+            .prop_map(|(factor, bits)| Scale { ratio: (factor * (1_u64 << bits) as f64) as u64, fraction_bits: bits });
+        prop::option::of(scale)
+    }
+
+    proptest! {
+        #[test]
+        fn the_hosts_time_is_inside_the_guests_bounds(
+            hz in 100_000_000..6_000_000_000_u64, counter in 0..u64::MAX / 1024, offset in any::<u64>(), scale in scales(),
+            true_offset in -1.0..1.0_f64, width in 0..10_000_000_u64, later in 0..600_000_000_000_u64,
+        ) {
+            let host = estimate(counter, hz);
+            let guest = GuestCounter { offset, low: width, high: width, scale };
+            let Some(calibration) = guest.calibration(&host) else { panic!("no calibration for {guest:?}") };
+            let at = counter + later;
+            // What the guest reads is off by what is unknown of the offset.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+            let read = guest.at(at).wrapping_add_signed((width as f64 * true_offset) as i64);
+            let truth = host.time_at(at).expect("in range");
+            let seen = seen(&calibration);
+            let error = seen.time_at(read).expect("in range").timestamp().nanos() - truth.timestamp().nanos();
+            let allowed = seen.max_error_at(read).expect("bounds");
+            // The period's rounding, one part in 2^63 of 600 s, and the nanosecond of each stamp.
+            prop_assert!(error.unsigned_abs() <= allowed + 2, "{error} > {allowed}");
+        }
+
+        #[test]
+        fn narrowing_keeps_the_truth(base in any::<u64>(), low in 0..1_000_000_u64, high in 0..1_000_000_u64, truth in 0.0..1.0_f64, a in 0..1_000_000_u64, b in 0..1_000_000_u64) {
+            let known = GuestCounter { offset: base, low, high, scale: None };
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
+            let truth = base.wrapping_sub(low).wrapping_add((known.window() as f64 * truth) as u64);
+            let narrowed = known.narrowed(truth.wrapping_sub(a), truth.wrapping_add(b)).expect("both have the truth");
+            prop_assert!(narrowed.window() <= known.window().min(a + b));
+            prop_assert!(ahead(truth, narrowed.offset).unsigned_abs() <= narrowed.error());
+            prop_assert_eq!(known.narrowed(base.wrapping_add(high + 1), base.wrapping_add(high + 9)), None);
+        }
+
+        #[test]
+        fn resuming_keeps_the_window(value in any::<u64>(), earliest in any::<u64>(), width in 0..1_000_000_u64, likely in -1_000..1_001_000_i64, truth in 0.0..1.0_f64) {
+            let likely = earliest.wrapping_add_signed(likely);
+            let guest = GuestCounter::resumed(value, earliest, likely, earliest.wrapping_add(width));
+            prop_assert_eq!(guest.window(), width);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
+            let zero = earliest.wrapping_add((width as f64 * truth) as u64);
+            prop_assert!(ahead(guest.at(zero), value).unsigned_abs() <= guest.error());
+        }
+    }
+
+    #[test]
+    fn scaling_is_exact() {
+        let half = GuestCounter::exact(5, Some(Scale { ratio: 1 << 47, fraction_bits: 48 }));
+        assert_eq!(half.at(7), 5 + 3);
+        assert_eq!(half.at(u64::MAX), 5 + (u64::MAX >> 1));
+        let twice = GuestCounter::exact(u64::MAX, Some(Scale { ratio: 2 << 32, fraction_bits: 32 }));
+        assert_eq!(twice.at(1 << 63), u64::MAX, "wraps, as the hardware's");
+        assert_eq!(twice.at(1), 1);
+        let host = estimate(1_000, 2_000_000_000);
+        let calibration = half.calibration(&host).expect("a calibration");
+        let expected = Period::from_frequency(NonZeroU64::new(1_000_000_000).expect("not 0"));
+        assert_eq!((calibration.period_frac >> 2, calibration.period_shift), (expected.frac() >> 2, expected.shift()));
+        assert_eq!(GuestCounter::exact(0, Some(Scale { ratio: 0, fraction_bits: 48 })).calibration(&host), None);
+    }
+}

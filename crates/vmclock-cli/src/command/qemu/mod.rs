@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `vmclock qemu`: runs an unmodified QEMU with a clock.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `arguments` | the user's command line, and what is added to it |
+//! | `session` | the guest's life, and what the page says of it |
+//! | `source` | where the guest's counter is known from: TCG's device state, KVM's debugfs |
+//! | `counter` | the guest's counter as a function of the host's |
+//! | `kvm` | debugfs |
+//! | `second_page` | a counter that the guest hands over |
+//! | `qmp` | QEMU's monitor |
+
+mod arguments;
+pub(super) mod counter;
+mod kvm;
+mod qmp;
+mod second_page;
+mod session;
+mod source;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus};
+
+use anyhow::{ensure, Context};
+use vmclock_vmm::acpi::{table, Doorbell, Place};
+
+use crate::cli::{QemuArgs, ServeArgs};
+use crate::command::serve::control::{path_for, Control};
+use crate::command::serve::publisher::Publisher;
+use crate::command::serve::stop_signal;
+use crate::output::print;
+
+use arguments::{quoted, Additions, Analysis, BELL_IO, REGION_LEN};
+use session::{Log, Session};
+
+pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
+    let refresh = std::time::Duration::from_millis(1)..=std::time::Duration::from_secs(60);
+    ensure!(refresh.contains(&args.refresh), "--refresh {:?}: must be between 1ms and 60s", args.refresh);
+    let slot = (!args.read_only_page).then_some(args.slot);
+    let irq = (!args.no_notify).then_some(args.irq);
+    let analysis = Analysis::of(&args.command, slot, irq)?;
+    ensure!(
+        !(args.read_only_page && analysis.incoming.is_some()),
+        "--read-only-page with -incoming: QEMU crashes when it loads into a read-only page; leave one of the two out"
+    );
+    let folder = tempfile::Builder::new().prefix("vmclock-").tempdir().context("cannot make a temporary folder")?;
+    let page = args.page.clone().unwrap_or_else(|| folder.path().join("page"));
+    // QEMU has its own working directory in mind as soon as somebody uses -chroot or the like.
+    let page = std::path::absolute(&page).with_context(|| format!("{}: is no path", page.display()))?;
+    let table_path = args.table.clone().unwrap_or_else(|| folder.path().join("table.aml"));
+    let place = slot.map_or_else(|| Place::Fixed(analysis.nvdimm_address()), Place::PciSlot);
+    let aml = table(place, irq.map(|irq| Doorbell { io: BELL_IO, irq }));
+    std::fs::write(&table_path, aml)
+        .with_context(|| format!("{}: cannot write the ACPI table", table_path.display()))?;
+    let additions = Additions { page: &page, table: &table_path, place, monitor: "", bell: None };
+    if args.print_args {
+        return print_arguments(&analysis, additions, irq);
+    }
+    // Before anything is published, so that no signal finds us without the means to take the page back.
+    let stop = stop_signal()?;
+    let log = Log { json: args.json };
+    let (mut publisher, opened) = Publisher::open(&as_served(args, &page))?;
+    publisher.set_guest_counter(None);
+    make_room(&page, if args.read_only_page { 4096 } else { REGION_LEN })?;
+    let control = Control::listen(&path_for(&page, args.control.as_deref()))?;
+    opened.iter().try_for_each(|report| log.report(report.event, &report.text, Some(publisher.contents()), &[]))?;
+
+    let (child, monitor, bell) = start(&analysis, additions, irq)?;
+    let mut session =
+        Session { args, log, publisher, control, stop, child, bell, place, page, folder: folder.path().to_path_buf() };
+    let status = session.run(&analysis, monitor)?;
+    Ok(exit_code(status))
+}
+
+fn print_arguments(analysis: &Analysis, additions: Additions<'_>, irq: Option<u8>) -> anyhow::Result<ExitCode> {
+    let beside = |what: &str| {
+        let mut path = additions.page.as_os_str().to_owned();
+        path.push(what);
+        PathBuf::from(path).display().to_string().replace(',', ",,")
+    };
+    let monitor = format!("path={},server=on,wait=off", beside(".qmp"));
+    let bell =
+        format!("local.type=unix,local.path={},remote.type=unix,remote.path={}", beside(".bell"), beside(".bell-host"));
+    let all = analysis.with(&Additions { monitor: &monitor, bell: irq.map(|irq| (bell.as_str(), irq)), ..additions });
+    let words: Vec<String> = std::iter::once(&analysis.program).chain(&all).map(|word| quoted(word)).collect();
+    print(&format!("{}\n", words.join(" ")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What publishing for a guest has in common with publishing for this machine.
+fn as_served(args: &QemuArgs, page: &Path) -> ServeArgs {
+    ServeArgs {
+        page: page.into(),
+        control: args.control.clone(),
+        reference: args.reference,
+        refresh: args.refresh,
+        tai_offset: args.tai_offset,
+        start_at: None,
+        leap: None,
+        json: args.json,
+    }
+}
+
+fn make_room(page: &Path, len: u64) -> anyhow::Result<()> {
+    let file = std::fs::File::options().write(true).open(page);
+    file.and_then(|file| file.set_len(len))
+        .with_context(|| format!("{}: cannot make it {len} bytes long", page.display()))
+}
+
+/// Starts QEMU with our ends of its monitor and its doorbell: no paths, so nothing is left over and nobody else gets in.
+fn start(
+    analysis: &Analysis,
+    additions: Additions<'_>,
+    irq: Option<u8>,
+) -> anyhow::Result<(Child, UnixStream, Option<UnixDatagram>)> {
+    let (monitor, qemus_monitor) = UnixStream::pair().context("cannot make a socket pair")?;
+    let (bell, qemus_bell) = UnixDatagram::pair().context("cannot make a socket pair")?;
+    bell.set_nonblocking(true).context("cannot make the doorbell non-blocking")?;
+    // Copies that survive the exec.
+    let inherited = |fd: OwnedFd| rustix::io::dup(fd).context("cannot copy a socket");
+    let qemus_monitor = inherited(qemus_monitor.into())?;
+    let qemus_bell = inherited(qemus_bell.into())?;
+    let netdev = format!("local.type=fd,local.str={}", qemus_bell.as_raw_fd());
+    let all = analysis.with(&Additions {
+        monitor: &format!("fd={}", qemus_monitor.as_raw_fd()),
+        bell: irq.map(|irq| (netdev.as_str(), irq)),
+        ..additions
+    });
+    let child = Command::new(&analysis.program)
+        .args(&all)
+        .spawn()
+        .with_context(|| format!("{}: cannot be started; is QEMU installed?", analysis.program))?;
+    Ok((child, monitor, irq.map(|_| bell)))
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

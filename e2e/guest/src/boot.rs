@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the first process of a machine has to do before anything works.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use rustix::mount::{mount, MountFlags};
+use vmclock_e2e_guest::PORT;
+
+/// Where the harness puts the driver into the initramfs.
+const DRIVER: &str = "/ptp_vmclock.ko.xz";
+/// `MODULE_INIT_COMPRESSED_FILE` (linux/module.h): the kernel unpacks the module itself.
+const COMPRESSED: i32 = 4;
+
+pub(crate) fn mount_all() -> Result<()> {
+    for (kind, place) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/tmp")] {
+        fs::create_dir_all(place)?;
+        mount(kind, place, kind, MountFlags::empty(), None).with_context(|| format!("cannot mount {place}"))?;
+    }
+    Ok(())
+}
+
+/// The kernel gave us a console before there was a `/dev`, or none.
+pub(crate) fn use_console() {
+    if let Ok(console) = OpenOptions::new().read(true).write(true).open("/dev/console") {
+        let _ = rustix::stdio::dup2_stdin(&console);
+        let _ = rustix::stdio::dup2_stdout(&console);
+        let _ = rustix::stdio::dup2_stderr(&console);
+    }
+}
+
+pub(crate) fn load_driver() -> io::Result<()> {
+    let driver = File::open(DRIVER)?;
+    Ok(rustix::system::finit_module(&driver, c"", COMPRESSED)?)
+}
+
+/// What the kernel says it is.
+pub(crate) fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The device of the serial port on which the harness talks to us. Its driver starts about when we do.
+pub(crate) fn find_port(patience: Duration) -> Result<String> {
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
+            let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+            let device = Path::new("/dev").join(entry.file_name());
+            if name.trim() == PORT && device.exists() {
+                return Ok(device.to_string_lossy().into_owned());
+            }
+        }
+        sleep(Duration::from_millis(10));
+    }
+    bail!("there is no virtio serial port named {PORT:?}: start QEMU with one")
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the harness and the guest's program agree on.
+//!
+//! They talk over a virtio serial port, a line each way: words to the guest, a JSON value back. What has to be faster
+//! than that goes through words of the region in which the page lies, far behind the page.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+/// How large the region is in which the page lies.
+pub const REGION_LEN: usize = 0x1_0000;
+
+/// Where one side asks the other for its counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    /// The host writes a number here that it has never written before ...
+    pub ask: usize,
+    /// ... the guest answers with its counter here ...
+    pub counter: usize,
+    /// ... and then with the number here.
+    pub answered: usize,
+}
+
+/// What the harness uses to learn the truth.
+pub const BEACON: Exchange = Exchange { ask: 0x8000, counter: 0x8010, answered: 0x8008 };
+
+/// What `vmclock qemu --second-page` uses to publish it.
+pub const SECOND_PAGE: Exchange = Exchange { ask: 0x1000, counter: 0x1010, answered: 0x1008 };
+
+/// The host ends what the guest does until told otherwise by writing a number here that is not zero.
+pub const END: usize = 0x8018;
+/// The guest counts here how often poll(2) has woken it ...
+pub const WAKES: usize = 0x8020;
+/// ... and says here which sequence count it saw then.
+pub const WOKEN_AT: usize = 0x8028;
+
+/// Bytes in hexadecimal, as a page goes over the serial port.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a String takes anything
+        text
+    })
+}
+
+/// The name of the serial port in QEMU.
+pub const PORT: &str = "vmclock-e2e";

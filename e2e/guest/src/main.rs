@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The first process of a test guest. It mounts what programs expect, loads Linux's own VMClock driver, and then
+//! does what the harness on the host asks for, word for word (see [`run`]), until the machine is switched off.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`boot`] | what an init has to do |
+//! | [`region`] | the shared words behind the page |
+//! | [`page`] | our own reader, in both its ways, also on hostile pages |
+//! | [`ptp`] | the PTP clock of Linux's driver, beside our reader |
+//! | [`notify`] | poll(2), and our events |
+//! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
+//! | [`command`] | the `vmclock` command, run in here |
+
+mod boot;
+mod command;
+mod notify;
+mod observe;
+mod page;
+mod ptp;
+mod region;
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+use serde_json::{json, Value};
+
+use crate::command::Watch;
+use crate::region::Region;
+
+fn main() {
+    // Nobody is there to take an error: the console is all there is, and the harness shows it.
+    if let Err(error) = serve() {
+        println!("vmclock-e2e: {error:#}");
+    }
+    loop {
+        sleep(Duration::from_secs(60));
+    }
+}
+
+fn serve() -> Result<()> {
+    boot::mount_all()?;
+    boot::use_console();
+    let driver = boot::load_driver();
+    println!("vmclock-e2e: the driver: {driver:?}");
+    // Not there with QEMU's own device.
+    let region = Region::find();
+    println!("vmclock-e2e: the shared region: {:?}", region.as_ref().map(|_| "mapped"));
+
+    let path = boot::find_port(Duration::from_secs(10))?;
+    let port = OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("cannot open {path}"))?;
+    let mut writer = port.try_clone()?;
+    let mut reader = BufReader::new(port);
+    let mut watch = None;
+    writeln!(
+        writer,
+        "{}",
+        json!({ "ready": boot::kernel(), "driver": driver.map_err(|error| error.to_string()).err() })
+    )?;
+    loop {
+        let mut line = String::new();
+        // Nothing to read means that the host has hung up: after a restore or a migration another one calls.
+        if !matches!(reader.read_line(&mut line), Ok(1..)) {
+            sleep(Duration::from_millis(2));
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match run(&words, region.as_ref(), &mut watch) {
+            Ok(value) => json!({ "ok": value }),
+            Err(error) => json!({ "error": format!("{error:#}") }),
+        };
+        // Lost where the host has hung up meanwhile: it knows.
+        let _ = writeln!(writer, "{answer}");
+    }
+}
+
+/// Does what the harness asks for.
+fn run(words: &[&str], region: Result<&Region, &anyhow::Error>, watch: &mut Option<Watch>) -> Result<Value> {
+    let region = || region.map_err(|error| anyhow::anyhow!("{error:#}"));
+    match words {
+        ["fields"] => page::fields(),
+        ["readings", count, pause] => page::readings(count.parse()?, Duration::from_micros(pause.parse()?), region()?),
+        ["attempts"] => Ok(page::attempts()),
+        ["ptp", count] => ptp::compare(count.parse()?),
+        ["beacon"] => {
+            region()?.answer_until_end();
+            Ok(Value::Null)
+        }
+        ["poll"] => notify::poll_until_end(region()?),
+        ["hangup"] => notify::without_notifications(),
+        ["idle", millis] => notify::idle(Duration::from_millis(millis.parse()?)),
+        ["observe"] => observe::until_end(region()?),
+        ["vmclock", arguments @ ..] => command::run(arguments),
+        ["watch"] => {
+            *watch = Some(Watch::start()?);
+            Ok(Value::Null)
+        }
+        ["watched"] => watch.take().context("nothing was being watched")?.stop(),
+        ["interrupts"] => Ok(std::fs::read_to_string("/proc/interrupts")?.into()),
+        other => bail!("the guest does not know the words {other:?}"),
+    }
+}

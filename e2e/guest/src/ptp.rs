@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The PTP clock that Linux's driver makes of the page, beside our own reader.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+
+use anyhow::{bail, Context, Result};
+use rustix::ioctl::{ioctl, opcode, Updater};
+use rustix::time::{clock_gettime_dynamic, DynamicClockId};
+use serde_json::{json, Value};
+use vmclock::{CrossTimestamp, VmClock};
+
+/// How many samples one `PTP_SYS_OFFSET_EXTENDED` takes.
+const SAMPLES: usize = 5;
+
+/// `struct ptp_clock_time` of Linux's `ptp_clock.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PtpClockTime {
+    sec: i64,
+    nsec: u32,
+    reserved: u32,
+}
+
+impl PtpClockTime {
+    fn nanos(self) -> i128 {
+        i128::from(self.sec) * 1_000_000_000 + i128::from(self.nsec)
+    }
+}
+
+/// `struct ptp_sys_offset_extended`: each sample is the system's clock before, the device's, the system's after.
+#[repr(C)]
+#[derive(Default)]
+struct SysOffsetExtended {
+    samples: u32,
+    /// 0 is `CLOCK_REALTIME`, which older kernels, for whom this is reserved, take too.
+    clock: i32,
+    reserved: [u32; 2],
+    times: [[PtpClockTime; 3]; 25],
+}
+
+/// How far the PTP clock is ahead of our reader in nanoseconds, `count` times in each of two ways; and by how much
+/// each of these may be off, as the two clocks are not read at one instant.
+pub(crate) fn compare(count: usize) -> Result<Value> {
+    let (path, file) = open()?;
+    let clock = VmClock::open()?;
+    let mut by_gettime = Vec::with_capacity(count);
+    for _ in 0..count {
+        let before = tai(&clock)?;
+        let device = gettime(&file)?;
+        let after = tai(&clock)?;
+        by_gettime.push(json!([to_i64(device - (before + after) / 2)?, to_i64((after - before) / 2)?]));
+    }
+    let mut by_ioctl = Vec::with_capacity(count);
+    for _ in 0..count.div_ceil(SAMPLES) {
+        let realtime_ahead = realtime_ahead(&clock.cross_timestamp()?)?;
+        for [before, device, after] in sys_offset_extended(&file)? {
+            let ours = (before + after) / 2 - realtime_ahead;
+            by_ioctl.push(json!([to_i64(device - ours)?, to_i64((after - before) / 2)?]));
+        }
+    }
+    Ok(json!({ "device": path, "gettime": by_gettime, "ioctl": by_ioctl }))
+}
+
+/// What the clock says, in nanoseconds.
+pub(crate) fn read_once() -> Result<i128> {
+    gettime(&open()?.1)
+}
+
+/// The PTP clock of the VMClock.
+fn open() -> Result<(String, File)> {
+    for entry in fs::read_dir("/sys/class/ptp").into_iter().flatten().flatten() {
+        let name = fs::read_to_string(entry.path().join("clock_name")).unwrap_or_default();
+        if name.starts_with("vmclock") {
+            let path = format!("/dev/{}", entry.file_name().to_string_lossy());
+            let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+            return Ok((path, file));
+        }
+    }
+    bail!("there is no PTP clock named vmclock")
+}
+
+fn gettime(file: &File) -> Result<i128> {
+    let time =
+        clock_gettime_dynamic(DynamicClockId::Dynamic(file.as_fd())).context("clock_gettime on the PTP clock")?;
+    Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
+}
+
+fn sys_offset_extended(file: &File) -> Result<Vec<[i128; 3]>> {
+    const PTP_SYS_OFFSET_EXTENDED: u32 = opcode::read_write::<SysOffsetExtended>(b'=', 9);
+    let mut offsets = SysOffsetExtended { samples: u32::try_from(SAMPLES)?, ..SysOffsetExtended::default() };
+    // SAFETY: number and structure belong together, as linux/ptp_clock.h says.
+    let request = unsafe { Updater::<PTP_SYS_OFFSET_EXTENDED, _>::new(&mut offsets) };
+    // SAFETY: the kernel writes nothing but the structure, which outlives the call.
+    unsafe { ioctl(file, request) }.context("PTP_SYS_OFFSET_EXTENDED")?;
+    Ok(offsets.times[..SAMPLES].iter().map(|sample| sample.map(PtpClockTime::nanos)).collect())
+}
+
+fn tai(clock: &VmClock) -> Result<i128> {
+    Ok(clock.now()?.tai().context("the page gives no TAI")?.timestamp().nanos())
+}
+
+/// How far the guest's `CLOCK_REALTIME` is ahead of the page's TAI. That it is 37 s more behind it than it should be,
+/// or years, is no matter.
+fn realtime_ahead(cross: &CrossTimestamp) -> Result<i128> {
+    let tai = cross.reading.tai().context("the page gives no TAI")?;
+    Ok(cross.realtime.time.nanos() - tai.timestamp().nanos())
+}
+
+fn to_i64(nanos: i128) -> Result<i64> {
+    i64::try_from(nanos).context("a difference of more than 292 years")
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pages that no publisher would write, under a driver that runs: programs get errors, and nothing hangs.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, TimeType, STRUCTURE_LEN};
+
+use crate::machine::Machine;
+
+type Bytes = [u8; STRUCTURE_LEN];
+
+/// How long a program may wait for one thing, in milliseconds: the driver and our reader wait 100 ms for a page in the
+/// middle of an update, and opening reads it more than once.
+const LONGEST: u64 = 1_500;
+
+pub(super) fn run(machine: &mut Machine) -> Result<String> {
+    let slowest = machine.while_publisher_stands(|machine| {
+        let kept = machine.region()?.bytes()?;
+        let mut slowest = 0;
+        for (name, bytes) in pages(&kept) {
+            machine.region()?.set_bytes(&bytes)?;
+            let result = attempt(machine).with_context(|| format!("a page that is hostile ({name})"));
+            machine.region()?.set_bytes(&kept)?;
+            slowest = slowest.max(result?);
+        }
+        Ok(slowest)
+    })?;
+    let seen = machine.ask("fields").context("after all that, a good page")?;
+    ensure!(seen["now"].is_null(), "after all that, a good page gives no time: {}", seen["now"]);
+    Ok(format!("{} pages, no time from any; the slowest answer took {slowest} ms", pages(&[0; STRUCTURE_LEN]).len()))
+}
+
+/// Hostile pages, made of one that is not.
+fn pages(good: &Bytes) -> Vec<(&'static str, Bytes)> {
+    let changed = |change: &dyn Fn(&mut Snapshot)| {
+        let mut page = Snapshot::from_bytes(good);
+        change(&mut page);
+        page.to_bytes()
+    };
+    vec![
+        ("in the middle of an update for ever", changed(&|page| page.seq_count |= 1)),
+        ("all ones", [0xff; STRUCTURE_LEN]),
+        ("all zeros", [0; STRUCTURE_LEN]),
+        ("random", random()),
+        ("random behind the constant fields", {
+            let mut bytes = *good;
+            bytes[0x10..].copy_from_slice(&random()[0x10..]);
+            // A random status is hardly ever one that gives time; neither by chance.
+            bytes[0x22] = ClockStatus::UNRELIABLE.0;
+            bytes
+        }),
+        ("another magic", changed(&|page| page.magic = !page.magic)),
+        ("size 0", changed(&|page| page.size = 0)),
+        (
+            "the largest size, another counter",
+            changed(&|page| {
+                page.size = u32::MAX;
+                page.counter_id = CounterId::ARM_CNTVCT;
+            }),
+        ),
+        ("shift 200", changed(&|page| page.counter_period_shift = 200)),
+        (
+            "shift 255 and the longest period",
+            changed(&|page| {
+                page.counter_period_shift = 255;
+                page.counter_period_frac_sec = u64::MAX;
+            }),
+        ),
+        ("period 0", changed(&|page| page.counter_period_frac_sec = 0)),
+        ("a scale that there is not", changed(&|page| page.time_type = TimeType(200))),
+        ("no counter", changed(&|page| page.counter_id = CounterId::NONE)),
+    ]
+}
+
+/// Lets the guest's programs try everything. Gives how long the slowest took, in milliseconds.
+fn attempt(machine: &mut Machine) -> Result<u64> {
+    let outcomes = machine.port()?.ask("attempts", Duration::from_secs(30))?;
+    let mut slowest = 0;
+    for outcome in outcomes.as_array().context("the guest sends no outcomes")? {
+        let (Some(name), Some(text), Some(millis)) = (outcome[0].as_str(), outcome[1].as_str(), outcome[2].as_u64())
+        else {
+            bail!("the guest sends an outcome that is none: {outcome}");
+        };
+        ensure!(!name.starts_with("now") || text.starts_with("error"), "{name} gives a time: {text}");
+        ensure!(millis < LONGEST, "{name} took {millis} ms: {text}");
+        slowest = slowest.max(millis);
+    }
+    Ok(slowest)
+}
+
+/// Other bytes in every run.
+fn random() -> Bytes {
+    let mut bytes = [0; STRUCTURE_LEN];
+    for (index, chunk) in bytes.chunks_mut(8).enumerate() {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_usize(index);
+        chunk.copy_from_slice(&hasher.finish().to_le_bytes());
+    }
+    bytes[0x0c] &= !1;
+    bytes
+}

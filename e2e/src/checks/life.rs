@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The life of a guest: it is notified, migrates to another QEMU, is saved, and is restored three times.
+
+use anyhow::{ensure, Context, Result};
+use serde_json::json;
+
+use crate::machine::{Clock, Kernel, Machine, PATIENCE};
+use crate::patience::until;
+use crate::report::Report;
+use crate::Lab;
+
+use super::judge::Begun;
+use super::{is_new, notify};
+
+/// Refreshes are rare, so that updates are those that the checks make.
+const OPTIONS: [&str; 3] = ["--second-page", "--refresh", "10s"];
+const RESTORES: u32 = 3;
+
+pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
+    let name = |check: &str| format!("{} {check}", kernel.version);
+    let mut booted = None;
+    report.check(&name("boot-again"), || {
+        let mut machine = Machine::boot(lab, kernel, "source", &Clock::Ours(&OPTIONS))?;
+        let line = machine.wait_for("calibrated")?;
+        booted = Some(machine);
+        Ok(format!("the guest's counter is known within {} ns", line["window_ns"]))
+    });
+    let Some(mut machine) = booted else { return };
+    if is_new(kernel) {
+        report.check(&name("poll"), || notify::poll(lab, &mut machine));
+    }
+    report.check(&name("watch"), || notify::watch(lab, &mut machine));
+    let mut migrated = None;
+    report.check(&name("migration"), || {
+        let (destination, figures) = migrate(lab, kernel, machine)?;
+        migrated = Some(destination);
+        Ok(figures)
+    });
+    report.check(&name("snapshot"), || {
+        let machine = migrated.context("there is no migrated machine to save")?;
+        snapshot(lab, kernel, machine)
+    });
+}
+
+/// A live migration: one disruption, and no reading wrong.
+fn migrate(lab: &Lab, kernel: &Kernel, mut source: Machine) -> Result<(Machine, String)> {
+    source.ask("watch")?;
+    let observation = Begun::begin(&mut source)?;
+    let socket = source.path("migration");
+    let uri = format!("unix:{}", socket.display());
+    let mut destination = Machine::incoming(lab, kernel, "destination", &OPTIONS, &uri)?;
+    let outcome = (|| {
+        destination.wait_for("incoming")?;
+        until("the destination listens", PATIENCE, || Ok(socket.exists()))?;
+        save(&mut source, &uri)?;
+        let stopped = observation.guest_counter();
+        let line = destination.wait_for("calibrated")?;
+        let figures = observation.end(&mut destination, stopped)?.judge(lab, &["disrupted"])?;
+        let watched = notify::watched(&mut destination)?;
+        ensure!(watched == ["disrupted"], "`vmclock watch` printed {watched:?}");
+        Ok(format!("{figures}; watch: {watched:?}; counter known within {} ns", line["window_ns"]))
+    })();
+    let figures = outcome.map_err(|error| destination.explain(error))?;
+    source.quit()?;
+    Ok((destination, figures))
+}
+
+/// Saved once, restored three times: each a disruption and a restore, with a generation that was never there before.
+fn snapshot(lab: &Lab, kernel: &Kernel, mut machine: Machine) -> Result<String> {
+    machine.ask("watch")?;
+    let mut generations = vec![machine.region()?.page()?.vm_generation_counter];
+    let file = machine.path("snapshot");
+    let uri = format!("file:{}", file.display());
+    let observation = Begun::begin(&mut machine)?;
+    machine.qmp.run("stop", &json!({}))?;
+    let stopped = observation.guest_counter();
+    save(&mut machine, &uri)?;
+    machine.quit()?;
+
+    let mut all = Vec::new();
+    for restore in 1..=RESTORES {
+        let mut restored = Machine::incoming(lab, kernel, &format!("restored-{restore}"), &OPTIONS, &uri)?;
+        let outcome = (|| {
+            restored.wait_for("calibrated")?;
+            let seen = observation.end(&mut restored, stopped)?;
+            let figures = seen.judge(lab, &["disrupted", "restored"])?;
+            generations.push(seen.generation()?);
+            let watched = notify::watched(&mut restored)?;
+            ensure!(watched == ["disrupted", "restored"], "`vmclock watch` printed {watched:?}");
+            Ok(figures)
+        })();
+        all.push(outcome.map_err(|error| restored.explain(error))?);
+        restored.quit()?;
+    }
+    let count = generations.len();
+    generations.sort_unstable();
+    generations.dedup();
+    ensure!(generations.len() == count, "a generation came twice: {generations:x?}");
+    Ok(format!("{count} generations, all different; restored: {}", all.join("; again: ")))
+}
+
+/// Sends a machine's state somewhere.
+fn save(machine: &mut Machine, uri: &str) -> Result<()> {
+    let capabilities = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    machine.qmp.run("migrate-set-capabilities", &capabilities)?;
+    // A machine that itself came from somewhere has said before that a migration is complete.
+    machine.qmp.forget_events();
+    machine.qmp.run("migrate", &json!({ "uri": uri }))?;
+    machine.qmp.wait_for_migration()
+}

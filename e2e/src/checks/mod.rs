@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is checked, in scenarios: each boots a machine, and has a list of checks for it.
+
+mod hostile;
+mod judge;
+mod life;
+mod live;
+mod notify;
+mod other;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::machine::Kernel;
+use crate::report::Report;
+use crate::Lab;
+
+/// Since 2017; and what the page must say, with the other sign.
+pub(crate) const TAI_MINUS_UTC: i64 = 37;
+
+/// A machine and the checks for it.
+type Scenario = fn(&Lab, &Kernel, &mut Report);
+
+/// In the order of their worth.
+const SCENARIOS: [(&str, Scenario); 3] = [("live", live::run), ("life", life::run), ("no-notify", notify::run_without)];
+
+/// Runs what is wanted: all of it where nothing is named.
+pub(crate) fn run(lab: &Lab, kernels: &[Kernel], iasl: &Path, only: &[String], report: &mut Report) {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
+    if wanted("table") {
+        report.check("table", || other::table(lab, iasl));
+    }
+    for kernel in kernels {
+        for (name, scenario) in SCENARIOS {
+            let name = format!("{} {name}", kernel.version);
+            if wanted(&name) {
+                scenario(lab, kernel, report);
+            }
+        }
+    }
+    if let Some(kernel) = kernels.first() {
+        let name = format!("{} stock", kernel.version);
+        if wanted(&name) {
+            report.check(&name, || other::stock(lab, kernel));
+        }
+    }
+}
+
+/// Whether the kernel's driver has poll, and its PTP clock reports TAI: both came with Linux 7.0.
+fn is_new(kernel: &Kernel) -> bool {
+    kernel.version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 7)
+}
+
+/// A percentile of numbers that are sorted.
+fn percentile(sorted: &[i128], percent: usize) -> i128 {
+    sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+}
+
+/// Nanoseconds as microseconds, to print.
+#[allow(clippy::cast_precision_loss)] // of figures that are printed
+fn micros(nanos: i128) -> String {
+    format!("{:.1} us", nanos as f64 / 1e3)
+}
+
+/// The items of an array that the guest sends.
+fn items<'a>(value: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
+    value[name].as_array().with_context(|| format!("the guest sends no list of {name}: {value}"))
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Notifications: one wake for each update, and no busy loop without them.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context, Result};
+use serde_json::Value;
+
+use crate::machine::{Clock, Kernel, Machine, PATIENCE};
+use crate::patience::until;
+use crate::report::Report;
+use crate::Lab;
+
+use super::{is_new, items};
+
+/// How many updates the guest is notified of.
+const UPDATES: usize = 30;
+/// What the CPU may spend on two seconds of waiting. A timer every 10 ms costs a tenth of this under TCG.
+const IDLE_MICROS: u64 = 500_000;
+/// What an operator may say, again and again: each is an update, and an event.
+const ROUND: [(&str, &str); 3] =
+    [("soon", "maintenance-soon"), ("imminent", "maintenance-imminent"), ("clear", "maintenance-cleared")];
+
+/// Each update wakes poll(2) once. The next is made when the guest was woken: an interrupt is not a queue.
+pub(super) fn poll(lab: &Lab, machine: &mut Machine) -> Result<String> {
+    machine.region()?.begin()?;
+    machine.region()?.set_word(vmclock_e2e_guest::WOKEN_AT, u64::MAX)?;
+    machine.port()?.say("poll")?;
+    let awake_at = |machine: &Machine, seq_count: u32| -> Result<bool> {
+        Ok(machine.region()?.wakes()?.1 == u64::from(seq_count))
+    };
+    until("the guest polls", PATIENCE, || awake_at(machine, machine.region()?.page()?.seq_count))?;
+    let mut published = Vec::new();
+    for (what, _) in ROUND.iter().cycle().take(UPDATES) {
+        machine.signal(lab, what)?;
+        let seq_count = machine.region()?.page()?.seq_count;
+        published.push(seq_count);
+        until("the guest was woken by the update", PATIENCE, || awake_at(machine, seq_count))?;
+    }
+    machine.region()?.end()?;
+    let polled = machine.port()?.answer(PATIENCE)?;
+    let seen: Vec<u64> = items(&polled, "sequences")?.iter().filter_map(Value::as_u64).collect();
+    let twice = seen.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    let missed = published.iter().filter(|count| !seen.contains(&u64::from(**count))).count();
+    let figures = format!(
+        "{UPDATES} updates, {} wakes (the rest are refreshes), {missed} missed, {twice} without an update",
+        polled["wakes"]
+    );
+    ensure!(twice == 0 && missed == 0, "{figures}");
+    Ok(figures)
+}
+
+/// Each event is a line of `vmclock watch`.
+pub(super) fn watch(lab: &Lab, machine: &mut Machine) -> Result<String> {
+    machine.ask("watch")?;
+    for (what, _) in ROUND {
+        machine.signal(lab, what)?;
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let lines = watched(machine)?;
+    let expected = ROUND.map(|(_, event)| event);
+    ensure!(lines == expected, "`vmclock watch` printed {lines:?}, not {expected:?}");
+    Ok(format!("{} events, {} lines: {}", expected.len(), lines.len(), lines.join(", ")))
+}
+
+/// The names of the events that `vmclock watch` printed, but for changes of the status.
+pub(super) fn watched(machine: &mut Machine) -> Result<Vec<String>> {
+    let lines = machine.ask("watched")?;
+    let mut names = Vec::new();
+    for line in lines.as_array().context("the guest sends no lines")?.iter().filter_map(Value::as_str) {
+        let event: Value =
+            serde_json::from_str(line).with_context(|| format!("`vmclock watch --json` said {line:?}"))?;
+        names.push(event["event"].as_str().context("an event without a name")?.to_owned());
+    }
+    names.retain(|name| name != "status");
+    Ok(names)
+}
+
+/// Waiting costs next to nothing, woken by the device or by a timer.
+pub(super) fn idle(machine: &mut Machine, notified: bool) -> Result<String> {
+    let idle = machine.ask("idle 2000")?;
+    let micros = idle["cpu_micros"].as_u64().context("the guest sends no time")?;
+    let by = if notified { "the device" } else { "a timer" };
+    ensure!(idle["notified"] == notified, "our events should be woken by {by}: {idle}");
+    ensure!(idle["changes"] == 0, "there were {} events, and nothing had happened", idle["changes"]);
+    ensure!(micros < IDLE_MICROS, "2 s of waiting cost {micros} us of CPU");
+    Ok(format!("woken by {by}, 2 s of waiting cost {} ms of CPU", micros / 1000))
+}
+
+/// A machine without a doorbell.
+pub(super) fn run_without(lab: &Lab, kernel: &Kernel, report: &mut Report) {
+    report.check(&format!("{} no-notify", kernel.version), || {
+        let mut machine = Machine::boot(lab, kernel, "no-notify", &Clock::Ours(&["--no-notify"]))?;
+        let polled = machine.ask("hangup")?;
+        ensure!(polled["notified"] == false, "our events wait for a device that does not notify");
+        // A driver without poll says that there is always something to read.
+        ensure!(polled["hup"] == is_new(kernel), "poll(2) says {}", polled["flags"]);
+        let idle = idle(&mut machine, false)?;
+        machine.quit()?;
+        Ok(format!("poll(2) says {} after {} ms; {idle}", polled["flags"], polled["millis"]))
+    });
+}

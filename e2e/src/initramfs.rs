@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's first file system: an uncompressed cpio archive of the "newc" kind (Linux's
+//! Documentation/driver-api/early-userspace/buffer-format.rst).
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+const FOLDER: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const DEVICE: u32 = 0o020_600;
+
+/// Writes an archive with our init, Linux's driver and the `vmclock` command.
+pub(crate) fn write(archive: &Path, init: &Path, driver: &Path, vmclock: &Path) -> Result<()> {
+    let mut cpio = Cpio::default();
+    for folder in ["dev", "proc", "sys", "tmp"] {
+        cpio.add(folder, FOLDER, (0, 0), &[])?;
+    }
+    // Without it the kernel gives its first process no output.
+    cpio.add("dev/console", DEVICE, (5, 1), &[])?;
+    for (name, path) in [("init", init), ("ptp_vmclock.ko.xz", driver), ("vmclock", vmclock)] {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        cpio.add(name, PROGRAM, (0, 0), &bytes)?;
+    }
+    cpio.add("TRAILER!!!", 0, (0, 0), &[])?;
+    fs::write(archive, cpio.bytes).with_context(|| format!("cannot write {}", archive.display()))
+}
+
+#[derive(Default)]
+struct Cpio {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Cpio {
+    fn add(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), contents: &[u8]) -> Result<()> {
+        self.entries += 1;
+        let len = u32::try_from(contents.len()).with_context(|| format!("{name} is too large for an initramfs"))?;
+        let name_len = u32::try_from(name.len() + 1)?;
+        // Inode, mode, user, group, links, time, length, device (2), device that this is (2), name's length, checksum.
+        let header = [self.entries, mode, 0, 0, 1, 0, len, 0, 0, major, minor, name_len, 0];
+        self.bytes.extend(b"070701");
+        for field in header {
+            self.bytes.extend(format!("{field:08x}").into_bytes());
+        }
+        self.bytes.extend(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend(contents);
+        self.pad();
+        Ok(())
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_begins_at_a_multiple_of_four() {
+        let mut cpio = Cpio::default();
+        cpio.add("init", PROGRAM, (0, 0), b"12345").unwrap();
+        // 110 bytes of header and 5 of name, padded; then 5 of contents, padded.
+        assert_eq!(cpio.bytes.len(), 116 + 8);
+        assert!(cpio.bytes.starts_with(b"07070100000001000081ed"));
+        assert_eq!(&cpio.bytes[116..], b"12345\0\0\0");
+    }
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A guest in an unmodified QEMU, started as a user starts it: `vmclock qemu ... -- qemu-system-x86_64 ...`.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail, ensure, Context, Result};
+use rustix::process::{kill_process, kill_process_group, Pid, Signal};
+use serde_json::{json, Value};
+use vmclock_e2e_guest::PORT;
+
+use crate::checks::TAI_MINUS_UTC;
+use crate::initramfs;
+use crate::patience::until;
+use crate::port::Port;
+use crate::qmp::Qmp;
+use crate::region::Region;
+use crate::Lab;
+
+/// How long anything in a guest may take that is not its boot.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// A boot takes 4 s on an idle machine.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// One of Debian's kernels.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    pub(crate) version: String,
+    pub(crate) image: PathBuf,
+    pub(crate) driver: PathBuf,
+}
+
+/// Who gives the guest its page.
+pub(crate) enum Clock<'a> {
+    /// `vmclock qemu`, with these options.
+    Ours(&'a [&'a str]),
+    /// QEMU's own device.
+    Stock,
+}
+
+/// A QEMU that runs.
+pub(crate) struct Machine {
+    folder: PathBuf,
+    process: Child,
+    /// What `vmclock qemu --json` prints.
+    lines: Receiver<Value>,
+    pub(crate) qmp: Qmp,
+    /// Before the guest has said that it is ready, there is none.
+    port: Option<Port>,
+    region: Option<Region>,
+}
+
+impl Machine {
+    /// Boots a guest and waits until it is ready.
+    pub(crate) fn boot(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock) -> Result<Self> {
+        let mut machine = Self::start(lab, kernel, name, clock, &[])?;
+        match machine.wait_until_ready() {
+            Ok(()) => Ok(machine),
+            Err(error) => Err(machine.explain(error)),
+        }
+    }
+
+    /// Starts a QEMU that goes on with a guest from `uri`, and waits until it does.
+    pub(crate) fn incoming(lab: &Lab, kernel: &Kernel, name: &str, options: &[&str], uri: &str) -> Result<Self> {
+        Self::start(lab, kernel, name, &Clock::Ours(options), &["-incoming", uri])
+    }
+
+    fn start(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, extra: &[&str]) -> Result<Self> {
+        let folder = lab.folder.join(format!("{name}-{}", kernel.version));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        for socket in ["qmp", "port"] {
+            let _ = fs::remove_file(folder.join(socket));
+        }
+        let page = folder.join("page");
+        let mut command = match clock {
+            Clock::Ours(options) => {
+                let mut command = Command::new(&lab.vmclock);
+                // Not every machine knows the offset: neither its kernel nor a list of leap seconds may say it.
+                let offset = format!("--tai-offset=-{TAI_MINUS_UTC}");
+                command.args(["qemu", "--json", "--reference", "host-clock", &offset, "--page"]).arg(&page);
+                command.args(*options);
+                command.arg("--").arg(&lab.qemu);
+                command
+            }
+            Clock::Stock => {
+                let mut command = Command::new(&lab.qemu);
+                command.args(["-device", "vmclock"]);
+                command
+            }
+        };
+        command.args(arguments(lab, kernel, &folder)?).args(extra);
+        let errors = File::create(folder.join("errors"))?;
+        // A group of its own, so that QEMU too can be ended if all else fails.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
+        let mut process = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        let lines = lines(process.stdout.take().context("no pipe")?);
+        let connected = (|| {
+            let socket = folder.join("qmp");
+            until("QEMU's monitor is open", PATIENCE, || match process.try_wait()? {
+                Some(status) => bail!("QEMU does not run: {status}"),
+                None => Ok(socket.exists()),
+            })?;
+            let region = match clock {
+                Clock::Ours(_) => Some(Region::open(&page)?),
+                Clock::Stock => None,
+            };
+            Ok((Qmp::connect(&socket)?, region))
+        })();
+        match connected {
+            Ok((qmp, region)) => Ok(Self { folder, process, lines, qmp, port: None, region }),
+            Err(error) => {
+                end_group(&process);
+                let _ = process.wait();
+                Err(anyhow::Error::context(error, said(&folder)))
+            }
+        }
+    }
+
+    /// Waits for the guest's first words, after a boot.
+    pub(crate) fn wait_until_ready(&mut self) -> Result<()> {
+        let mut port = Port::connect(&self.folder.join("port"))?;
+        let ready = port.line(BOOT).context("the guest does not come up")?;
+        if let Some(error) = ready["driver"].as_str() {
+            bail!("Linux's driver cannot be loaded: {error}");
+        }
+        self.port = Some(port);
+        Ok(())
+    }
+
+    /// The same after a reset, on the connection that there is.
+    pub(crate) fn wait_until_ready_again(&mut self) -> Result<()> {
+        let ready = self.port()?.line(BOOT).context("the guest does not come up again")?;
+        ensure!(ready["driver"].is_null(), "Linux's driver cannot be loaded again: {ready}");
+        Ok(())
+    }
+
+    /// The guest's program. After a restore it goes on where it was, and says nothing by itself.
+    pub(crate) fn port(&mut self) -> Result<&mut Port> {
+        if self.port.is_none() {
+            self.port = Some(Port::connect(&self.folder.join("port"))?);
+        }
+        self.port.as_mut().context("no port")
+    }
+
+    pub(crate) fn ask(&mut self, words: &str) -> Result<Value> {
+        self.port()?.ask(words, PATIENCE)
+    }
+
+    /// The region that we share with the guest.
+    pub(crate) fn region(&self) -> Result<&Region> {
+        self.region.as_ref().context("QEMU's own device has no shared region")
+    }
+
+    /// Waits for one of the publisher's lines, and forgets those before it.
+    pub(crate) fn wait_for(&mut self, event: &str) -> Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line["event"] == event => return Ok(line),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => bail!("`vmclock qemu` has not said {event:?} for {PATIENCE:?}"),
+                Err(RecvTimeoutError::Disconnected) => bail!("`vmclock qemu` ended before it said {event:?}"),
+            }
+        }
+    }
+
+    /// Forgets all that the publisher has said.
+    pub(crate) fn forget_lines(&self) {
+        while self.lines.try_recv().is_ok() {}
+    }
+
+    /// Lets the publisher, though not QEMU, stand still, so that the page is the caller's to write.
+    pub(crate) fn while_publisher_stands<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let publisher = Pid::from_child(&self.process);
+        kill_process(publisher, Signal::STOP)?;
+        let result = work(self);
+        kill_process(publisher, Signal::CONT)?;
+        result
+    }
+
+    /// Tells the publisher something, as an operator does.
+    pub(crate) fn signal(&self, lab: &Lab, what: &str) -> Result<()> {
+        let output =
+            Command::new(&lab.vmclock).args(["signal", what, "--page"]).arg(self.folder.join("page")).output()?;
+        if !output.status.success() {
+            bail!("`vmclock signal {what}` failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Switches the machine off.
+    pub(crate) fn quit(mut self) -> Result<()> {
+        let told = self.qmp.run("quit", &json!({}));
+        let process = &mut self.process;
+        let mut status = None;
+        until("QEMU has ended", Duration::from_secs(5), || {
+            status = process.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        match (told, status) {
+            // It may close its monitor before it answers.
+            (Err(_), Some(status)) if !status.success() => Err(self.explain(anyhow!("QEMU ended by itself: {status}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error with what guest and QEMU said before it.
+    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        error.context(said(&self.folder))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if !matches!(self.process.try_wait(), Ok(Some(_))) {
+            end_group(&self.process);
+            let _ = self.process.wait();
+        }
+    }
+}
+
+fn end_group(process: &Child) {
+    let _ = kill_process_group(Pid::from_child(process), Signal::KILL);
+}
+
+/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter.
+fn arguments(lab: &Lab, kernel: &Kernel, folder: &Path) -> Result<Vec<String>> {
+    let initramfs = lab.folder.join(format!("initramfs-{}", kernel.version));
+    if !initramfs.exists() {
+        initramfs::write(&initramfs, &lab.init, &kernel.driver, &lab.vmclock)?;
+    }
+    let path = |name: &str| folder.join(name).display().to_string();
+    // On a busy machine the kernel measures its counter wrongly; with KVM it would be told.
+    let kernel_line = format!("console=ttyS0 quiet panic=-1 tsc_early_khz={}", lab.tsc_khz);
+    #[rustfmt::skip] // an option and its value a line
+    let words = [
+        "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config",
+        "-display", "none",
+        "-serial", &format!("file:{}", path("console")),
+        "-kernel", &kernel.image.display().to_string(),
+        "-initrd", &initramfs.display().to_string(),
+        "-append", &kernel_line,
+        "-qmp", &format!("unix:{},server=on,wait=off", path("qmp")),
+        "-device", "virtio-serial-pci,addr=0x5",
+        "-chardev", &format!("socket,id=port,path={},server=on,wait=off", path("port")),
+        "-device", &format!("virtserialport,chardev=port,name={PORT}"),
+    ];
+    Ok(words.map(str::to_owned).to_vec())
+}
+
+/// What `vmclock qemu --json` prints, line by line, without making it wait.
+fn lines(stdout: std::process::ChildStdout) -> Receiver<Value> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Ok(value) = serde_json::from_str::<Value>(&line) {
+                if sender.send(value).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// The last lines of the guest's console and of the publisher's and QEMU's complaints.
+fn said(folder: &Path) -> String {
+    let tail = |name: &str| {
+        let text = fs::read(folder.join(name)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().rev().take(15).collect();
+        lines.into_iter().rev().fold(String::new(), |all, line| all + "\n    " + line)
+    };
+    format!("the guest's console:{}\n  errors:{}\n ", tail("console"), tail("errors"))
+}

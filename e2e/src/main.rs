@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The harness of `cargo xtask guest-test`: real guests in an unmodified QEMU, where Linux's own driver reads the page
+//! that `vmclock qemu` publishes.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`checks`] | what is checked |
+//! | [`machine`] | a guest in QEMU; [`qmp`] and [`port`] are the ways to talk to QEMU and to the guest |
+//! | [`region`] | the memory that guest and host share |
+//! | [`truth`] | what time it really was |
+//! | [`initramfs`] | the guest's first file system |
+//! | [`report`] | one line a check |
+//! | [`patience`] | waiting with a deadline |
+#![forbid(unsafe_code)]
+
+mod checks;
+mod initramfs;
+mod machine;
+mod patience;
+mod port;
+mod qmp;
+mod region;
+mod report;
+mod truth;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::machine::Kernel;
+use crate::report::Report;
+use crate::truth::Truth;
+
+/// Real guests under QEMU, with Linux's own driver reading our page. `cargo xtask guest-test` calls it.
+#[derive(Parser)]
+struct Arguments {
+    /// QEMU, as `qemu-system-x86_64`
+    #[arg(long)]
+    qemu: PathBuf,
+
+    /// The disassembler of ACPI tables
+    #[arg(long)]
+    iasl: PathBuf,
+
+    /// The `vmclock` command, built statically: it runs here and in the guests
+    #[arg(long)]
+    vmclock: PathBuf,
+
+    /// The guests' first program
+    #[arg(long)]
+    init: PathBuf,
+
+    /// A kernel: what it is called, its image, its driver (`ptp_vmclock.ko.xz`); may be given more than once
+    #[arg(long = "kernel", num_args = 3, required = true, value_names = ["VERSION", "IMAGE", "DRIVER"])]
+    kernels: Vec<String>,
+
+    /// Only the scenarios with this word in their names (may be given more than once)
+    #[arg(long)]
+    only: Vec<String>,
+
+    /// Keep the machines' files in this folder
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+/// What all checks share.
+pub(crate) struct Lab {
+    pub(crate) qemu: PathBuf,
+    pub(crate) vmclock: PathBuf,
+    pub(crate) init: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) tsc_khz: u64,
+    pub(crate) truth: Truth,
+    /// Ticks of the counter in a second.
+    pub(crate) ticks_per_second: f64,
+}
+
+impl Lab {
+    /// Ticks as nanoseconds, rounded up, where there are but few of them.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    pub(crate) fn nanos(&self, ticks: u64) -> i128 {
+        (ticks as f64 * 1e9 / self.ticks_per_second).ceil() as i128
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("vmclock-e2e: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<bool> {
+    let scratch = tempfile::Builder::new().prefix("vmclock-e2e-").tempdir().context("cannot make a folder")?;
+    let folder = arguments.folder.unwrap_or_else(|| scratch.path().to_owned());
+    // TAI - UTC has been 37 s since 2017; the page's own offset is checked against it.
+    let truth = Truth::start(checks::TAI_MINUS_UTC);
+    let ticks_per_second = truth.ticks_per_second()?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a positive number of kHz
+    let tsc_khz = (ticks_per_second / 1e3).round() as u64;
+    let lab = Lab {
+        qemu: arguments.qemu,
+        vmclock: arguments.vmclock,
+        init: arguments.init,
+        folder,
+        tsc_khz,
+        truth,
+        ticks_per_second,
+    };
+    let kernels: Vec<Kernel> = arguments.kernels.chunks_exact(3).map(kernel).collect();
+    let mut report = Report::default();
+    checks::run(&lab, &kernels, &arguments.iasl, &arguments.only, &mut report);
+    Ok(report.finish())
+}
+
+fn kernel(words: &[String]) -> Kernel {
+    Kernel { version: words[0].clone(), image: words[1].clone().into(), driver: words[2].clone().into() }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The region that guest and host share, through the file that it is: no mapping, so nothing unsafe; a system call
+//! more for each word, which the guest's answers are bracketed with, too.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{bail, ensure, Context, Result};
+use vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
+use vmclock_core::counter;
+use vmclock_e2e_guest::{BEACON, END, WAKES, WOKEN_AT};
+
+use crate::truth::Offset;
+
+/// How often the guest is asked for its counter; the answers' brackets are intersected.
+const ROUNDS: u32 = 2000;
+
+pub(crate) struct Region {
+    file: File,
+}
+
+impl Region {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(path);
+        Ok(Self { file: file.with_context(|| format!("cannot open the page {}", path.display()))? })
+    }
+
+    pub(crate) fn word(&self, offset: usize) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, offset as u64)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    pub(crate) fn set_word(&self, offset: usize, word: u64) -> Result<()> {
+        Ok(self.file.write_all_at(&word.to_le_bytes(), offset as u64)?)
+    }
+
+    /// The bytes of the structure, as they are.
+    pub(crate) fn bytes(&self) -> Result<[u8; STRUCTURE_LEN]> {
+        let mut bytes = [0; STRUCTURE_LEN];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn set_bytes(&self, bytes: &[u8]) -> Result<()> {
+        Ok(self.file.write_all_at(bytes, 0)?)
+    }
+
+    /// The page as its publisher has written it: two copies must agree.
+    pub(crate) fn page(&self) -> Result<Snapshot> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline {
+            let (one, other) = (self.bytes()?, self.bytes()?);
+            let page = Snapshot::from_bytes(&one);
+            if one == other && page.seq_count & 1 == 0 {
+                return Ok(page);
+            }
+        }
+        bail!("for a second the page has been in the middle of an update")
+    }
+
+    /// Lets the guest begin something that lasts until [`end`](Self::end).
+    pub(crate) fn begin(&self) -> Result<()> {
+        self.set_word(END, 0)
+    }
+
+    pub(crate) fn end(&self) -> Result<()> {
+        self.set_word(END, 1)
+    }
+
+    /// How often poll(2) has woken the guest, and at which sequence count last.
+    pub(crate) fn wakes(&self) -> Result<(u64, u64)> {
+        Ok((self.word(WAKES)?, self.word(WOKEN_AT)?))
+    }
+
+    /// How far the guest's counter is ahead of ours, by many questions to the guest, which must be answering.
+    pub(crate) fn guest_minus_host(&self) -> Result<Offset> {
+        // Never the number of an earlier question, not even before a restore.
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let first = u64::try_from(since_1970.as_nanos())?;
+        let mut known: Option<Offset> = None;
+        for round in 0..ROUNDS {
+            let asked = first + u64::from(round);
+            let before = counter::read_ordered();
+            self.set_word(BEACON.ask, asked)?;
+            let start = Instant::now();
+            while self.word(BEACON.answered)? != asked {
+                ensure!(start.elapsed() < Duration::from_secs(5), "the guest does not tell its counter any more");
+            }
+            let after = counter::read_ordered();
+            let guest = self.word(BEACON.counter)?;
+            let bracket = Offset::between(guest, before, after);
+            known = Some(known.map_or(bracket, |known| known.intersection(bracket)));
+        }
+        let known = known.context("the guest was asked nothing")?;
+        ensure!(known.low <= known.high, "the guest's counter moved against the host's meanwhile: {known:?}");
+        Ok(known)
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask guest-test`: real guests in an unmodified QEMU, where Linux's own driver reads the page that
+//! `vmclock qemu` publishes. What is checked is in the crate `vmclock-e2e`; here is what it needs.
+
+mod assets;
+
+use anyhow::Result;
+
+use crate::cache::Cache;
+use crate::debian;
+use crate::project::Project;
+use crate::shell::{say, Cmd};
+use crate::steps::Done;
+
+use self::assets::Assets;
+
+/// What the guest's programs are built for: they run where no C library is.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC: &str = "-C target-feature=+crt-static";
+
+/// Run real guests under QEMU, with Linux's own driver reading our page.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run only the checks with this word in their names (may be given more than once).
+    #[arg(long, value_name = "WORD")]
+    only: Vec<String>,
+
+    /// Only download, build and print the harness's command.
+    #[arg(long)]
+    prepare: bool,
+}
+
+pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    match run_or_skip(project, options)? {
+        Done::Passed => Ok(()),
+        Done::Skipped(reason) => {
+            say(&format!("SKIPPED: {reason}"));
+            Ok(())
+        }
+    }
+}
+
+/// The step of `cargo xtask test`.
+pub(crate) fn step(project: &Project) -> Result<Done> {
+    run_or_skip(project, &Options { only: Vec::new(), prepare: false })
+}
+
+fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
+    if !cfg!(target_arch = "x86_64") {
+        // Under TCG the guest's counter is the host's only where both are x86-64.
+        return debian::skip_unless_ci(anyhow::anyhow!("the guests are for x86-64, which this machine is not"));
+    }
+    let assets = match Cache::open().and_then(|cache| Assets::fetch(&cache)) {
+        Ok(assets) => assets,
+        Err(error) => return debian::skip_unless_ci(error),
+    };
+    let harness = build(project, &assets, &options.only)?;
+    if options.prepare {
+        say(&harness.to_string());
+        return Ok(Done::Passed);
+    }
+    harness.run().map(|()| Done::Passed)
+}
+
+/// Builds the harness, the guest's programs and the command that both sides use, all of them static so that one build
+/// does, and gives the harness's command.
+fn build(project: &Project, assets: &Assets, only: &[String]) -> Result<Cmd> {
+    let target = project.target("guest");
+    let packages = ["--package=vmclock-e2e", "--package=vmclock-e2e-guest", "--package=vmclock-cli"];
+    let build = project.cargo("build").args(["--release", "--target", TARGET]).args(packages).arg("--target-dir");
+    build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
+
+    let built = |name: &str| target.join(TARGET).join("release").join(name);
+    let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
+    harness = harness.arg("--init").arg(built("vmclock-e2e-guest"));
+    harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
+    for kernel in &assets.kernels {
+        harness = harness.args(["--kernel", &kernel.version]).arg(&kernel.image).arg(&kernel.driver);
+    }
+    Ok(harness.args(only.iter().flat_map(|word| ["--only", word])))
+}
