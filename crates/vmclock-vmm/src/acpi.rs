@@ -267,7 +267,7 @@ impl ConsumedMemory {
 }
 
 impl Aml for ConsumedMemory {
-    /// ACPI 6.5, 6.4.3.5.1: QWord address space descriptor.
+    /// ACPI 6.5, 6.4.3.5.1: `QWord` address space descriptor.
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         sink.byte(0x8a);
         sink.word(3 + 5 * 8);

@@ -54,7 +54,7 @@ pub(super) fn finding(page: &LookedAt, daemon: Option<&Daemon>) -> Finding {
 fn comparison(cross: &CrossTimestamp) -> Option<Comparison> {
     let offset = cross.page.tai_offset().map_or(USUAL_OFFSET, i128::from);
     if let Some((low, high)) = cross.realtime_ahead_nanos() {
-        return Some(Comparison { ahead: (low + high) / 2, uncertainty: Some((high - low) / 2), offset });
+        return Some(Comparison { ahead: low.midpoint(high), uncertainty: Some((high - low) / 2), offset });
     }
     let utc = cross.reading.utc_timestamp()?;
     Some(Comparison { ahead: cross.realtime.time.nanos() - utc.nanos(), uncertainty: None, offset })
