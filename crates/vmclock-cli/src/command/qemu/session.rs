@@ -403,8 +403,12 @@ impl<'s, 'a> Guest<'s, 'a> {
         }
         // QEMU's idea of the counter is that of the snapshot, the guest's is not.
         self.source.forget();
-        let (seq_count, _) = seen_on(&self.loaded_page()?);
-        self.renew(true, seq_count, None)?;
+        // The guest has seen neither more than we published nor, in that snapshot, more than what came back: behind both,
+        // or a second load of one snapshot would repeat the counts of the first.
+        let (back, _) = seen_on(&self.loaded_page()?);
+        let ours = self.session.publisher.contents().seq_count;
+        let later = if back.wrapping_sub(ours) >> 31 == 0 { back } else { ours };
+        self.renew(true, later, None)?;
         self.session.say("snapshot-loaded", "the page is not what was published: a snapshot was loaded", &[])
     }
 
