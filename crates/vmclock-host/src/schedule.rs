@@ -62,6 +62,19 @@ impl UtcSchedule {
     }
 }
 
+impl UtcSchedule {
+    /// The same once a leap second is over and forgotten: without it, and with the offset that it left behind.
+    #[must_use]
+    pub fn settled(self, time: Time<Tai>) -> Self {
+        match (self.leap, self.at(time)) {
+            (Some(_), (offset, LeapIndicator::NONE)) if offset != self.utc_minus_tai => {
+                Self { utc_minus_tai: offset, leap: None }
+            }
+            _ => self,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +106,16 @@ mod tests {
                 (14 * 86_400 + 30, -38, LeapIndicator::NONE),
             ]
         );
+    }
+
+    #[test]
+    fn a_leap_second_that_is_over_is_forgotten() {
+        let schedule = UtcSchedule { utc_minus_tai: -37, leap: Some(LeapSecond { month: MONTH, inserted: true }) };
+        for (days, forgotten) in [(-60, false), (-1, false), (1, false), (13, false), (15, true)] {
+            let settled = schedule.settled(Time::from_parts(MONTH + days * 86_400, 0));
+            let expected = if forgotten { UtcSchedule { utc_minus_tai: -38, leap: None } } else { schedule };
+            assert_eq!(settled, expected, "{days} days after");
+        }
     }
 
     #[test]

@@ -89,19 +89,12 @@ impl Publisher {
             ..Snapshot::BLANK
         };
         let (file, found, writer) = PageFile::open(&args.page, blank)?;
-        let leap = match &offset_source {
-            OffsetSource::List(list) => {
-                let now = KernelClock::realtime_plus(0).sample().time.seconds();
-                list.next_after(now).map(|(month, inserted)| LeapSecond { month, inserted })
-            }
-            _ => None,
-        };
         let mut publisher = Self {
             file,
             writer,
             reference: args.reference,
             offset_source,
-            schedule: UtcSchedule { utc_minus_tai, leap: leap.filter(|_| args.start_at.is_none()) },
+            schedule: UtcSchedule { utc_minus_tai, leap: None },
             estimator: Estimator::new(DRIFT_HOST_CLOCK),
             shift: Span::default(),
             imaginary: args.start_at.is_some(),
@@ -161,8 +154,8 @@ impl Publisher {
         self.file.check()?;
         let quality = Quality::now().context("cannot ask the kernel about its clock")?;
         let sample = self.sample(&quality);
-        if !self.imaginary && self.schedule.leap.is_none() {
-            self.follow_kernel(&quality, sample.time);
+        if !self.imaginary {
+            self.follow_announcements(&quality, sample.time);
         }
         if let Err(step) = self.estimator.check(&sample) {
             return self.contradicted(sample, step);
@@ -307,14 +300,22 @@ impl Publisher {
         matches!(self.writer.contents().leap_indicator, LeapIndicator::POST_POSITIVE | LeapIndicator::POST_NEGATIVE)
     }
 
-    /// The kernel may be told of a leap second, or of a better offset, at any time.
-    fn follow_kernel(&mut self, quality: &Quality, now: Time<Tai>) {
+    /// The kernel may be told of a leap second, or of a better offset, at any time; the list has them long before.
+    fn follow_announcements(&mut self, quality: &Quality, now: Time<Tai>) {
+        self.schedule = self.schedule.settled(now);
+        if self.schedule.leap.is_some() {
+            return;
+        }
         if let (OffsetSource::Kernel, Some(tai)) = (&self.offset_source, quality.tai_minus_utc) {
             self.schedule.utc_minus_tai = -tai;
         }
-        if let Some(inserted) = quality.leap_today {
-            self.schedule.leap = Some(LeapSecond { month: next_month_start(self.utc_seconds(now)), inserted });
-        }
+        let utc = self.utc_seconds(now);
+        let listed = match &self.offset_source {
+            OffsetSource::List(list) => list.next_after(utc),
+            _ => None,
+        };
+        let today = quality.leap_today.map(|inserted| (next_month_start(utc), inserted));
+        self.schedule.leap = today.or(listed).map(|(month, inserted)| LeapSecond { month, inserted });
     }
 
     fn utc_seconds(&self, time: Time<Tai>) -> i64 {
