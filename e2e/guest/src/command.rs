@@ -12,6 +12,7 @@ use serde_json::{json, Value};
 
 const COMMAND: &str = "/vmclock";
 const WATCHED: &str = "/tmp/watched";
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the command and says what became of it.
 pub(crate) fn run(arguments: &[&str]) -> Result<Value> {
@@ -36,12 +37,20 @@ impl Watch {
         let mut command = Command::new(COMMAND);
         command.args(["watch", "--json"]).stdin(Stdio::null()).stdout(file).stderr(errors);
         let watch = Self { child: command.spawn().with_context(|| format!("cannot run {COMMAND}"))? };
+        ensure!(watch.comes_to_wait_after(0), "`vmclock watch` does not come to wait for events");
+        Ok(watch)
+    }
+
+    /// Waits until it has printed so many events, changes of the status aside, and waits for the next one.
+    fn comes_to_wait_after(&self, events: usize) -> bool {
         let start = Instant::now();
-        while !watch.is_waiting() {
-            ensure!(start.elapsed() < Duration::from_secs(10), "`vmclock watch` does not come to wait for events");
+        while start.elapsed() < PATIENCE {
+            if events_printed() >= events && self.is_waiting() {
+                return true;
+            }
             sleep(Duration::from_millis(1));
         }
-        Ok(watch)
+        false
     }
 
     /// Whether it has looked at the page and sleeps until something happens: it has an epoll, and sleeps.
@@ -53,10 +62,21 @@ impl Watch {
         targets.any(|target| target.to_string_lossy().contains("eventpoll")) && stat.contains(") S ")
     }
 
+    /// Waits for so many events, as long as there is hope: whoever asked compares the lines.
+    pub(crate) fn saw(&self, events: usize) -> Value {
+        self.comes_to_wait_after(events).into()
+    }
+
     /// Ends it, and gives its lines.
     pub(crate) fn stop(mut self) -> Result<Value> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(fs::read_to_string(WATCHED)?.lines().collect())
     }
+}
+
+fn events_printed() -> usize {
+    let lines = fs::read_to_string(WATCHED).unwrap_or_default();
+    let names = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    names.filter(|line| line["event"].as_str().is_some_and(|name| name != "status")).count()
 }

@@ -98,6 +98,7 @@ fn run(words: &[&str], region: Result<&Region, &anyhow::Error>, watch: &mut Opti
             *watch = Some(Watch::start()?);
             Ok(Value::Null)
         }
+        ["saw", events] => Ok(watch.as_ref().context("nothing is being watched")?.saw(events.parse()?)),
         ["watched"] => watch.take().context("nothing was being watched")?.stop(),
         ["interrupts"] => Ok(std::fs::read_to_string("/proc/interrupts")?.into()),
         other => bail!("the guest does not know the words {other:?}"),

@@ -56,7 +56,7 @@ fn migrate(lab: &Lab, kernel: &Kernel, mut source: Machine) -> Result<(Machine, 
         let stopped = observation.guest_counter();
         let line = destination.wait_for("calibrated")?;
         let figures = observation.end(&mut destination, stopped)?.judge(lab, &["disrupted"])?;
-        let watched = notify::watched(&mut destination)?;
+        let watched = notify::watched(&mut destination, 1)?;
         ensure!(watched == ["disrupted"], "`vmclock watch` printed {watched:?}");
         Ok(format!("{figures}; watch: {watched:?}; counter known within {} ns", line["window_ns"]))
     })();
@@ -85,7 +85,7 @@ fn snapshot(lab: &Lab, kernel: &Kernel, mut machine: Machine) -> Result<String> 
             let seen = observation.end(&mut restored, stopped)?;
             let figures = seen.judge(lab, &["disrupted", "restored"])?;
             generations.push(seen.generation()?);
-            let watched = notify::watched(&mut restored)?;
+            let watched = notify::watched(&mut restored, 2)?;
             ensure!(watched == ["disrupted", "restored"], "`vmclock watch` printed {watched:?}");
             Ok(figures)
         })();

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Notifications: one wake for each update, and no busy loop without them.
 
-use std::time::Duration;
-
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
@@ -53,18 +51,20 @@ pub(super) fn poll(lab: &Lab, machine: &mut Machine) -> Result<String> {
 /// Each event is a line of `vmclock watch`.
 pub(super) fn watch(lab: &Lab, machine: &mut Machine) -> Result<String> {
     machine.ask("watch")?;
-    for (what, _) in ROUND {
+    for (done, (what, _)) in ROUND.iter().enumerate() {
         machine.signal(lab, what)?;
-        std::thread::sleep(Duration::from_millis(150));
+        // Two updates that are seen together are one event, from the first state to the last.
+        machine.ask(&format!("saw {}", done + 1))?;
     }
-    let lines = watched(machine)?;
+    let lines = watched(machine, ROUND.len())?;
     let expected = ROUND.map(|(_, event)| event);
     ensure!(lines == expected, "`vmclock watch` printed {lines:?}, not {expected:?}");
     Ok(format!("{} events, {} lines: {}", expected.len(), lines.len(), lines.join(", ")))
 }
 
-/// The names of the events that `vmclock watch` printed, but for changes of the status.
-pub(super) fn watched(machine: &mut Machine) -> Result<Vec<String>> {
+/// The names of the events that `vmclock watch` printed, of which so many are expected, but for changes of the status.
+pub(super) fn watched(machine: &mut Machine, expected: usize) -> Result<Vec<String>> {
+    machine.ask(&format!("saw {expected}"))?;
     let lines = machine.ask("watched")?;
     let mut names = Vec::new();
     for line in lines.as_array().context("the guest sends no lines")?.iter().filter_map(Value::as_str) {
