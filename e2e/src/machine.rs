@@ -39,6 +39,8 @@ pub(crate) struct Kernel {
 pub(crate) enum Clock<'a> {
     /// `vmclock qemu`, with these options.
     Ours(&'a [&'a str]),
+    /// `vmclock qemu --attach`, with these options, for a QEMU that is started beside it.
+    Attached(&'a [&'a str]),
     /// QEMU's own device.
     Stock,
 }
@@ -47,6 +49,8 @@ pub(crate) enum Clock<'a> {
 pub(crate) struct Machine {
     folder: PathBuf,
     process: Child,
+    /// QEMU, where it is not the publisher's child.
+    qemu: Option<Child>,
     /// What `vmclock qemu --json` prints.
     lines: Receiver<Value>,
     pub(crate) qmp: Qmp,
@@ -58,11 +62,21 @@ pub(crate) struct Machine {
 impl Machine {
     /// Boots a guest and waits until it is ready.
     pub(crate) fn boot(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock) -> Result<Self> {
-        let mut machine = Self::start(lab, kernel, name, clock, &[])?;
+        Self::boot_with(lab, kernel, name, clock, &[])
+    }
+
+    /// The same with more arguments for QEMU.
+    pub(crate) fn boot_with(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, extra: &[&str]) -> Result<Self> {
+        let mut machine = Self::start(lab, kernel, name, clock, extra)?;
         match machine.wait_until_ready() {
             Ok(()) => Ok(machine),
             Err(error) => Err(machine.explain(error)),
         }
+    }
+
+    /// Starts a QEMU that stands, and has nobody yet who lets it go on.
+    pub(crate) fn attached(lab: &Lab, kernel: &Kernel, name: &str, extra: &[&str]) -> Result<Self> {
+        Self::start(lab, kernel, name, &Clock::Attached(&["--second-page", "--refresh", "10s"]), extra)
     }
 
     /// Starts a QEMU that goes on with a guest from `uri`, and waits until it does.
@@ -73,31 +87,51 @@ impl Machine {
     fn start(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, extra: &[&str]) -> Result<Self> {
         let folder = lab.folder.join(format!("{name}-{}", kernel.version));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        for socket in ["qmp", "port"] {
+        for socket in ["qmp", "port", "page.qmp", "page.bell"] {
             let _ = fs::remove_file(folder.join(socket));
         }
         let page = folder.join("page");
-        let mut command = match clock {
+        let extra = arguments(lab, kernel, &folder)?.into_iter().chain(extra.iter().map(|word| (*word).to_owned()));
+        let errors = File::create(folder.join("errors"))?;
+        // A group of its own, so that QEMU too can be ended if all else fails.
+        let start = |mut command: Command, output: Stdio| {
+            command.stdin(Stdio::null()).stdout(output).stderr(errors.try_clone()?).process_group(0);
+            command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))
+        };
+        let publisher = |options: &[&str]| {
+            let mut command = Command::new(&lab.vmclock);
+            // Not every machine knows the offset: neither its kernel nor a list of leap seconds may say it.
+            let offset = format!("--tai-offset=-{TAI_MINUS_UTC}");
+            command.args(["qemu", "--json", "--reference", "host-clock", &offset, "--page"]).arg(&page);
+            command.args(options);
+            command
+        };
+        let mut qemu = None;
+        let mut process = match clock {
             Clock::Ours(options) => {
-                let mut command = Command::new(&lab.vmclock);
-                // Not every machine knows the offset: neither its kernel nor a list of leap seconds may say it.
-                let offset = format!("--tai-offset=-{TAI_MINUS_UTC}");
-                command.args(["qemu", "--json", "--reference", "host-clock", &offset, "--page"]).arg(&page);
-                command.args(*options);
-                command.arg("--").arg(&lab.qemu);
-                command
+                let mut command = publisher(options);
+                command.arg("--").arg(&lab.qemu).args(extra);
+                start(command, Stdio::piped())?
+            }
+            Clock::Attached(options) => {
+                let mut command = publisher(&["--print-args", "--table"]);
+                let line = command.arg(folder.join("table")).arg("--").arg(&lab.qemu).args(extra).output()?;
+                ensure!(line.status.success(), "--print-args: {}", String::from_utf8_lossy(&line.stderr));
+                let mut command = publisher(options);
+                command.arg("--attach");
+                let process = start(command, Stdio::piped())?;
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(format!("exec {}", String::from_utf8(line.stdout)?));
+                until("the page is there", PATIENCE, || Ok(page.metadata().is_ok_and(|page| page.len() > 4096)))?;
+                qemu = Some(start(command, Stdio::null())?);
+                process
             }
             Clock::Stock => {
                 let mut command = Command::new(&lab.qemu);
-                command.args(["-device", "vmclock"]);
-                command
+                command.args(["-device", "vmclock"]).args(extra);
+                start(command, Stdio::piped())?
             }
         };
-        command.args(arguments(lab, kernel, &folder)?).args(extra);
-        let errors = File::create(folder.join("errors"))?;
-        // A group of its own, so that QEMU too can be ended if all else fails.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
-        let mut process = command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let lines = lines(process.stdout.take().context("no pipe")?);
         let connected = (|| {
             let socket = folder.join("qmp");
@@ -106,16 +140,18 @@ impl Machine {
                 None => Ok(socket.exists()),
             })?;
             let region = match clock {
-                Clock::Ours(_) => Some(Region::open(&page)?),
+                Clock::Ours(_) | Clock::Attached(_) => Some(Region::open(&page)?),
                 Clock::Stock => None,
             };
             Ok((Qmp::connect(&socket)?, region))
         })();
         match connected {
-            Ok((qmp, region)) => Ok(Self { folder, process, lines, qmp, port: None, region }),
+            Ok((qmp, region)) => Ok(Self { folder, process, qemu, lines, qmp, port: None, region }),
             Err(error) => {
-                end_group(&process);
-                let _ = process.wait();
+                for process in [Some(&mut process), qemu.as_mut()].into_iter().flatten() {
+                    end_group(process);
+                    let _ = process.wait();
+                }
                 Err(anyhow::Error::context(error, said(&folder)))
             }
         }
@@ -198,6 +234,13 @@ impl Machine {
         self.folder.join(name)
     }
 
+    /// Whether the publisher has ended, and well.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        let status = self.process.try_wait()?;
+        ensure!(status.is_none_or(|status| status.success()), "`vmclock qemu` ended: {status:?}");
+        Ok(status.is_some())
+    }
+
     /// Switches the machine off.
     pub(crate) fn quit(mut self) -> Result<()> {
         let told = self.qmp.run("quit", &json!({}));
@@ -222,9 +265,11 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if !matches!(self.process.try_wait(), Ok(Some(_))) {
-            end_group(&self.process);
-            let _ = self.process.wait();
+        for process in [Some(&mut self.process), self.qemu.as_mut()].into_iter().flatten() {
+            if !matches!(process.try_wait(), Ok(Some(_))) {
+                end_group(process);
+                let _ = process.wait();
+            }
         }
     }
 }

@@ -83,6 +83,39 @@ impl Qmp {
         Ok(())
     }
 
+    /// Runs a command that is done in the background, and waits until it has done well.
+    pub(crate) fn run_job(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        self.run(command, arguments)?;
+        let id = &arguments["job-id"];
+        self.wait_for(&format!("that the job {id} has ended"), |event| {
+            event["event"] == "JOB_STATUS_CHANGE"
+                && event["data"]["id"] == *id
+                && event["data"]["status"] == "concluded"
+        })?;
+        let jobs = self.run("query-jobs", &json!({}))?;
+        let job = jobs.as_array().into_iter().flatten().find(|job| job["id"] == *id).context("the job is gone")?;
+        if let Some(error) = job.get("error") {
+            bail!("{command} failed: {error}");
+        }
+        self.run("job-dismiss", &json!({ "id": id }))?;
+        Ok(())
+    }
+
+    /// Makes a disk image that can keep snapshots, as the block device `name`.
+    pub(crate) fn make_disk(&mut self, name: &str, path: &str) -> Result<()> {
+        let file = format!("{name}-file");
+        let create = |job: &str, options: Value| json!({ "job-id": job, "options": options });
+        self.run_job(
+            "blockdev-create",
+            &create("make-file", json!({ "driver": "file", "filename": path, "size": 0 })),
+        )?;
+        self.run("blockdev-add", &json!({ "driver": "file", "node-name": file, "filename": path }))?;
+        let options = json!({ "driver": "qcow2", "file": file, "size": 1 << 30 });
+        self.run_job("blockdev-create", &create("make-image", options))?;
+        self.run("blockdev-add", &json!({ "driver": "qcow2", "node-name": name, "file": file }))?;
+        Ok(())
+    }
+
     fn receive(&mut self, deadline: Instant) -> Result<Value> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -65,7 +65,8 @@ Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = re
     #[command(
         after_help = "Exit status: QEMU's own (128 and the signal's number where a signal ended it); 1 where vmclock failed.\n\n\
 Examples:\n  vmclock qemu -- qemu-system-x86_64 -machine q35 -accel kvm -m 4G disk.img\n  \
-vmclock qemu --print-args --page /run/vmclock/guest --table /run/vmclock/guest.aml -- qemu-system-x86_64 -machine q35"
+vmclock qemu --print-args --page /run/vmclock/guest --table /run/vmclock/guest.aml -- qemu-system-x86_64 -machine q35\n  \
+vmclock qemu --attach --page /run/vmclock/guest --timeout 24h"
     )]
     Qemu(QemuArgs),
 
@@ -274,12 +275,28 @@ pub(crate) struct QemuArgs {
     #[arg(long, requires = "page", requires = "table")]
     pub(crate) print_args: bool,
 
+    /// Publish for a QEMU that somebody else starts, e.g. libvirt, with what --print-args prints; start this first
+    #[arg(long, requires = "page", conflicts_with_all = ["command", "table", "print_args", "read_only_page", "slot", "irq"])]
+    pub(crate) attach: bool,
+
+    /// With --attach: the socket of QEMU's monitor (default: the page's path and `.qmp`)
+    #[arg(long, value_name = "PATH", requires = "attach")]
+    pub(crate) qmp: Option<PathBuf>,
+
+    /// With --attach: the socket of QEMU's doorbell (default: the page's path and `.bell`)
+    #[arg(long, value_name = "PATH", requires = "attach", conflicts_with = "no_notify")]
+    pub(crate) bell: Option<PathBuf>,
+
+    /// With --attach: how long to wait for QEMU
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", requires = "attach")]
+    pub(crate) timeout: Duration,
+
     /// Print one JSON line for each thing that happens
     #[arg(long)]
     pub(crate) json: bool,
 
     /// QEMU and its arguments
-    #[arg(last = true, required = true, value_name = "QEMU")]
+    #[arg(last = true, required_unless_present = "attach", value_name = "QEMU")]
     pub(crate) command: Vec<String>,
 }
 

@@ -5,8 +5,21 @@ mod common;
 
 use common::{run, stdout};
 
-const SUBCOMMANDS: [&str; 12] =
-    ["show", "now", "watch", "wait", "eval", "doctor", "serve", "signal", "demo", "bench", "completions", "man"];
+const SUBCOMMANDS: [&str; 13] = [
+    "show",
+    "now",
+    "watch",
+    "wait",
+    "eval",
+    "doctor",
+    "serve",
+    "qemu",
+    "signal",
+    "demo",
+    "bench",
+    "completions",
+    "man",
+];
 
 #[test]
 fn every_subcommand_has_help_with_an_example() {

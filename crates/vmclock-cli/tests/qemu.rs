@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vmclock qemu` with programs that are not QEMU: what it prints, and that nothing hangs. Real guests are in `e2e`.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -75,6 +75,50 @@ fn a_qemu_that_dies_early_is_told_of() {
     assert!(!folder.path().join("page.control").exists());
 }
 
+/// `vmclock qemu --attach` for a page in a folder, with more arguments, as far as it gets without QEMU.
+fn attach(folder: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmclock"));
+    command.args(["qemu", "--attach", "--tai-offset=-37", "--page"]).arg(folder.join("page")).args(more);
+    command
+}
+
+#[test]
+fn attaching_to_nobody_ends_in_time_and_names_the_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = attach(folder.path(), &["--timeout", "50ms"]).output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("page.qmp: nobody listens here"), "{text}");
+    assert_eq!(status_of(&folder.path().join("page")), ClockStatus::UNRELIABLE);
+    // The page is there for a QEMU that comes, and as long as the device is.
+    assert_eq!(std::fs::metadata(folder.path().join("page")).expect("a file").len(), 64 << 10);
+}
+
+#[test]
+fn attaching_without_a_doorbell_or_to_another_page_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _monitor = std::os::unix::net::UnixListener::bind(folder.path().join("page.qmp")).expect("listens");
+    let output = attach(folder.path(), &["--timeout", "50ms"]).output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("QEMU has no doorbell") && text.contains("page.bell"), "{text}");
+    let output = attach(folder.path(), &["--no-notify"]).output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    let pid = format!("process id {} does not map this page", std::process::id());
+    assert!(output.status.code() == Some(1) && text.contains(&pid), "{text}");
+}
+
+#[test]
+fn a_signal_ends_the_wait() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child =
+        attach(folder.path(), &["--json"]).stdout(std::process::Stdio::piped()).spawn().expect("vmclock runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    assert!(lines.any(|line| line.expect("text").contains("\"waiting\"")));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+    assert!(child.wait().expect("ends").success());
+    assert_eq!(status_of(&folder.path().join("page")), ClockStatus::UNRELIABLE);
+}
+
 #[test]
 fn what_is_wrong_is_said_before_anything_starts() {
     for (arguments, part) in [
@@ -92,6 +136,9 @@ fn what_is_wrong_is_said_before_anything_starts() {
         &["--slot", "32", "--", "q"][..],
         &["--irq", "2", "--", "q"],
         &["--second-page", "--read-only-page", "--", "q"],
+        &["--attach"],
+        &["--attach", "--page", "p", "--", "q"],
+        &["--bell", "b", "--", "q"],
         &[],
     ] {
         assert_eq!(vmclock(&[&["qemu"], wrong].concat()).status.code(), Some(2), "{wrong:?}");

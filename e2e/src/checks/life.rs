@@ -99,8 +99,42 @@ fn snapshot(lab: &Lab, kernel: &Kernel, mut machine: Machine) -> Result<String> 
     Ok(format!("{count} generations, all different; restored: {}", all.join("; again: ")))
 }
 
+/// A snapshot that is saved and loaded in one process, which takes the page back to what it was: seen as a restore, each time.
+pub(super) fn load(lab: &Lab, kernel: &Kernel) -> Result<String> {
+    let mut machine = Machine::boot(lab, kernel, "load", &Clock::Ours(&OPTIONS))?;
+    let outcome = (|| {
+        machine.wait_for("calibrated")?;
+        let disk = machine.path("disk").display().to_string();
+        machine.qmp.make_disk("disk", &disk)?;
+        let mut generations = vec![machine.region()?.page()?.vm_generation_counter];
+        let job = |name: &str| json!({ "job-id": name, "tag": "saved", "vmstate": "disk", "devices": ["disk"] });
+        machine.ask("watch")?;
+        machine.qmp.run_job("snapshot-save", &job("save"))?;
+        for round in 1..=2 {
+            machine.forget_lines();
+            machine.qmp.run_job("snapshot-load", &job(&format!("load-{round}")))?;
+            machine.wait_for("snapshot-loaded")?;
+            machine.wait_for("calibrated")?;
+            generations.push(machine.region()?.page()?.vm_generation_counter);
+        }
+        // Saved with all else, and so it has seen the last load only.
+        let watched = notify::watched(&mut machine, 2)?;
+        ensure!(watched == ["disrupted", "restored"], "`vmclock watch` printed {watched:?}");
+        let seen = machine.ask("fields")?;
+        ensure!(seen["now"].is_null(), "the page gives no time: {}", seen["now"]);
+        let count = generations.len();
+        generations.sort_unstable();
+        generations.dedup();
+        ensure!(generations.len() == count, "a generation came twice: {generations:x?}");
+        Ok(format!("{count} generations, all different"))
+    })();
+    let figures = outcome.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    Ok(figures)
+}
+
 /// Sends a machine's state somewhere.
-fn save(machine: &mut Machine, uri: &str) -> Result<()> {
+pub(super) fn save(machine: &mut Machine, uri: &str) -> Result<()> {
     let capabilities = json!({ "capabilities": [{ "capability": "events", "state": true }] });
     machine.qmp.run("migrate-set-capabilities", &capabilities)?;
     // A machine that itself came from somewhere has said before that a migration is complete.

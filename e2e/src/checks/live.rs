@@ -57,7 +57,7 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
 }
 
 /// Every field, as the publisher has it on the page now.
-fn fields(machine: &mut Machine) -> Result<String> {
+pub(super) fn fields(machine: &mut Machine) -> Result<String> {
     for _ in 0..20 {
         let before = machine.region()?.page()?;
         let seen = machine.ask("fields")?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is checked, in scenarios: each boots a machine, and has a list of checks for it.
 
+mod attach;
 mod hostile;
 mod judge;
 mod life;
@@ -23,8 +24,12 @@ pub(crate) const TAI_MINUS_UTC: i64 = 37;
 /// A machine and the checks for it.
 type Scenario = fn(&Lab, &Kernel, &mut Report);
 
+/// A check that boots its own machine, and gives its figures.
+type Check = fn(&Lab, &Kernel) -> Result<String>;
+
 /// In the order of their worth.
-const SCENARIOS: [(&str, Scenario); 3] = [("live", live::run), ("life", life::run), ("no-notify", notify::run_without)];
+const SCENARIOS: [(&str, Scenario); 4] =
+    [("live", live::run), ("life", life::run), ("no-notify", notify::run_without), ("attach", attach::run)];
 
 /// Runs what is wanted: all of it where nothing is named.
 pub(crate) fn run(lab: &Lab, kernels: &[Kernel], iasl: &Path, only: &[String], report: &mut Report) {
@@ -41,9 +46,13 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], iasl: &Path, only: &[String], r
         }
     }
     if let Some(kernel) = kernels.first() {
-        let name = format!("{} stock", kernel.version);
-        if wanted(&name) {
-            report.check(&name, || other::stock(lab, kernel));
+        let checks: [(&str, Check); 4] =
+            [("stock", other::stock), ("read-only", other::read_only), ("pc", other::pc), ("load", life::load)];
+        for (name, check) in checks {
+            let name = format!("{} {name}", kernel.version);
+            if wanted(&name) {
+                report.check(&name, || check(lab, kernel));
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
 use crate::machine::{Clock, Kernel, Machine};
 use crate::Lab;
 
+use super::{live, notify};
+
 /// The table is what ACPI's own disassembler understands without a complaint.
 pub(super) fn table(lab: &Lab, iasl: &Path) -> Result<String> {
     let table = lab.folder.join("table.aml");
@@ -45,6 +47,26 @@ pub(super) fn stock(lab: &Lab, kernel: &Kernel) -> Result<String> {
     ensure!(shown["status"] == 0, "`vmclock show` failed: {shown}");
     machine.quit()?;
     Ok(format!("marker {:#x}; {reason}", page.disruption_marker))
+}
+
+/// A page that the guest cannot write, as an NVDIMM.
+pub(super) fn read_only(lab: &Lab, kernel: &Kernel) -> Result<String> {
+    live_on(lab, kernel, "read-only", &["--read-only-page"], &[])
+}
+
+/// The older chipset.
+pub(super) fn pc(lab: &Lab, kernel: &Kernel) -> Result<String> {
+    live_on(lab, kernel, "pc", &[], &["-machine", "pc"])
+}
+
+/// Another machine: the page is as published, and the guest is notified.
+fn live_on(lab: &Lab, kernel: &Kernel, name: &str, options: &[&str], extra: &[&str]) -> Result<String> {
+    let mut machine = Machine::boot_with(lab, kernel, name, &Clock::Ours(options), extra)?;
+    machine.wait_for("calibrated")?;
+    let outcome = live::fields(&mut machine).and_then(|fields| Ok((fields, notify::watch(lab, &mut machine)?)));
+    let (fields, watched) = outcome.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    Ok(format!("{fields}; {watched}"))
 }
 
 fn parse(hex: &str) -> Result<[u8; STRUCTURE_LEN]> {

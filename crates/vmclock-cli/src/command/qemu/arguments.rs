@@ -245,6 +245,11 @@ fn chipset(machine: &[&str]) -> anyhow::Result<Chipset> {
     }
 }
 
+/// The accelerator of a QEMU that was started with these words.
+pub(super) fn accelerator_of(command: &[String]) -> Accelerator {
+    accelerator(&options(command.get(1..).unwrap_or_default()))
+}
+
 fn accelerator(options: &[(&str, &str)]) -> Accelerator {
     let given = |name: &str| options.iter().any(|(option, _)| *option == name);
     if given("icount") {

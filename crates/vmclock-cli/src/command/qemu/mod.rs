@@ -4,6 +4,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | `arguments` | the user's command line, and what is added to it |
+//! | `attach` | a QEMU that somebody else starts |
+//! | `process` | QEMU's process, ours or somebody else's |
 //! | `session` | the guest's life, and what the page says of it |
 //! | `source` | where the guest's counter is known from: TCG's device state, KVM's debugfs |
 //! | `counter` | the guest's counter as a function of the host's |
@@ -12,8 +14,10 @@
 //! | `qmp` | QEMU's monitor |
 
 mod arguments;
+mod attach;
 pub(super) mod counter;
 mod kvm;
+mod process;
 mod qmp;
 mod second_page;
 mod session;
@@ -21,9 +25,8 @@ mod source;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode};
 
 use anyhow::{ensure, Context};
 use vmclock_vmm::acpi::{table, Doorbell, Place};
@@ -35,11 +38,16 @@ use crate::command::serve::stop_signal;
 use crate::output::print;
 
 use arguments::{quoted, Additions, Analysis, BELL_IO, REGION_LEN};
-use session::{Log, Session};
+use attach::beside;
+use process::Process;
+use session::{Facts, Log, Session};
 
 pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
     let refresh = std::time::Duration::from_millis(1)..=std::time::Duration::from_secs(60);
     ensure!(refresh.contains(&args.refresh), "--refresh {:?}: must be between 1ms and 60s", args.refresh);
+    if let (true, Some(page)) = (args.attach, &args.page) {
+        return attach::run(args, page);
+    }
     let slot = (!args.read_only_page).then_some(args.slot);
     let irq = (!args.no_notify).then_some(args.irq);
     let analysis = Analysis::of(&args.command, slot, irq)?;
@@ -70,18 +78,20 @@ pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
     opened.iter().try_for_each(|report| log.report(report.event, &report.text, Some(publisher.contents()), &[]))?;
 
     let (child, monitor, bell) = start(&analysis, additions, irq)?;
-    let mut session =
-        Session { args, log, publisher, control, stop, child, bell, place, page, folder: folder.path().to_path_buf() };
-    let status = session.run(&analysis, monitor)?;
-    Ok(exit_code(status))
+    let facts = Facts {
+        accelerator: analysis.accelerator,
+        incoming: analysis.incoming.clone(),
+        lets_go_on: !analysis.stopped,
+        nvdimm: if let Place::Fixed(address) = place { Some(address) } else { None },
+    };
+    let process = Process::Ours(child);
+    let folder = folder.path().to_path_buf();
+    let mut session = Session { args, log, publisher, control, stop, process, bell, page, folder };
+    session.run(&analysis.program, &facts, monitor)
 }
 
 fn print_arguments(analysis: &Analysis, additions: Additions<'_>, irq: Option<u8>) -> anyhow::Result<ExitCode> {
-    let beside = |what: &str| {
-        let mut path = additions.page.as_os_str().to_owned();
-        path.push(what);
-        PathBuf::from(path).display().to_string().replace(',', ",,")
-    };
+    let beside = |what: &str| beside(additions.page, what).display().to_string().replace(',', ",,");
     let monitor = format!("path={},server=on,wait=off", beside(".qmp"));
     let bell =
         format!("local.type=unix,local.path={},remote.type=unix,remote.path={}", beside(".bell"), beside(".bell-host"));
@@ -135,9 +145,4 @@ fn start(
         .spawn()
         .with_context(|| format!("{}: cannot be started; is QEMU installed?", analysis.program))?;
     Ok((child, monitor, irq.map(|_| bell)))
-}
-
-fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

@@ -5,17 +5,15 @@ use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Map, Value};
 use vmclock::{ClockStatus, Snapshot};
 use vmclock_core::abi::{CounterId, Flags, MAGIC, STRUCTURE_LEN};
 use vmclock_core::counter;
-use vmclock_vmm::acpi::Place;
 
 use crate::cli::{QemuArgs, Signal as Command};
 use crate::command::serve::control::Control;
@@ -23,8 +21,9 @@ use crate::command::serve::publisher::{new_identity, Publisher, Report};
 use crate::command::serve::FIRST_REFRESH;
 use crate::output::{error, print_json};
 
-use super::arguments::Analysis;
+use super::arguments::Accelerator;
 use super::counter::GuestCounter;
+use super::process::Process;
 use super::qmp::{Event, Qmp};
 use super::second_page::{Handed, SecondPage};
 use super::source::{self, CounterSource, Resumed};
@@ -35,6 +34,17 @@ const SEQUENCE_AHEAD: u32 = 1 << 28;
 /// A datagram that the doorbell's card takes for a frame: a broadcast of the shortest length.
 const RING: [u8; 60] = [0xff; 60];
 
+/// What is known of a QEMU before it is asked.
+pub(super) struct Facts {
+    pub(super) accelerator: Accelerator,
+    /// The address of `-incoming`, which it was not told yet.
+    pub(super) incoming: Option<String>,
+    /// Whether it is ours to let the guest go on.
+    pub(super) lets_go_on: bool,
+    /// Where the page's NVDIMM has to be.
+    pub(super) nvdimm: Option<u64>,
+}
+
 /// All that lives as long as the guest.
 pub(super) struct Session<'a> {
     pub(super) args: &'a QemuArgs,
@@ -42,60 +52,53 @@ pub(super) struct Session<'a> {
     pub(super) publisher: Publisher,
     pub(super) control: Control,
     pub(super) stop: UnixStream,
-    pub(super) child: Child,
+    pub(super) process: Process,
     pub(super) bell: Option<UnixDatagram>,
-    pub(super) place: Place,
     pub(super) page: PathBuf,
     pub(super) folder: PathBuf,
 }
 
 impl Session<'_> {
-    /// Publishes until QEMU has ended.
-    pub(super) fn run(&mut self, analysis: &Analysis, monitor: UnixStream) -> anyhow::Result<ExitStatus> {
-        let pid = self.child.id();
-        self.say("started", &format!("{} with process id {pid}", analysis.program), &[("pid", pid.into())])?;
-        let mut started = false;
-        let result = self.follow(analysis, monitor, &mut started);
+    /// Publishes until QEMU has ended, or until somebody wants us to stop where it is not ours to end. A QEMU of ours
+    /// gives its exit status.
+    pub(super) fn run(&mut self, program: &str, facts: &Facts, monitor: UnixStream) -> anyhow::Result<ExitCode> {
+        let pid = self.process.pid();
+        let what = if self.process.is_ours() { "started" } else { "attached" };
+        self.say(what, &format!("{program} with process id {pid}"), &[("pid", pid.into())])?;
+        let mut goes_on = false;
+        let result = self.follow(facts, monitor, &mut goes_on);
         // However it ended: whoever reads the page from now on must not trust it.
         self.publisher.retire();
         self.ring();
+        if !self.process.is_ours() {
+            result?;
+            self.say("ended", "the page says unreliable", &[])?;
+            return Ok(ExitCode::SUCCESS);
+        }
         if let Err(error) = result {
             // A reader of ours that went away is no reason to stop a guest either.
             eprintln!("vmclock: {error:#}");
-            if !started {
+            if !goes_on {
                 // It stands, and nobody would let it go on.
-                self.terminate();
-            } else if self.child.try_wait().context("cannot ask after QEMU")?.is_none() {
+                self.process.terminate();
+            } else if self.process.status()?.is_none() {
                 eprintln!("vmclock: the page now says unreliable; QEMU goes on without a clock");
             }
         }
         let status = self.wait()?;
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
         self.say("ended", &format!("QEMU ended: {status}; the page says unreliable"), &[("status", code.into())])?;
-        Ok(status)
+        Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
     }
 
-    fn follow(&mut self, analysis: &Analysis, monitor: UnixStream, started: &mut bool) -> anyhow::Result<()> {
-        let mut guest = Guest::connect(self, analysis, monitor)?;
-        if guest.waits_for_stream {
-            let uri = analysis.incoming.as_deref().filter(|uri| *uri != "defer");
-            guest.session.say("incoming", uri.unwrap_or("waits for migrate-incoming"), &[])?;
-            if let Some(uri) = uri {
-                let arguments = match serde_json::from_str::<Value>(uri) {
-                    Ok(address) if address.is_object() => {
-                        json!({"channels": [{"channel-type": "main", "addr": address}]})
-                    }
-                    _ => json!({"uri": uri}),
-                };
-                guest.qmp.command("migrate-incoming", arguments)?;
-            }
+    fn follow(&mut self, facts: &Facts, monitor: UnixStream, goes_on: &mut bool) -> anyhow::Result<()> {
+        let mut guest = Guest::connect(self, facts, monitor)?;
+        if guest.session.process.is_ours() {
+            guest.begin(facts)?;
         } else {
-            guest.note_standing()?;
-            if guest.lets_go_on {
-                guest.go_on()?;
-            }
+            guest.join()?;
         }
-        *started = true;
+        *goes_on = true;
         guest.live()
     }
 
@@ -117,30 +120,27 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Passes a signal on, as QEMU's own way to end in good order.
-    fn terminate(&self) {
-        // Gone already is as good.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-    }
-
-    /// Whether a signal came; it is passed on to QEMU.
-    fn pass_signals_on(&mut self) {
+    /// Whether a signal came that is for us. One for a QEMU of ours is passed on, as its own way to end in good order.
+    fn is_told_to_stop(&mut self) -> bool {
         let mut signals = [0; 64];
-        if self.stop.read(&mut signals).is_ok_and(|count| count > 0) {
-            self.terminate();
+        let came = self.stop.read(&mut signals).is_ok_and(|count| count > 0);
+        if came && self.process.is_ours() {
+            self.process.terminate();
+            return false;
         }
+        came
     }
 
     fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         self.stop.set_nonblocking(true).context("cannot make a socket non-blocking")?;
         loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for QEMU")? {
+            if let Some(status) = self.process.status()? {
                 return Ok(status);
             }
             let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             // However it returns: both are asked after.
             let _ = poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(&moment));
-            self.pass_signals_on();
+            self.is_told_to_stop();
         }
     }
 }
@@ -164,21 +164,21 @@ struct Guest<'s, 'a> {
 }
 
 impl<'s, 'a> Guest<'s, 'a> {
-    fn connect(session: &'s mut Session<'a>, analysis: &Analysis, monitor: UnixStream) -> anyhow::Result<Self> {
+    fn connect(session: &'s mut Session<'a>, facts: &Facts, monitor: UnixStream) -> anyhow::Result<Self> {
         session.stop.set_nonblocking(true).context("cannot make a socket non-blocking")?;
         let mut qmp = Qmp::new(monitor)?;
         qmp.command("migrate-set-capabilities", json!({"capabilities": [{"capability": "events", "state": true}]}))?;
-        if let Place::Fixed(address) = session.place {
+        if let Some(address) = facts.nvdimm {
             let devices = qmp.command("query-memory-devices", Value::Null)?.value;
             let there = devices.as_array().into_iter().flatten().any(|device| device["data"]["addr"] == address);
             ensure!(there, "the NVDIMM is not at {address:#x}, where the table says that it is: QEMU says {devices}");
         }
-        let source = source::find(&mut qmp, analysis.accelerator, session.child.id(), &session.folder)?;
+        let source = source::find(&mut qmp, facts.accelerator, session.process.pid(), &session.folder)?;
         let name = source.name();
         let notify = if session.bell.is_some() { Flags::NOTIFICATION_PRESENT } else { Flags::NONE };
         session.publisher.change(|page| page.flags = page.flags.with(notify))?;
         session.say("connected", &format!("to QEMU's monitor; accelerator {name}"), &[("accel", name.into())])?;
-        let uri = analysis.incoming.as_deref();
+        let uri = facts.incoming.as_deref();
         let of_file = uri.is_some_and(|uri| uri.starts_with("file:") || uri.starts_with("exec:"));
         let second_page = session.args.second_page.then(|| SecondPage::open(&session.page)).transpose()?;
         Ok(Self {
@@ -189,11 +189,52 @@ impl<'s, 'a> Guest<'s, 'a> {
             told: None,
             waits_for_stream: uri.is_some(),
             restored: session.args.restored || of_file,
-            lets_go_on: !analysis.stopped,
+            lets_go_on: facts.lets_go_on,
             migrating: false,
             nonsense_reported: false,
             session,
         })
+    }
+
+    /// A QEMU of ours stands, as it was told to: the guest begins, or waits for what comes in.
+    fn begin(&mut self, facts: &Facts) -> anyhow::Result<()> {
+        if !self.waits_for_stream {
+            self.note_standing()?;
+            return if self.lets_go_on { self.go_on() } else { Ok(()) };
+        }
+        let uri = facts.incoming.as_deref().filter(|uri| *uri != "defer");
+        self.session.say("incoming", uri.unwrap_or("waits for migrate-incoming"), &[])?;
+        let Some(uri) = uri else { return Ok(()) };
+        let arguments = match serde_json::from_str::<Value>(uri) {
+            Ok(address) if address.is_object() => json!({"channels": [{"channel-type": "main", "addr": address}]}),
+            _ => json!({"uri": uri}),
+        };
+        self.qmp.command("migrate-incoming", arguments)?;
+        Ok(())
+    }
+
+    /// Somebody else's QEMU may be anywhere in its life.
+    fn join(&mut self) -> anyhow::Result<()> {
+        let status = self.qmp.command("query-status", Value::Null)?;
+        // What happened before that answer is in it.
+        self.qmp.take_events(&["STOP", "RESUME"]);
+        match status.value["status"].as_str() {
+            Some("inmigrate") => {
+                self.waits_for_stream = true;
+                self.restored = true;
+                self.note_where_from()?;
+                self.session.say("incoming", "the guest is on its way here", &[])
+            }
+            Some("running") => {
+                let found = self.source.running(&mut self.qmp, Resumed { earliest: status.sent, latest: None });
+                ensure!(!self.qmp.ended(), "QEMU ended while it was being asked for the guest's counter");
+                self.calibrate(found)
+            }
+            _ => {
+                self.note_standing()?;
+                self.session.say("standing", "the guest stands; it gets time as soon as it goes on", &[])
+            }
+        }
     }
 
     /// Everything that happens, until QEMU closes its monitor.
@@ -208,7 +249,9 @@ impl<'s, 'a> Guest<'s, 'a> {
                 return Ok(());
             }
             self.wait_until(due)?;
-            self.session.pass_signals_on();
+            if self.session.is_told_to_stop() {
+                return Ok(());
+            }
             self.qmp.receive()?;
             self.answer_control()?;
             // What has happened comes first: a refresh must not speak of a counter from before a stop.
@@ -449,12 +492,25 @@ impl<'s, 'a> Guest<'s, 'a> {
     fn migration(&mut self, status: &str) -> anyhow::Result<()> {
         self.session.say("migration", status, &[("status", status.into())])?;
         self.migrating = !matches!(status, "completed" | "failed" | "cancelled" | "none");
+        if self.waits_for_stream && !self.session.process.is_ours() {
+            self.note_where_from()?;
+        }
         if self.waits_for_stream && status == "completed" {
             self.loaded()?;
             self.note_standing()?;
             if self.lets_go_on {
                 self.go_on()?;
             }
+        }
+        Ok(())
+    }
+
+    /// Somebody else told QEMU where the guest comes from. What does not come through a socket of QEMU's own may be saved
+    /// state, and an event too many is better than one too few.
+    fn note_where_from(&mut self) -> anyhow::Result<()> {
+        let migration = self.qmp.command("query-migrate", Value::Null)?.value;
+        if migration["socket-address"].as_array().is_some_and(|addresses| !addresses.is_empty()) {
+            self.restored = self.session.args.restored;
         }
         Ok(())
     }
