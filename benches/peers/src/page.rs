@@ -9,12 +9,11 @@ use vmclock::{ClockStatus, CounterId, Snapshot, TimeType};
 use vmclock_core::abi::Flags;
 use vmclock_core::counter;
 use vmclock_core::page::Writer;
-use vmclock_host::estimator::Estimator;
-use vmclock_host::kernel::KernelClock;
+use vmclock_host::estimator::{Estimator, Evidence, Settings};
+use vmclock_host::kernel::{nominal_period, KernelClock};
 use vmclock_host::page_file::{MappedPage, PageFile};
+use vmclock_host::sample::Sample;
 
-/// How far the counter may drift against the kernel's clock, in parts per 10^12.
-const DRIFT: u64 = 1_000_000;
 /// Time between two samples of the kernel's clock. Speed does not depend on how good the calibration is.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -39,11 +38,12 @@ impl Published {
 /// Calibrates the counter against the kernel's clock, and publishes that.
 pub(crate) fn publish(path: &Path) -> anyhow::Result<Published> {
     ensure!(counter::ID != CounterId::NONE, "this architecture has no counter that a VMClock page could be about");
-    let clock = KernelClock::realtime_plus(0);
-    let mut estimator = Estimator::new(DRIFT);
-    estimator.add(clock.sample());
-    std::thread::sleep(PAUSE);
-    let estimate = estimator.add(clock.sample()).context("the kernel's clock stands still")?;
+    let nominal = nominal_period(PAUSE).context("the kernel's raw clock stands still")?;
+    let Sample { before, after, time } = KernelClock::realtime_plus(0).sample();
+    let mut estimator = Estimator::new(Settings::default(), nominal, 1);
+    let (max_error, estimated_error, synchronized) = (0, 0, true);
+    estimator.observe(&Evidence { source: 0, before, after, time, max_error, estimated_error, synchronized });
+    let estimate = estimator.conclude(after).publish.context("the kernel's clock gives no time")?;
     let contents = Snapshot {
         counter_id: counter::ID,
         // The kernel's numbers as they are, so that no TAI offset need be known.

@@ -76,6 +76,12 @@ vmclock qemu --attach --page /run/vmclock/guest --timeout 24h"
     )]
     Signal(SignalArgs),
 
+    /// Let the real estimator and the real page run in simulated worlds, and count what went wrong
+    #[command(
+        after_help = "Exit status: 0 if no promise was broken, 1 if one was.\n\nExamples:\n  vmclock simulate --days 1000 --seed 1 --json\n  vmclock simulate --scenario ptp --days 2 --plot ptp.svg"
+    )]
+    Simulate(SimulateArgs),
+
     /// See it all: a publisher, a reader, a migration, a restore, a maintenance notice and a leap second
     #[command(after_help = "Examples:\n  vmclock demo\n  vmclock demo --plot demo.svg")]
     Demo(DemoArgs),
@@ -195,13 +201,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
 
-    /// What is taken for the truth
-    #[arg(long, value_name = "REFERENCE", default_value = "kernel")]
-    pub(crate) reference: Reference,
+    /// What is taken for the truth (default: kernel)
+    #[arg(long, value_name = "REFERENCE", conflicts_with = "config")]
+    pub(crate) reference: Option<Reference>,
 
-    /// How often to refresh the calibration, from 1ms to 60s
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
-    pub(crate) refresh: Duration,
+    /// How often to look at the sources, from 1ms to 60s (default: 1s); the page is refreshed when that makes it better
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) refresh: Option<Duration>,
 
     /// UTC - TAI in seconds, where you know better than the kernel and the system's leap-seconds.list
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-60..=-10))]
@@ -214,6 +220,18 @@ pub(crate) struct ServeArgs {
     /// Announce a leap second at the end of this UTC month from the start
     #[arg(long, value_name = "KIND")]
     pub(crate) leap: Option<LeapKind>,
+
+    /// Sources and assumptions, as in docs/serve.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Publish nothing: say whether --config is in order, and whether its sources can be heard
+    #[arg(long, requires = "config")]
+    pub(crate) check_config: bool,
+
+    /// Write down all that the estimator is told and concludes, in a new file, for `vmclock simulate --replay`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 
     /// Print one JSON line for each thing that the publisher does
     #[arg(long)]
@@ -359,6 +377,33 @@ pub(crate) enum LeapKind {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct SimulateArgs {
+    /// How many days, over all scenarios together
+    #[arg(long, value_name = "N", default_value = "28", value_parser = days)]
+    pub(crate) days: f64,
+
+    /// What all chance is made from: the same seed gives the same worlds
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Which world: network, ptp, leap and so on, or all
+    #[arg(long, value_name = "NAME", default_value = "all")]
+    pub(crate) scenario: String,
+
+    /// Instead, do again what `vmclock serve --record` wrote down, and compare
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["days", "seed", "scenario", "plot"])]
+    pub(crate) replay: Option<PathBuf>,
+
+    /// Draw the clock's error in the first scenario, with the interval around it, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
     /// Draw the clock's error over the run, with the interval around it, as SVG
     #[arg(long, value_name = "FILE")]
@@ -371,6 +416,14 @@ pub(crate) struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
+    /// Instead, measure how good the time of `vmclock serve --reference host-clock` is on this machine while it is busy
+    #[arg(long)]
+    pub(crate) accuracy: bool,
+
+    /// With --accuracy: for how long
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s", requires = "accuracy")]
+    pub(crate) time: Duration,
+
     /// Rounds to take the best of
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rounds: u32,
@@ -388,8 +441,18 @@ fn slot(text: &str) -> Result<vmclock_vmm::acpi::Slot, String> {
     slot.ok_or_else(|| format!("{text:?} is no PCI slot: they are 0 to 0x1f"))
 }
 
+/// A number of days, which may be a fraction.
+fn days(text: &str) -> Result<f64, String> {
+    let days: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of days"))?;
+    if days > 0.0 && days <= 1e6 {
+        Ok(days)
+    } else {
+        Err(format!("{text:?}: must be more than 0, and at most a million"))
+    }
+}
+
 /// A length of time with its unit: `500us`, `1ms`, `1.5s`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {

@@ -287,6 +287,20 @@ impl Period {
         (shift < 128).then_some(Self { frac, shift })
     }
 
+    /// From the numbers of a page. `None` where it would be zero, or the shift is 128 or more.
+    ///
+    /// ```
+    /// use vmclock_core::calibration::Period;
+    /// assert_eq!(Period::from_parts(1 << 63, 31).map(Period::frac), Some(1 << 63));
+    /// assert_eq!(Period::from_parts(0, 31), None);
+    /// ```
+    pub const fn from_parts(frac: u64, shift: u8) -> Option<Self> {
+        if frac == 0 || shift >= 128 {
+            return None;
+        }
+        Some(Self { frac, shift })
+    }
+
     /// The number for `counter_period_frac_sec`.
     pub const fn frac(self) -> u64 {
         self.frac

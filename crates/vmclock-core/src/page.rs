@@ -403,7 +403,27 @@ impl<P: Deref<Target = Page>> Writer<P> {
         self.update_observed(change, || ());
     }
 
-    /// The same, calling `odd` twice: when the count has just become odd, and when it is about to become even. For
+    /// Like [`update`](Self::update), but `change` runs while the count is odd and readers wait: for what depends on the moment at which they lost
+    /// the old contents. It must be short, and must not panic: the count would stay odd.
+    ///
+    /// ```
+    /// # use vmclock_core::{abi::Snapshot, page::{Page, Writer}};
+    /// let page = Page::new();
+    /// let mut writer = Writer::create(&page, Snapshot::BLANK);
+    /// writer.update_late(|next| next.time_sec = u64::from(page.sequence()));
+    /// assert_eq!((writer.contents().time_sec, page.sequence()), (3, 4));
+    /// ```
+    pub fn update_late(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        let mut seq_count = self.contents.seq_count;
+        let (page, contents) = (&self.page, &mut self.contents);
+        page.seq_count.write(&mut seq_count, || {
+            change(contents);
+            page.store(*contents);
+        });
+        self.contents.seq_count = seq_count;
+    }
+
+    /// Like [`update`](Self::update), calling `odd` twice: when the count has just become odd, and when it is about to become even. For
     /// measuring how long readers have to wait, and for stopping in the middle of an update.
     ///
     /// ```

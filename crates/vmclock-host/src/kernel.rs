@@ -2,8 +2,11 @@
 //! The kernel's clock: samples of it, and what the kernel says of its quality.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::path::Path;
+use std::time::Duration;
 
+use vmclock_core::calibration::Period;
 use vmclock_core::counter;
 use vmclock_core::time::Time;
 
@@ -43,6 +46,17 @@ impl KernelClock {
             Sample { before, after, time: Time::from_nanos(nanos).unwrap_or(Time::from_raw(i128::MAX)) }
         })
     }
+}
+
+/// The counter's period as the kernel has it (`CLOCK_MONOTONIC_RAW`), measured over so long a time. It is off by what the
+/// kernel's own measurement at boot was off: 500 ppm at most. `None` where that clock stands, or is no function of the counter.
+pub fn nominal_period(over: Duration) -> Option<Period> {
+    let clock = KernelClock { id: libc::CLOCK_MONOTONIC_RAW, plus_seconds: 0 };
+    let first = clock.sample();
+    std::thread::sleep(over);
+    let last = clock.sample();
+    let ticks = NonZeroU64::new(last.middle().wrapping_sub(first.middle()))?;
+    Period::from_ratio(u128::try_from(last.time.since(first.time)?.raw()).ok()?, ticks)
 }
 
 /// What the kernel says of its clock (`adjtimex(2)`).

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// What the kernel says of its clock: `adjtimex(2)` with nothing to change, and the clock's state.
 pub(crate) fn adjtimex() -> io::Result<(libc::timex, i32)> {
@@ -21,4 +22,65 @@ pub(crate) fn clock_gettime(clock: libc::clockid_t) -> (i64, i64) {
     // SAFETY: the pointer is to a `timespec` of ours. It fails for unknown clocks only, and leaves zeros then.
     unsafe { libc::clock_gettime(clock, &raw mut now) };
     (now.tv_sec, now.tv_nsec)
+}
+
+/// `struct ptp_clock_time`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PtpTime {
+    pub(crate) sec: i64,
+    pub(crate) nsec: u32,
+    reserved: u32,
+}
+
+/// How many looks the kernel takes for one call. Its limit is 25.
+pub(crate) const PTP_LOOKS: usize = 10;
+
+/// `struct ptp_sys_offset_extended`: the system's clock, the device's, and the system's again, for each look.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct PtpSysOffsetExtended {
+    n_samples: u32,
+    reserved: [u32; 3],
+    looks: [[PtpTime; 3]; 25],
+}
+
+/// `struct ptp_sys_offset_precise`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+struct PtpSysOffsetPrecise {
+    device: PtpTime,
+    realtime: PtpTime,
+    monotonic_raw: PtpTime,
+    reserved: [u32; 4],
+}
+
+/// `_IOWR('=', number, T)`
+const fn ptp_request<T>(number: libc::c_ulong) -> libc::c_ulong {
+    3 << 30 | (size_of::<T>() as libc::c_ulong) << 16 | (b'=' as libc::c_ulong) << 8 | number
+}
+
+/// The device's clock between two looks at `CLOCK_REALTIME`, some times in a row.
+pub(crate) fn ptp_sys_offset_extended(device: BorrowedFd<'_>) -> io::Result<[[PtpTime; 3]; PTP_LOOKS]> {
+    const REQUEST: libc::c_ulong = ptp_request::<PtpSysOffsetExtended>(9);
+    let n_samples = u32::try_from(PTP_LOOKS).map_err(io::Error::other)?;
+    let mut argument = PtpSysOffsetExtended { n_samples, ..PtpSysOffsetExtended::default() };
+    // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within it.
+    if unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw mut argument) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut looks = [[PtpTime::default(); 3]; PTP_LOOKS];
+    looks.copy_from_slice(&argument.looks[..PTP_LOOKS]);
+    Ok(looks)
+}
+
+/// The device's clock and `CLOCK_REALTIME` at one moment, where the hardware can.
+pub(crate) fn ptp_sys_offset_precise(device: BorrowedFd<'_>) -> io::Result<(PtpTime, PtpTime)> {
+    const REQUEST: libc::c_ulong = ptp_request::<PtpSysOffsetPrecise>(8);
+    let mut argument = PtpSysOffsetPrecise::default();
+    // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within it.
+    if unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw mut argument) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((argument.device, argument.realtime))
 }

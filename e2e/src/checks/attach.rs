@@ -29,12 +29,12 @@ fn guest(lab: &Lab, kernel: &Kernel, machine: &mut Machine) -> Result<String> {
 
     // It is notified, it stands and goes on, and it is saved.
     let watched = notify::watch(lab, machine)?;
-    machine.ask("watch")?;
-    let observation = Begun::begin(machine)?;
     machine.qmp.run("stop", &json!({}))?;
     machine.wait_for("paused")?;
     machine.qmp.run("cont", &json!({}))?;
     machine.wait_for("calibrated")?;
+    machine.ask("watch")?;
+    let observation = Begun::begin(machine)?;
     machine.qmp.run("stop", &json!({}))?;
     let stopped = observation.guest_counter();
     let file = machine.path("snapshot");

@@ -15,6 +15,7 @@ mod qemu;
 mod serve;
 mod show;
 mod signal;
+mod simulate;
 mod wait;
 mod watch;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args),
         Command::Qemu(args) => qemu::run(args),
         Command::Signal(args) => signal::run(args),
+        Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => man::completions(*shell),

@@ -9,12 +9,11 @@ use vmclock::{ClockStatus, CounterId, Snapshot, TimeType, VmClock};
 use vmclock_core::abi::Flags;
 use vmclock_core::counter;
 use vmclock_core::page::Writer;
-use vmclock_host::estimator::{Estimate, Estimator};
-use vmclock_host::kernel::KernelClock;
+use vmclock_host::estimator::{Estimate, Estimator, Evidence, Settings};
+use vmclock_host::kernel::{nominal_period, KernelClock};
 use vmclock_host::page_file::{MappedPage, PageFile};
+use vmclock_host::sample::Sample;
 
-/// How far the counter may drift against the kernel's clock, in parts per 10^12.
-const DRIFT: u64 = 1_000_000;
 /// Time between two samples of the kernel's clock. Speed does not depend on how good the calibration is.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -32,7 +31,7 @@ pub(super) struct PageUnderTest {
 impl PageUnderTest {
     pub(super) fn publish() -> anyhow::Result<Self> {
         ensure!(counter::ID != CounterId::NONE, "this architecture has no counter that a VMClock page could be about");
-        let calibrations = calibrate().context("the kernel's clock did not advance while it was sampled")?;
+        let calibrations = calibrate()?;
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let blank = Snapshot {
             counter_id: counter::ID,
@@ -110,13 +109,23 @@ impl Calibration {
 }
 
 /// Two calibrations in a row, of the counter against the kernel's clock.
-fn calibrate() -> Option<[Calibration; 2]> {
+fn calibrate() -> anyhow::Result<[Calibration; 2]> {
+    let nominal = nominal_period(PAUSE).context("the kernel's raw clock stands")?;
     let clock = KernelClock::realtime_plus(0);
-    let mut estimator = Estimator::new(DRIFT);
-    estimator.add(clock.sample());
-    let mut next = || {
-        std::thread::sleep(PAUSE);
-        estimator.add(clock.sample()).map(Calibration::new)
+    let next = || {
+        let Sample { before, after, time } = clock.sample();
+        // What cannot be improved upon is not published, so each gets an estimator of its own.
+        let mut estimator = Estimator::new(Settings::default(), nominal, 1);
+        estimator.observe(&Evidence {
+            source: 0,
+            before,
+            after,
+            time,
+            max_error: 0,
+            estimated_error: 0,
+            synchronized: true,
+        });
+        estimator.conclude(after).publish.map(Calibration::new).context("the kernel's clock gives no time")
     };
-    Some([next()?, next()?])
+    Ok([next()?, next()?])
 }

@@ -18,7 +18,7 @@ use crate::command::serve::stop_signal;
 use super::arguments::{accelerator_of, REGION_LEN};
 use super::process::Process;
 use super::session::{Facts, Log, Session};
-use super::{as_served, make_room};
+use super::{make_room, planned};
 
 /// Makes the page, waits for QEMU, and publishes until it ends.
 pub(super) fn run(args: &QemuArgs, page: &Path) -> anyhow::Result<ExitCode> {
@@ -29,7 +29,7 @@ pub(super) fn run(args: &QemuArgs, page: &Path) -> anyhow::Result<ExitCode> {
     let folder = tempfile::Builder::new().prefix("vmclock-").tempdir().context("cannot make a temporary folder")?;
     let mut stop = stop_signal()?;
     let log = Log { json: args.json };
-    let (mut publisher, opened) = Publisher::open(&as_served(args, &page))?;
+    let (mut publisher, opened) = Publisher::open(planned(args, &page)?)?;
     publisher.set_guest_counter(None);
     let outcome = (|| {
         make_room(&page, REGION_LEN)?;

@@ -40,8 +40,10 @@ pub(crate) struct GuestCalibration {
     pub(crate) period_shift: u8,
     /// In the period's own unit.
     pub(crate) period_max_error: u64,
+    pub(crate) period_estimated_error: u64,
     /// In ± nanoseconds.
     pub(crate) time_max_error: u64,
+    pub(crate) time_estimated_error: u64,
 }
 
 impl GuestCounter {
@@ -111,7 +113,13 @@ impl GuestCounter {
             period_frac,
             period_shift,
             period_max_error: u64::try_from(period_max_error).ok()?,
+            period_estimated_error: u64::try_from(
+                (u128::from(period_frac) * u128::from(host.period_estimated_error)).div_ceil(TRILLION),
+            )
+            .ok()?,
             time_max_error: host.time_max_error.saturating_add(nanos),
+            // Where in its window it is, nobody knows: a third of it is a fair guess.
+            time_estimated_error: host.time_estimated_error.saturating_add(nanos / 3),
         })
     }
 }
@@ -162,7 +170,9 @@ mod tests {
             time: Time::from_parts(2_000_000_000, 0),
             period: Period::from_frequency(NonZeroU64::new(hz).expect("not 0")),
             time_max_error: 100,
+            time_estimated_error: 50,
             period_max_error: 1_000_000,
+            period_estimated_error: 1_000,
         }
     }
 

@@ -31,7 +31,8 @@ use std::process::{Child, Command, ExitCode};
 use anyhow::{ensure, Context};
 use vmclock_vmm::acpi::{table, Doorbell, Place};
 
-use crate::cli::{QemuArgs, ServeArgs};
+use crate::cli::QemuArgs;
+use crate::command::serve::config::Plan;
 use crate::command::serve::control::{path_for, Control};
 use crate::command::serve::publisher::Publisher;
 use crate::command::serve::stop_signal;
@@ -43,8 +44,6 @@ use process::Process;
 use session::{Facts, Log, Session};
 
 pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
-    let refresh = std::time::Duration::from_millis(1)..=std::time::Duration::from_secs(60);
-    ensure!(refresh.contains(&args.refresh), "--refresh {:?}: must be between 1ms and 60s", args.refresh);
     if let (true, Some(page)) = (args.attach, &args.page) {
         return attach::run(args, page);
     }
@@ -71,7 +70,7 @@ pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
     // Before anything is published, so that no signal finds us without the means to take the page back.
     let stop = stop_signal()?;
     let log = Log { json: args.json };
-    let (mut publisher, opened) = Publisher::open(&as_served(args, &page))?;
+    let (mut publisher, opened) = Publisher::open(planned(args, &page)?)?;
     publisher.set_guest_counter(None);
     make_room(&page, if args.read_only_page { 4096 } else { REGION_LEN })?;
     let control = Control::listen(&path_for(&page, args.control.as_deref()))?;
@@ -102,17 +101,8 @@ fn print_arguments(analysis: &Analysis, additions: Additions<'_>, irq: Option<u8
 }
 
 /// What publishing for a guest has in common with publishing for this machine.
-fn as_served(args: &QemuArgs, page: &Path) -> ServeArgs {
-    ServeArgs {
-        page: page.into(),
-        control: args.control.clone(),
-        reference: args.reference,
-        refresh: args.refresh,
-        tai_offset: args.tai_offset,
-        start_at: None,
-        leap: None,
-        json: args.json,
-    }
+fn planned(args: &QemuArgs, page: &Path) -> anyhow::Result<Plan> {
+    Plan::simple(page, args.reference, Some(args.refresh), args.tai_offset)
 }
 
 fn make_room(page: &Path, len: u64) -> anyhow::Result<()> {

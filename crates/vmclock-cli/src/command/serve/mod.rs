@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vmclock serve`: publishes a page, keeps it fresh, and listens for what happens to the machine.
 
+pub(super) mod config;
 pub(super) mod control;
 pub(super) mod publisher;
 
@@ -13,8 +14,9 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde_json::json;
 
 use crate::cli::ServeArgs;
-use crate::output::{print, print_json};
+use crate::output::{error, print, print_json};
 
+use config::Plan;
 use control::Control;
 pub(crate) use control::{path_for, request};
 use publisher::{Publisher, Report};
@@ -23,11 +25,11 @@ use publisher::{Publisher, Report};
 pub(super) const FIRST_REFRESH: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    ensure!(
-        (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&args.refresh),
-        "--refresh {:?}: must be between 1ms and 60s",
-        args.refresh
-    );
+    let plan = Plan::of(args)?;
+    if args.check_config {
+        return check(plan, args.json);
+    }
+    let refresh = plan.refresh;
     if let Some(folder) = args.page.parent().filter(|folder| folder.starts_with("/run")) {
         // /run is empty after each boot.
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create the folder", folder.display()))?;
@@ -35,9 +37,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // Before anything is published, so that no signal finds us without the means to take the page back.
     let stop = stop_signal()?;
     let log = Log { json: args.json };
-    let (mut publisher, opened) = Publisher::open(args)?;
+    let (mut publisher, opened) = Publisher::open(plan)?;
     log.reports(&opened)?;
-    let result = serve(args, &mut publisher, &stop, log);
+    let result = serve(args, refresh, &mut publisher, &stop, log);
     // However it ends: whoever reads the page from now on must not trust it.
     publisher.retire();
     result?;
@@ -45,9 +47,39 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(args: &ServeArgs, publisher: &mut Publisher, stop: &UnixStream, log: Log) -> anyhow::Result<()> {
+/// Hears each source once, and says what it says.
+fn check(plan: Plan, json: bool) -> anyhow::Result<ExitCode> {
+    let mut all_heard = true;
+    for mut source in plan.sources {
+        let heard = source.observe();
+        all_heard &= heard.is_ok();
+        let text = match &heard {
+            Ok(observation) if observation.synchronized => error(observation.max_error.into()),
+            Ok(observation) => format!("{}, not synchronised", error(observation.max_error.into())),
+            Err(error) => error.to_string(),
+        };
+        if json {
+            let max_error = heard.as_ref().ok().map(|observation| observation.max_error);
+            let line =
+                json!({"source": source.name(), "heard": heard.is_ok(), "max_error_ns": max_error, "text": text});
+            print_json(&line)?;
+        } else {
+            print(&format!("{:<24} {text}\n", source.name()))?;
+        }
+    }
+    ensure!(all_heard, "not every source can be heard; the rest of the configuration is in order");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(
+    args: &ServeArgs,
+    refresh: Duration,
+    publisher: &mut Publisher,
+    stop: &UnixStream,
+    log: Log,
+) -> anyhow::Result<()> {
     let mut control = Control::listen(&control::path_for(&args.page, args.control.as_deref()))?;
-    let mut interval = FIRST_REFRESH.min(args.refresh);
+    let mut interval = FIRST_REFRESH.min(refresh);
     let mut due = Instant::now() + interval;
     loop {
         if wait_until(due, stop, &control)? {
@@ -61,7 +93,7 @@ fn serve(args: &ServeArgs, publisher: &mut Publisher, stop: &UnixStream, log: Lo
         })?;
         if Instant::now() >= due {
             log.reports(&publisher.refresh()?)?;
-            interval = (interval * 2).min(args.refresh);
+            interval = (interval * 2).min(refresh);
             due = Instant::now() + interval;
         }
     }

@@ -1,30 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is on the page, and when.
 
+use std::fs::File;
+use std::time::Duration;
+
 use anyhow::Context;
 use serde_json::{json, Value};
-use vmclock::{ClockStatus, LeapIndicator, Snapshot, Span, Tai, Time, TimeType};
+use vmclock::{ClockStatus, Snapshot, Span, Tai, Time, TimeType};
 use vmclock_core::abi::Flags;
 use vmclock_core::counter;
 use vmclock_core::leap::next_month_start;
 use vmclock_core::page::Writer;
-use vmclock_host::estimator::{Contradiction, Estimate, Estimator};
+use vmclock_host::estimator::{Conclusion, Estimate, Evidence, Finding, Settings};
 use vmclock_host::identity::never_used;
-use vmclock_host::kernel::{counter_is_trusted, KernelClock, Quality};
+use vmclock_host::kernel::{counter_is_trusted, nominal_period, KernelClock, Quality};
 use vmclock_host::leap_seconds::{LeapSeconds, SYSTEM_LIST};
 use vmclock_host::page_file::{Found, MappedPage, PageFile};
-use vmclock_host::sample::Sample;
 use vmclock_host::schedule::{LeapSecond, UtcSchedule};
+use vmclock_host::source::{Observation, Source};
+use vmclock_host::timescale::TaiFollower;
+use vmclock_host::trace::Recorder;
 
-use crate::cli::{LeapKind, Reference, ServeArgs, Signal};
+use crate::cli::{LeapKind, Signal};
 use crate::command::qemu::counter::{GuestCalibration, GuestCounter};
 use crate::output::{civil, error};
 
-/// How much a counter's rate may change from one refresh to the next, in parts per 10^12: against true time, when the
-/// kernel's clock is synchronised ...
-const DRIFT_SYNCHRONIZED: u64 = 15_000_000;
-/// ... and against a kernel's clock that is itself taken for the truth, which only its daemon's steering changes.
-const DRIFT_HOST_CLOCK: u64 = 1_000_000;
+use super::config::Plan;
+
+/// How long the counter is compared with the kernel's raw clock, to know its rate before anything else is known.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
 
 /// Something that the publisher did.
 pub(in crate::command) struct Report {
@@ -54,14 +58,31 @@ enum OffsetSource {
 pub(in crate::command) struct Publisher {
     file: PageFile,
     writer: Writer<MappedPage>,
-    reference: Reference,
+    sources: Vec<Listened>,
+    recorder: Recorder<File>,
+    settings: Settings,
     offset_source: OffsetSource,
-    schedule: UtcSchedule,
-    estimator: Estimator,
-    /// From the machine's clock to the page's, for an imaginary one.
-    shift: Span,
-    imaginary: bool,
+    follower: TaiFollower,
+    imaginary: Option<Imaginary>,
     readers: Readers,
+    /// What is on the page is about to be about another counter, or about other facts of UTC.
+    must_publish: bool,
+}
+
+/// A source, and what was last heard of it.
+struct Listened {
+    source: Box<dyn Source>,
+    /// The life of the counter in which it was last heard.
+    era: Option<u64>,
+    is_silent: bool,
+}
+
+/// A clock that is not this machine's.
+#[derive(Clone, Copy)]
+struct Imaginary {
+    /// From the machine's clock to the page's.
+    shift: Span,
+    schedule: UtcSchedule,
 }
 
 /// Whose counter the page is about.
@@ -75,9 +96,9 @@ enum Readers {
 
 impl Publisher {
     /// Opens the page and publishes `initializing` on it; the first refresh gives it a time.
-    pub(in crate::command) fn open(args: &ServeArgs) -> anyhow::Result<(Self, Vec<Report>)> {
-        let mut reports = Vec::new();
-        let (offset_source, utc_minus_tai) = find_offset(args.tai_offset, &mut reports)?;
+    pub(in crate::command) fn open(plan: Plan) -> anyhow::Result<(Self, Vec<Report>)> {
+        let mut reports = plan.notes;
+        let (offset_source, utc_minus_tai) = find_offset(plan.tai_offset, &mut reports)?;
         let time_type = if offset_source == OffsetSource::Nowhere { TimeType::UTC } else { TimeType::TAI };
         let blank = Snapshot {
             counter_id: counter::ID,
@@ -88,19 +109,28 @@ impl Publisher {
             flags: Flags::VM_GEN_COUNTER_PRESENT,
             ..Snapshot::BLANK
         };
-        let (file, found, writer) = PageFile::open(&args.page, blank)?;
+        let nominal =
+            nominal_period(FIRST_LOOK).context("the kernel's raw clock stands, or this CPU's counter does")?;
+        let trace = plan.record.as_ref().map(|path| {
+            File::create_new(path).with_context(|| format!("{}: cannot make a new file for the trace", path.display()))
+        });
+        let recorder = Recorder::new(plan.settings, nominal, plan.sources.len(), trace.transpose()?);
+        let (file, found, writer) = PageFile::open(&plan.page, blank)?;
+        let schedule = UtcSchedule { utc_minus_tai, leap: None };
+        let listened = |source| Listened { source, era: None, is_silent: false };
         let mut publisher = Self {
             file,
             writer,
-            reference: args.reference,
+            sources: plan.sources.into_iter().map(listened).collect(),
+            recorder,
+            settings: plan.settings,
             offset_source,
-            schedule: UtcSchedule { utc_minus_tai, leap: None },
-            estimator: Estimator::new(DRIFT_HOST_CLOCK),
-            shift: Span::default(),
-            imaginary: args.start_at.is_some(),
+            follower: TaiFollower::new(schedule),
+            imaginary: None,
             readers: Readers::Here,
+            must_publish: false,
         };
-        let page = args.page.display();
+        let page = plan.page.display();
         reports.push(match found {
             Found::New => Report::new("created", format!("{page}: a new page")),
             Found::AtRest(last) => {
@@ -112,27 +142,22 @@ impl Publisher {
                 Report::new("took-over", format!("{page}: its last publisher was killed in the middle of an update"))
             }
         });
-        let first = publisher.sample(&Quality::now().context("cannot ask the kernel about its clock")?);
-        if let Some(start) = args.start_at {
-            let start = Time::<Tai>::from_nanos(start.as_nanosecond())
-                .and_then(|start| start.checked_add(Span::from_nanos(i64::from(-utc_minus_tai) * 1_000_000_000)))
-                .and_then(|start| start.since(first.time))
+        if let Some(start) = plan.start_at {
+            let shift = Time::<Tai>::from_nanos(start.as_nanosecond())
+                .and_then(|start| start.checked_add(seconds(-i64::from(utc_minus_tai))))
+                .and_then(|start| start.since(publisher.machine_time()))
                 .context("--start-at is out of range")?;
-            publisher.shift = start;
+            publisher.imaginary = Some(Imaginary { shift, schedule });
             reports.push(Report::new("imaginary", "the page's clock is not this machine's".into()));
         }
-        if let Some(kind) = args.leap {
-            reports.push(publisher.announce(kind, first.time)?);
+        if let Some(kind) = plan.leap {
+            reports.push(publisher.announce(kind)?);
         }
-        publisher.estimator.add(first);
         if counter_is_trusted() == Some(false) {
             let text = "the kernel does not trust this CPU's counter; the page will say unreliable".into();
             reports.push(Report::new("warning", text));
         }
-        if args.reference == Reference::HostClock {
-            let text = "this machine's clock is taken for the truth: bounds cover only what publishing adds".into();
-            reports.push(Report::new("reference", text));
-        }
+        publisher.listen(&mut reports)?;
         Ok((publisher, reports))
     }
 
@@ -149,33 +174,110 @@ impl Publisher {
         });
     }
 
-    /// Takes a sample and publishes what follows from it.
+    /// Looks at the sources and publishes what follows.
     pub(in crate::command) fn refresh(&mut self) -> anyhow::Result<Vec<Report>> {
         self.file.check()?;
-        let quality = Quality::now().context("cannot ask the kernel about its clock")?;
-        let sample = self.sample(&quality);
-        if !self.imaginary {
-            self.follow_announcements(&quality, sample.time);
+        let mut reports = Vec::new();
+        let disturbed = self.listen(&mut reports)?;
+        let conclusion = self.recorder.conclude(counter::read_ordered());
+        if self.imaginary.is_none() {
+            self.follow_announcements();
         }
-        if let Err(step) = self.estimator.check(&sample) {
-            return self.contradicted(sample, step);
+        if let Some(error) = self.recorder.take_error() {
+            reports.push(Report::new("warning", format!("the trace ends here: {error}")));
         }
-        self.estimator.set_drift(match self.reference {
-            Reference::HostClock => DRIFT_HOST_CLOCK,
-            Reference::Kernel if quality.synchronized => DRIFT_SYNCHRONIZED,
-            Reference::Kernel => quality.tolerance.max(DRIFT_SYNCHRONIZED),
-        });
-        let Some(estimate) = self.estimator.add(sample) else { return Ok(Vec::new()) };
-        self.publish(&estimate, &quality)?;
-        let page = self.writer.contents();
-        let text = format!("{} {}", page.clock_status, error(page.time_maxerror_nanosec.into()));
-        Ok(vec![Report::new("refreshed", text)])
+        let drift = self.settings.drift;
+        reports.extend(conclusion.findings.iter().map(|finding| self.report(finding, drift)));
+        self.publish(&conclusion, disturbed, &mut reports)?;
+        Ok(reports)
+    }
+
+    /// Hears every source once. Says whether one of them knows that the counter was disturbed.
+    fn listen(&mut self, reports: &mut Vec<Report>) -> anyhow::Result<bool> {
+        let mut observations: Vec<(usize, Observation)> = Vec::with_capacity(self.sources.len());
+        for (index, listened) in self.sources.iter_mut().enumerate() {
+            match listened.source.observe() {
+                Ok(observation) => {
+                    if std::mem::take(&mut listened.is_silent) {
+                        reports.push(Report::new("source", format!("{} is heard again", listened.source.name())));
+                    }
+                    observations.push((index, observation));
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut listened.is_silent, true) {
+                        reports.push(Report::new("source", error.to_string()));
+                    }
+                }
+            }
+        }
+        let mut disturbed = false;
+        for (index, observation) in &observations {
+            let known = self.sources[*index].era.replace(observation.era);
+            disturbed |= known.is_some_and(|known| known != observation.era);
+        }
+        if disturbed {
+            let nominal = nominal_period(FIRST_LOOK).context("the kernel's raw clock stands")?;
+            self.recorder.restart(nominal);
+            reports.push(Report::new("disrupted", "this host's own counter was disrupted: starting anew".into()));
+            // Some were looked at before that.
+            return Ok(true);
+        }
+        for (source, observation) in observations {
+            let Observation { before, after, stamp, max_error, estimated_error, synchronized, leap, .. } = observation;
+            let evidence = |time| Evidence { source, before, after, time, max_error, estimated_error, synchronized };
+            let estimator = self.recorder.estimator();
+            let tai = self.follower.to_tai(stamp, leap, |time| estimator.surprise(&evidence(time)));
+            let tai = tai.context("a source's time is out of range")?;
+            if let (OffsetSource::Kernel, Some(tai), None) =
+                (&self.offset_source, leap.tai_minus_utc, self.follower.schedule().leap)
+            {
+                self.follower.set_schedule(UtcSchedule { utc_minus_tai: -tai, leap: None });
+            }
+            if let Some(finding) = self.recorder.observe(&evidence(tai)) {
+                reports.push(self.report(&finding, self.settings.drift));
+            }
+        }
+        Ok(false)
+    }
+
+    /// What was found out, in words.
+    fn report(&self, finding: &Finding, drift: u64) -> Report {
+        let name = |source: usize| self.sources.get(source).map_or("a source", |listened| listened.source.name());
+        let ppm = |parts: f64| parts / 1e6;
+        #[allow(clippy::cast_precision_loss)] // to print
+        let drift = ppm(drift as f64);
+        match *finding {
+            Finding::Doubted { source, ahead } => {
+                Report::new("doubt", format!("{} is {ahead:.0} ns from where it may be", name(source)))
+            }
+            Finding::Vindicated { source } => Report::new("vindicated", format!("{} is where it was", name(source))),
+            Finding::Stepped { source } => Report::new("stepped", format!("{} insists, and is believed", name(source))),
+            Finding::NoMajority => {
+                Report::new("no-majority", "at least half of the sources must be wrong; which, nobody knows".into())
+            }
+            Finding::Contradicted { ahead } => Report::new(
+                "step",
+                format!("the clock is {ahead:.0} ns from where it may be by what was published: a new marker"),
+            ),
+            Finding::Unstable { change } => Report::new(
+                "unstable",
+                format!(
+                    "the counter's rate changed by {:.3} ppm more than the {drift} ppm that are allowed",
+                    ppm(change)
+                ),
+            ),
+            Finding::Holdover => {
+                Report::new("holdover", "no source is heard: the clock runs on the counter alone".into())
+            }
+            Finding::Resumed => Report::new("resumed", "the sources are heard, and agree".into()),
+        }
     }
 
     /// From now on the page is about a guest's counter, which gives no time as long as it is not known; what is sampled
     /// of this machine's clock goes on all the same.
     pub(in crate::command) fn set_guest_counter(&mut self, counter: Option<GuestCounter>) {
         self.readers = Readers::Guest(counter);
+        self.must_publish = true;
     }
 
     /// Changes the page as the guest's life demands.
@@ -199,8 +301,7 @@ impl Publisher {
     pub(in crate::command) fn signal(&mut self, signal: Signal) -> anyhow::Result<Report> {
         self.file.check()?;
         if let Signal::Leap { kind } = signal {
-            let now = self.sample(&Quality::now().context("cannot ask the kernel about its clock")?).time;
-            return self.announce(kind, now);
+            return self.announce(kind);
         }
         let (marker, generation) = (new_identity()?, new_identity()?);
         let (soon, imminent) = (Flags::DISRUPTION_SOON, Flags::DISRUPTION_IMMINENT);
@@ -243,22 +344,43 @@ impl Publisher {
         }
     }
 
+    /// This machine's time, as far as it is known.
+    fn machine_time(&self) -> Time<Tai> {
+        let now = KernelClock::realtime_plus(-i64::from(self.follower.schedule().utc_minus_tai)).sample();
+        self.recorder.estimator().last().and_then(|last| last.time_at(now.middle())).unwrap_or(now.time)
+    }
+
+    /// What the page says of UTC, and when.
+    fn schedule(&self) -> UtcSchedule {
+        self.imaginary.map_or(*self.follower.schedule(), |imaginary| imaginary.schedule)
+    }
+
+    /// From the machine's clock to the page's.
+    fn shifted(&self, time: Time<Tai>) -> anyhow::Result<Time<Tai>> {
+        let shift = self.imaginary.map_or(Span::default(), |imaginary| imaginary.shift);
+        time.checked_add(shift).context("the time is out of range")
+    }
+
     /// Announces a leap second at the end of the current month of the page's clock, or takes that back.
-    fn announce(&mut self, kind: LeapKind, now: Time<Tai>) -> anyhow::Result<Report> {
-        let now = now.checked_add(self.shift).context("the time is out of range")?;
-        let (offset, _) = self.schedule.at(now);
+    fn announce(&mut self, kind: LeapKind) -> anyhow::Result<Report> {
+        let now = self.shifted(self.machine_time())?;
+        let (offset, _) = self.schedule().at(now);
         let month = next_month_start(now.seconds().saturating_add(offset.into()));
         let leap = match kind {
             LeapKind::Positive => Some(LeapSecond { month, inserted: true }),
             LeapKind::Negative => Some(LeapSecond { month, inserted: false }),
             LeapKind::None => None,
         };
-        self.schedule = UtcSchedule { utc_minus_tai: offset, leap };
+        let schedule = UtcSchedule { utc_minus_tai: offset, leap };
+        match &mut self.imaginary {
+            Some(imaginary) => imaginary.schedule = schedule,
+            None => self.follower.set_schedule(schedule),
+        }
         let contents = *self.writer.contents();
         if contents.clock_status.gives_time() {
             // The indicator holds at the page's reference time, not at the time of the announcement.
             let reference = Time::<Tai>::from_parts(i64::try_from(contents.time_sec)?, contents.time_frac_sec);
-            let (offset, indicator) = self.schedule.at(self.on_tai(reference, contents.time_type));
+            let (offset, indicator) = schedule.at(self.on_tai(reference, contents.time_type));
             self.writer.update(|page| {
                 page.tai_offset_sec = if page.flags.contains(Flags::TAI_OFFSET_VALID) { offset } else { 0 };
                 page.leap_indicator = indicator;
@@ -277,137 +399,144 @@ impl Publisher {
         if time_type == TimeType::TAI {
             return time;
         }
-        let offset = i64::from(self.schedule.utc_minus_tai);
-        time.checked_add(Span::from_nanos(-offset * 1_000_000_000)).unwrap_or(time)
+        time.checked_add(seconds(-i64::from(self.schedule().utc_minus_tai))).unwrap_or(time)
     }
 
-    fn sample(&self, quality: &Quality) -> Sample {
-        if self.offset_source == OffsetSource::Kernel {
-            return KernelClock::tai().sample();
+    /// The list has leap seconds long before any source announces them.
+    fn follow_announcements(&mut self) {
+        let schedule = *self.follower.schedule();
+        let OffsetSource::List(list) = &self.offset_source else { return };
+        if schedule.leap.is_none() {
+            let listed = list.next_after(self.utc_seconds(self.machine_time()));
+            let leap = listed.map(|(month, inserted)| LeapSecond { month, inserted });
+            self.follower.set_schedule(UtcSchedule { leap, ..schedule });
         }
-        // The kernel sets CLOCK_REALTIME back at the start of a leap second, not at its end.
-        let begun = quality.in_leap_second || self.leap_is_over();
-        let leap = match self.schedule.leap.filter(|_| !self.imaginary && begun) {
-            Some(LeapSecond { inserted: true, .. }) => 1,
-            Some(LeapSecond { inserted: false, .. }) => -1,
-            None => 0,
-        };
-        KernelClock::realtime_plus(leap - i64::from(self.schedule.utc_minus_tai)).sample()
-    }
-
-    /// Whether the page's own reference is already behind the leap second.
-    fn leap_is_over(&self) -> bool {
-        matches!(self.writer.contents().leap_indicator, LeapIndicator::POST_POSITIVE | LeapIndicator::POST_NEGATIVE)
-    }
-
-    /// The kernel may be told of a leap second, or of a better offset, at any time; the list has them long before.
-    fn follow_announcements(&mut self, quality: &Quality, now: Time<Tai>) {
-        self.schedule = self.schedule.settled(now);
-        if self.schedule.leap.is_some() {
-            return;
-        }
-        if let (OffsetSource::Kernel, Some(tai)) = (&self.offset_source, quality.tai_minus_utc) {
-            self.schedule.utc_minus_tai = -tai;
-        }
-        let utc = self.utc_seconds(now);
-        let listed = match &self.offset_source {
-            OffsetSource::List(list) => list.next_after(utc),
-            _ => None,
-        };
-        let today = quality.leap_today.map(|inserted| (next_month_start(utc), inserted));
-        self.schedule.leap = today.or(listed).map(|(month, inserted)| LeapSecond { month, inserted });
     }
 
     fn utc_seconds(&self, time: Time<Tai>) -> i64 {
-        let (offset, _) = self.schedule.at(time);
+        let (offset, _) = self.schedule().at(time);
         time.seconds().saturating_add(offset.into())
     }
 
-    fn publish(&mut self, estimate: &Estimate, quality: &Quality) -> anyhow::Result<()> {
-        let tai = estimate.time.checked_add(self.shift).context("the time is out of range")?;
-        let (offset, leap_indicator) = self.schedule.at(tai);
-        let time_type = self.writer.contents().time_type;
-        let time = match time_type {
-            TimeType::TAI => tai,
-            _ => tai.checked_add(Span::from_nanos(i64::from(offset) * 1_000_000_000)).unwrap_or(tai),
-        };
-        let (status, kernel_max, kernel_estimated) = match self.reference {
-            Reference::HostClock => (ClockStatus::SYNCHRONIZED, 0, 0),
-            Reference::Kernel if quality.synchronized => {
-                (ClockStatus::SYNCHRONIZED, quality.max_error, quality.estimated_error)
+    /// Brings the page up to date, if there is anything new.
+    fn publish(&mut self, conclusion: &Conclusion, disturbed: bool, reports: &mut Vec<Report>) -> anyhow::Result<()> {
+        let disrupted = conclusion.disrupted || disturbed;
+        let marker = disrupted.then(new_identity).transpose()?;
+        if let Some(marker) = marker {
+            self.writer.update(|page| {
+                page.clock_status =
+                    if page.clock_status.gives_time() { ClockStatus::UNRELIABLE } else { page.clock_status };
+                page.disruption_marker = marker;
+            });
+        }
+        let Some(facts) = self.facts(conclusion.status) else { return Ok(()) };
+        let last = self.recorder.estimator().last().copied();
+        let due = |last: &Estimate| self.must_publish || !facts.are_on(self.writer.contents(), last);
+        let Some(estimate) = conclusion.publish.or_else(|| last.filter(due)) else {
+            if facts.status != self.writer.contents().clock_status {
+                self.writer.update(|page| page.clock_status = facts.status);
             }
-            Reference::Kernel => (ClockStatus::FREE_RUNNING, quality.max_error, quality.estimated_error),
+            return Ok(());
         };
-        let status = if counter_is_trusted() == Some(false) || !self.offset_is_known(tai) {
-            ClockStatus::UNRELIABLE
+        let mut next = *self.writer.contents();
+        facts.put(&estimate, &mut next).context("the time, or the counter's rate, is beyond what a page can say")?;
+        if self.settings.monotonic {
+            let Self { writer, recorder, .. } = self;
+            let mut settled = (0, None);
+            writer.update_late(|page| {
+                let counter = counter::read_ordered();
+                let estimate = recorder.settle(counter);
+                settled = (counter, estimate);
+                // It is the same but for nanoseconds, so that it fits as well.
+                if estimate.and_then(|estimate| facts.put(&estimate, page)).is_none() {
+                    page.clock_status = ClockStatus::UNRELIABLE;
+                }
+            });
+            recorder.settled(settled.0, settled.1);
         } else {
-            status
-        };
-        let calibration = match self.readers {
-            Readers::Here => own_calibration(estimate),
-            Readers::Guest(None) => return Ok(()),
-            Readers::Guest(Some(counter)) => {
-                counter.calibration(estimate).context("the guest's counter runs at a rate that no page can say")?
-            }
-        };
-        let time_sec = u64::try_from(time.seconds()).context("the clock is before 1970")?;
-        let known = self.offset_source != OffsetSource::Nowhere;
-        self.writer.update(|page| {
-            page.clock_status = status;
-            page.flags = page
-                .flags
-                .with(Flags::PERIOD_ESTERROR_VALID)
-                .with(Flags::PERIOD_MAXERROR_VALID)
-                .with(Flags::TIME_ESTERROR_VALID)
-                .with(Flags::TIME_MAXERROR_VALID)
-                .with(if known { Flags::TAI_OFFSET_VALID } else { Flags::NONE });
-            page.tai_offset_sec = if known { offset } else { 0 };
-            page.leap_indicator = leap_indicator;
-            page.counter_value = calibration.counter;
-            page.counter_period_shift = calibration.period_shift;
-            page.counter_period_frac_sec = calibration.period_frac;
-            page.counter_period_maxerror_rate_frac_sec = calibration.period_max_error;
-            page.counter_period_esterror_rate_frac_sec = calibration.period_max_error.div_ceil(3);
-            page.time_sec = time_sec;
-            page.time_frac_sec = time.frac();
-            page.time_maxerror_nanosec = calibration.time_max_error.saturating_add(kernel_max);
-            page.time_esterror_nanosec = (calibration.time_max_error / 3).saturating_add(kernel_estimated);
-        });
+            self.writer.update(|page| *page = Snapshot { seq_count: page.seq_count, ..next });
+        }
+        self.must_publish = false;
+        let page = self.writer.contents();
+        let text = format!("{} {}", page.clock_status, error(page.time_maxerror_nanosec.into()));
+        reports.push(Report::new("refreshed", text));
         Ok(())
+    }
+
+    /// All that a calibration needs to become a page's. `None` for a guest whose counter is not known.
+    fn facts(&self, status: ClockStatus) -> Option<Facts> {
+        let guest = match self.readers {
+            Readers::Here => None,
+            Readers::Guest(counter) => Some(counter?),
+        };
+        let is_trusted = counter_is_trusted() != Some(false) && self.offset_is_known(self.machine_time());
+        Some(Facts {
+            status: if is_trusted { status } else { ClockStatus::UNRELIABLE },
+            schedule: self.schedule(),
+            shift: self.imaginary.map_or(Span::default(), |imaginary| imaginary.shift),
+            offset_is_known: self.offset_source != OffsetSource::Nowhere,
+            guest,
+            // A guest's counter may be known better later, and then the time goes back.
+            monotonic: self.settings.monotonic && guest.is_none(),
+        })
     }
 
     /// A list that expired says nothing about the leap seconds since.
     fn offset_is_known(&self, tai: Time<Tai>) -> bool {
         match &self.offset_source {
-            OffsetSource::List(list) => self.imaginary || list.tai_minus_utc(self.utc_seconds(tai)).is_ok(),
+            OffsetSource::List(list) => self.imaginary.is_some() || list.tai_minus_utc(self.utc_seconds(tai)).is_ok(),
             _ => true,
         }
     }
+}
 
-    /// The clock is not where it must be if what we published was right. Until the next refresh there is no time.
-    fn contradicted(&mut self, sample: Sample, step: Contradiction) -> anyhow::Result<Vec<Report>> {
-        self.estimator.restart();
-        self.estimator.add(sample);
-        let marker = new_identity()?;
-        self.writer.update(|page| {
-            page.clock_status = ClockStatus::UNRELIABLE;
-            page.disruption_marker = marker;
-        });
-        let Contradiction { ahead, allowed } = step;
-        let text =
-            format!("the clock is {ahead} ns from where it should be, and {allowed} ns are allowed: starting anew");
-        Ok(vec![Report::new("step", text)])
+/// What makes a page out of a calibration.
+struct Facts {
+    status: ClockStatus,
+    schedule: UtcSchedule,
+    shift: Span,
+    offset_is_known: bool,
+    guest: Option<GuestCounter>,
+    monotonic: bool,
+}
+
+impl Facts {
+    /// Whether a page with this calibration says so.
+    fn are_on(&self, page: &Snapshot, estimate: &Estimate) -> bool {
+        let mut next = *page;
+        self.put(estimate, &mut next).is_none()
+            || (next.leap_indicator, next.tai_offset_sec) == (page.leap_indicator, page.tai_offset_sec)
+    }
+
+    /// Writes it all. `None` where a page cannot say it.
+    fn put(&self, estimate: &Estimate, page: &mut Snapshot) -> Option<()> {
+        let tai = estimate.time.checked_add(self.shift)?;
+        let (offset, leap_indicator) = self.schedule.at(tai);
+        let time = if page.time_type == TimeType::TAI { tai } else { tai.checked_add(seconds(offset.into()))? };
+        u64::try_from(time.seconds()).ok()?;
+        Estimate { time, ..*estimate }.put_on(page);
+        if let Some(guest) = &self.guest {
+            let calibration: GuestCalibration = guest.calibration(estimate)?;
+            page.counter_value = calibration.counter;
+            page.counter_period_shift = calibration.period_shift;
+            page.counter_period_frac_sec = calibration.period_frac;
+            page.counter_period_maxerror_rate_frac_sec = calibration.period_max_error;
+            page.counter_period_esterror_rate_frac_sec = calibration.period_estimated_error;
+            page.time_maxerror_nanosec = calibration.time_max_error;
+            page.time_esterror_nanosec = calibration.time_estimated_error;
+        }
+        page.clock_status = self.status;
+        let flags = page.flags.without(Flags::TIME_MONOTONIC).without(Flags::TAI_OFFSET_VALID);
+        let known = if self.offset_is_known { Flags::TAI_OFFSET_VALID } else { Flags::NONE };
+        page.flags = flags.with(known).with(if self.monotonic { Flags::TIME_MONOTONIC } else { Flags::NONE });
+        page.tai_offset_sec = if self.offset_is_known { offset } else { 0 };
+        page.leap_indicator = leap_indicator;
+        Some(())
     }
 }
 
-fn own_calibration(estimate: &Estimate) -> GuestCalibration {
-    GuestCalibration {
-        counter: estimate.counter,
-        period_frac: estimate.period.frac(),
-        period_shift: estimate.period.shift(),
-        period_max_error: estimate.period.error_rate(estimate.period_max_error),
-        time_max_error: estimate.time_max_error,
-    }
+fn seconds(count: i64) -> Span {
+    Span::from_nanos(count.saturating_mul(1_000_000_000))
 }
 
 /// UTC - TAI, and where it is known from.

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The kernel's clock with chronyd's idea of its error, by chronyd's own command protocol (version 6, as since chrony 2.2):
+//! a datagram there and one back, on a port that chronyd opens to this machine only.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use crate::kernel::Quality;
+
+use super::kernel::{observation, Trust};
+use super::{Observation, Source, SourceError};
+
+/// Where chronyd listens unless it is told otherwise.
+const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 323);
+const PATIENCE: Duration = Duration::from_millis(250);
+const TRIES: u32 = 2;
+
+const VERSION: u8 = 6;
+const REQUEST: u8 = 1;
+const REPLY: u8 = 2;
+const TRACKING_REQUEST: u16 = 33;
+const TRACKING_REPLY: u16 = 5;
+const HEADER_LEN: usize = 28;
+/// Of the answer; a question has to be as long, so that nobody can use chronyd to multiply traffic.
+const TRACKING_LEN: usize = HEADER_LEN + 76;
+
+/// The kernel's clock, kept by chronyd, which is asked for its error each time.
+///
+/// ```
+/// use vmclock_host::source::{chrony::Chrony, Source};
+/// let mut source = Chrony::new(Some("127.0.0.1:1".parse()?));
+/// let error = source.observe().expect_err("nobody listens there");
+/// assert!(error.to_string().contains("is chronyd running?"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Chrony {
+    address: SocketAddr,
+    name: String,
+    sequence: u32,
+}
+
+impl Chrony {
+    /// At an address other than 127.0.0.1:323, perhaps.
+    pub fn new(address: Option<SocketAddr>) -> Self {
+        let address = address.unwrap_or(DEFAULT);
+        Self { address, name: format!("chronyd at {address}"), sequence: std::process::id() }
+    }
+
+    fn ask(&mut self) -> io::Result<Result<Tracking, &'static str>> {
+        let any: SocketAddr =
+            if self.address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(self.address)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut error = io::Error::from(ErrorKind::TimedOut);
+        for attempt in 0..TRIES {
+            self.sequence = self.sequence.wrapping_add(1);
+            socket.send(&question(self.sequence, attempt))?;
+            let mut answer = [0; 1024];
+            match socket.recv(&mut answer) {
+                Ok(len) => return Ok(Tracking::parse(&answer[..len], self.sequence)),
+                Err(timeout) if matches!(timeout.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    error = timeout;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(error)
+    }
+}
+
+impl Source for Chrony {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn observe(&mut self) -> Result<Observation, SourceError> {
+        let name = self.name.clone();
+        let failed = |error| SourceError::Io { name, what: "gives no answer, is chronyd running?", error };
+        let tracking = self.ask().map_err(failed)?;
+        let no_time = |reason: &str| SourceError::NoTime { name: self.name.clone(), reason: reason.to_owned() };
+        let tracking = tracking.map_err(no_time)?;
+        let (max_error, estimated_error) =
+            tracking.errors().ok_or_else(|| no_time("is not synchronised; see `chronyc sources`"))?;
+        let quality = Quality::now().map_err(|error| SourceError::Io {
+            name: "the kernel's clock".into(),
+            what: "cannot ask after its quality",
+            error,
+        })?;
+        Ok(Observation { max_error, estimated_error, synchronized: true, ..observation(Trust::HostClock, &quality) })
+    }
+}
+
+fn question(sequence: u32, attempt: u32) -> [u8; TRACKING_LEN] {
+    let mut bytes = [0; TRACKING_LEN];
+    bytes[0] = VERSION;
+    bytes[1] = REQUEST;
+    bytes[4..6].copy_from_slice(&TRACKING_REQUEST.to_be_bytes());
+    bytes[6..8].copy_from_slice(&u16::try_from(attempt).unwrap_or(u16::MAX).to_be_bytes());
+    bytes[8..12].copy_from_slice(&sequence.to_be_bytes());
+    bytes
+}
+
+/// What chronyd says of the clock, in seconds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Tracking {
+    is_synchronized: bool,
+    /// What the kernel still has to be put right by.
+    correction: f64,
+    rms_offset: f64,
+    root_delay: f64,
+    root_dispersion: f64,
+}
+
+impl Tracking {
+    fn parse(answer: &[u8], sequence: u32) -> Result<Self, &'static str> {
+        let bytes: &[u8; TRACKING_LEN] =
+            answer.get(..TRACKING_LEN).and_then(|bytes| bytes.try_into().ok()).ok_or("sent too short an answer")?;
+        let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        if bytes[0] != VERSION || bytes[1] != REPLY {
+            return Err("sent an answer of another version of its protocol; chrony 2.2 or later is known");
+        }
+        if half(8) != 0 {
+            return Err("refuses to answer; see its configuration for cmdallow and cmdport");
+        }
+        if half(4) != TRACKING_REQUEST || half(6) != TRACKING_REPLY || word(16) != sequence {
+            return Err("sent an answer to something else");
+        }
+        let number = |at: usize| number(word(HEADER_LEN + at));
+        let (stratum, leap_status) = (half(HEADER_LEN + 24), half(HEADER_LEN + 26));
+        Ok(Self {
+            is_synchronized: leap_status < 3 && stratum > 0 && word(HEADER_LEN) != 0,
+            correction: number(40),
+            rms_offset: number(48),
+            root_delay: number(64),
+            root_dispersion: number(68),
+        })
+    }
+
+    /// The most that the clock may be off, as chrony's manual has it, and what it is thought to be, in nanoseconds.
+    /// `None` where chronyd does not know.
+    fn errors(&self) -> Option<(u64, u64)> {
+        let most = self.correction.abs() + self.root_dispersion + self.root_delay / 2.0;
+        let thought = (self.correction.abs() + self.rms_offset).min(most);
+        let is_sane = self.root_dispersion >= 0.0 && self.root_delay >= 0.0 && most < 1e6;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in range
+        let nanos = |seconds: f64| (seconds * 1e9).ceil() as u64;
+        (self.is_synchronized && is_sane).then(|| (nanos(most), nanos(thought)))
+    }
+}
+
+/// chronyd's floating-point numbers: an exponent of 7 bits, a coefficient of 25, both in two's complement.
+fn number(word: u32) -> f64 {
+    // Shifting up and down again extends the sign.
+    #[allow(clippy::cast_possible_wrap)]
+    let (exponent, coefficient) = (word as i32 >> 25, (word as i32) << 7 >> 7);
+    f64::from(coefficient) * 2_f64.powi(exponent - 25)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn answer(sequence: u32) -> Vec<u8> {
+        let mut bytes = vec![0; TRACKING_LEN];
+        bytes[..2].copy_from_slice(&[VERSION, REPLY]);
+        bytes[4..6].copy_from_slice(&TRACKING_REQUEST.to_be_bytes());
+        bytes[6..8].copy_from_slice(&TRACKING_REPLY.to_be_bytes());
+        bytes[16..20].copy_from_slice(&sequence.to_be_bytes());
+        bytes[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&[192, 0, 2, 1]);
+        bytes[HEADER_LEN + 24..HEADER_LEN + 26].copy_from_slice(&2_u16.to_be_bytes());
+        // -0.5 ms still to go, 0.25 ms, 8 ms there and back, 1 ms.
+        for (at, seconds) in
+            [(40, -0.000_488_281_25), (48, 0.000_244_140_625), (64, 0.007_812_5), (68, 0.000_976_562_5)]
+        {
+            let word = coded(seconds);
+            bytes[HEADER_LEN + at..HEADER_LEN + at + 4].copy_from_slice(&word.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// A power of two, perhaps negative.
+    fn coded(seconds: f64) -> u32 {
+        #[allow(clippy::cast_possible_truncation)]
+        let exponent = seconds.abs().log2() as i32 + 25 - 23;
+        let coefficient = if seconds < 0.0 { -(1 << 23) } else { 1 << 23 };
+        #[allow(clippy::cast_sign_loss)]
+        let word = ((exponent as u32 & 0x7f) << 25) | (coefficient as u32 & 0x01ff_ffff);
+        word
+    }
+
+    #[test]
+    fn an_answer_is_understood() {
+        let tracking = Tracking::parse(&answer(7), 7).expect("an answer");
+        assert_eq!(tracking.errors(), Some((5_371_094, 732_422)));
+        let mut unsynchronised = answer(7);
+        unsynchronised[HEADER_LEN + 27] = 3;
+        assert_eq!(Tracking::parse(&unsynchronised, 7).expect("an answer").errors(), None);
+    }
+
+    #[test]
+    fn numbers() {
+        // 1.0 as chrony writes it: a coefficient of 2^23 and an exponent of 2.
+        assert_eq!(number(0x0480_0000).to_bits(), 1.0_f64.to_bits());
+        assert_eq!(number(coded(-0.25)).to_bits(), (-0.25_f64).to_bits());
+        assert_eq!(number(0).to_bits(), 0.0_f64.to_bits());
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        assert!(Tracking::parse(&answer(7)[..TRACKING_LEN - 1], 7).expect_err("short").contains("too short"));
+        assert!(Tracking::parse(&answer(7), 8).expect_err("late").contains("something else"));
+        for (at, value, part) in [(0, 5, "version"), (1, 1, "version"), (9, 2, "refuses"), (7, 9, "something else")] {
+            let mut wrong = answer(7);
+            wrong[at] = value;
+            assert!(Tracking::parse(&wrong, 7).expect_err(part).contains(part));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_a_bound_up(bytes in prop::collection::vec(any::<u8>(), 0..200), sequence in any::<u32>()) {
+            let _ = Tracking::parse(&bytes, sequence);
+            let mut framed = answer(sequence);
+            for (to, from) in framed[HEADER_LEN..].iter_mut().zip(&bytes) {
+                *to = *from;
+            }
+            if let Some((most, thought)) = Tracking::parse(&framed, sequence).expect("framed").errors() {
+                prop_assert!(thought <= most && most < 1_000_000_000_000_001);
+            }
+        }
+    }
+
+    #[test]
+    fn a_daemon_is_asked_again_when_a_datagram_is_lost() {
+        let daemon = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let mut source = Chrony::new(Some(daemon.local_addr().expect("bound")));
+        let served = std::thread::spawn(move || {
+            let mut question = [0; 200];
+            daemon.recv_from(&mut question).expect("the first is lost");
+            let (len, from) = daemon.recv_from(&mut question).expect("asked again");
+            assert_eq!(len, TRACKING_LEN);
+            let sequence = u32::from_be_bytes([question[8], question[9], question[10], question[11]]);
+            daemon.send_to(&answer(sequence), from).expect("sent");
+        });
+        let observation = source.observe().expect("an answer");
+        served.join().expect("served");
+        assert_eq!(observation.max_error, 5_371_094);
+    }
+}
