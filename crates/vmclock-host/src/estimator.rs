@@ -503,7 +503,7 @@ impl Estimator {
         let floor = self.settings.least_drift as f64 / PARTS_PER_TRILLION;
         let measured = self.anchors.rate(self.known, |at| base.elapsed(at, now), floor);
         self.anchors.note(now, self.known, |from| base.elapsed(from, now));
-        let Some(measured) = measured else { return Rate::Unmeasured };
+        let Some((measured, over)) = measured else { return Rate::Unmeasured };
         let expected = self.rates();
         let Some(rate) = measured.and(self.nominal).filter(|rate| rate.and(expected).is_some()) else {
             findings.push(Finding::Unstable { change: expected.distance_to(measured) * PARTS_PER_TRILLION });
@@ -511,7 +511,7 @@ impl Estimator {
             return Rate::Unstable;
         };
         self.rate = rate;
-        if rate.width() < floor / 2.0 {
+        if rate.width() < floor / 2.0 && Wander::shows(over) {
             self.wander.note(rate.middle(), now, |from| base.elapsed(from, now));
         }
         let exact = self.settings.drift as f64 / PARTS_PER_TRILLION;

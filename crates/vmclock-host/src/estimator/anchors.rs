@@ -10,6 +10,8 @@ const LEVELS: usize = 15;
 const PART_OF_DRIFT: f64 = 8.0;
 /// How long the rate is watched before its changes count as measured.
 const WATCHED: f64 = 86_400.0 * SECOND;
+/// A crystal follows its temperature in some minutes.
+const SHOWN: f64 = 300.0 * SECOND;
 /// How many times the range of the changes that were seen is to be expected.
 const EXPECTED: f64 = 3.0;
 
@@ -27,9 +29,9 @@ pub(super) struct Anchors {
 }
 
 impl Anchors {
-    /// The average rate between an anchor and now.
-    pub(super) fn rate(&self, known: Range, age: impl Fn(u64) -> f64, drift: f64) -> Option<Range> {
-        let mut best: Option<Range> = None;
+    /// The average rate between an anchor and now, and how long that was.
+    pub(super) fn rate(&self, known: Range, age: impl Fn(u64) -> f64, drift: f64) -> Option<(Range, f64)> {
+        let mut best: Option<(Range, f64)> = None;
         for (anchor, _) in &self.levels {
             let Some(anchor) = anchor else { break };
             let age = age(anchor.counter);
@@ -37,8 +39,8 @@ impl Anchors {
                 continue;
             }
             let rate = Range::new((known.low - anchor.known.high) / age, (known.high - anchor.known.low) / age);
-            if best.is_none_or(|best| rate.width() < best.width()) {
-                best = Some(rate);
+            if best.is_none_or(|(best, _)| rate.width() < best.width()) {
+                best = Some((rate, age));
             }
             if rate.width() / 2.0 <= drift / PART_OF_DRIFT {
                 break;
@@ -88,6 +90,11 @@ impl Wander {
             Some((range, _)) if self.is_measured() => (range.width() * EXPECTED).max(least).min(most),
             _ => most,
         }
+    }
+
+    /// Whether a rate over so many nanoseconds shows its changes: over hours they average out.
+    pub(super) fn shows(over: f64) -> bool {
+        over <= SHOWN
     }
 
     /// Takes the rate of now.

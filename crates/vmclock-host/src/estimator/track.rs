@@ -91,12 +91,21 @@ impl Track {
             self.begin(at, said);
             return Verdict::Fits;
         };
-        if let Some(both) = expected.and(said) {
-            let surprise = (said.middle() - expected.middle()).abs().max(evidence.estimated_error as f64);
-            self.estimated_error += (surprise - self.estimated_error) * NEWEST;
-            let vindicated = self.doubt.is_some();
-            self.begin(at, both);
-            return if vindicated { Verdict::Vindicated } else { Verdict::Fits };
+        let doubted = self.doubt.and_then(|doubt| {
+            let range = grown(doubt.range, elapsed(doubt.at, at), rates).and(said)?;
+            Some((doubt, range))
+        });
+        match (expected.and(said), doubted) {
+            // So vague a look settles nothing.
+            (Some(_), Some(_)) => return Verdict::Fits,
+            (Some(both), None) => {
+                let surprise = (said.middle() - expected.middle()).abs().max(evidence.estimated_error as f64);
+                self.estimated_error += (surprise - self.estimated_error) * NEWEST;
+                let was_doubted = self.doubt.is_some();
+                self.begin(at, both);
+                return if was_doubted { Verdict::Vindicated } else { Verdict::Fits };
+            }
+            (None, _) => {}
         }
         if improved {
             // What it said before, it said without a clock to go by.
@@ -104,8 +113,7 @@ impl Track {
             return Verdict::Stepped;
         }
         let ahead = expected.distance_to(said);
-        let fits = |doubt: &Doubt| grown(doubt.range, elapsed(doubt.at, at), rates).and(said);
-        let Some((doubt, range)) = self.doubt.and_then(|doubt| fits(&doubt).map(|range| (doubt, range))) else {
+        let Some((doubt, range)) = doubted else {
             self.doubt = Some(Doubt { range: said, at, since: at, count: 1 });
             return Verdict::Doubted { ahead };
         };

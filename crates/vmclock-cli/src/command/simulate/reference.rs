@@ -28,7 +28,8 @@ pub(super) enum Behaviour {
     Honest,
     /// Now and then it says nothing, for up to half a day.
     Outages,
-    /// Now and then it is off by up to seconds, for less than five minutes.
+    /// Now and then it is off by a tenth of a second up to five seconds, for less than five minutes. Less could not be told from
+    /// what a network does to one server's packets.
     Steps,
     /// It is off by far more than it says: by a constant, or ever more, or now and then.
     Liar,
@@ -85,9 +86,11 @@ impl Reference {
         let (wait, lasts, wrong_by) = match self.behaviour {
             Behaviour::Honest => (f64::INFINITY, 0.0, 0.0),
             Behaviour::Outages => (8.0 * HOUR * wait, random.random_range(0.1..12.0) * HOUR, 0.0),
-            Behaviour::Steps => {
-                (6.0 * HOUR * wait, random.random_range(10.0..290.0) * SECOND, random.random_range(0.1..5000.0) * MILLI)
-            }
+            Behaviour::Steps => (
+                6.0 * HOUR * wait,
+                random.random_range(10.0..290.0) * SECOND,
+                random.random_range(100.0..5000.0) * MILLI,
+            ),
             Behaviour::Liar => {
                 (HOUR * wait, 3.0 * HOUR * random.sample::<f64, _>(Exp1), random.random_range(1.0..1000.0) * MILLI)
             }

@@ -131,6 +131,8 @@ pub(super) const ALL: [Scenario; 14] = [
         name: "fault",
         about: "a PTP clock, and a counter that stops, runs away, or jumps",
         disturbance: Disturbance::Fault,
+        // A look that is interrupted shows nothing, and the judge takes the first one to show it.
+        preempted: 0.0,
         poll: 2.0 * SECOND,
         ..PTP
     },
