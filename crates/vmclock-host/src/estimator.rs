@@ -181,6 +181,8 @@ pub enum Finding {
         /// How far the time is from where it may be, in nanoseconds (positive: ahead).
         ahead: f64,
     },
+    /// No calibration places what was read before inside the bounds that it was read with.
+    NotNested,
     /// The counter's rate changed by more than it can.
     Unstable {
         /// By how much more, in parts per 10^12 (positive: the counter is slower).
@@ -274,6 +276,7 @@ pub struct Estimator {
     last: Option<Estimate>,
     /// The one before, until readers cannot have it any more.
     replaced: Option<Estimate>,
+    is_broken: bool,
     last_status: ClockStatus,
     nominal_period: Period,
 }
@@ -333,6 +336,7 @@ impl Estimator {
             published: Published::default(),
             last: None,
             replaced: None,
+            is_broken: false,
             last_status: ClockStatus::INITIALIZING,
             nominal_period: nominal,
         }
@@ -410,7 +414,7 @@ impl Estimator {
         let votes: Vec<Range> =
             heard.iter().filter_map(|track| track.vote(base.elapsed(track.at(), now), rates)).collect();
         let synchronized = heard.iter().any(|track| track.is_synchronized());
-        let mut disrupted = false;
+        let mut disrupted = std::mem::take(&mut self.is_broken);
         let state = if heard.is_empty() {
             match self.state {
                 // Silence settles no doubt.
@@ -455,8 +459,14 @@ impl Estimator {
         self.conclusion(now, synchronized, disrupted, findings)
     }
 
-    fn conclusion(&mut self, now: u64, synchronized: bool, disrupted: bool, findings: Vec<Finding>) -> Conclusion {
-        let status = match self.state {
+    fn conclusion(
+        &mut self,
+        now: u64,
+        synchronized: bool,
+        mut disrupted: bool,
+        mut findings: Vec<Finding>,
+    ) -> Conclusion {
+        let mut status = match self.state {
             State::Starting => ClockStatus::INITIALIZING,
             State::Doubt => ClockStatus::UNRELIABLE,
             State::Tracking if synchronized => ClockStatus::SYNCHRONIZED,
@@ -467,9 +477,17 @@ impl Estimator {
             self.last = None;
             self.replaced = None;
         }
-        let gives_time = status.gives_time();
-        let publish = (gives_time && self.is_worth_it(now, status)).then(|| self.publish(now)).flatten();
-        if !gives_time {
+        let mut publish = None;
+        if status.gives_time() && self.is_worth_it(now, status) {
+            publish = self.publish(now);
+            if publish.is_none() {
+                // No line is right now, and for what was read before.
+                findings.push(Finding::NotNested);
+                (status, disrupted, self.state) = (ClockStatus::UNRELIABLE, true, State::Doubt);
+                self.published.clear();
+            }
+        }
+        if !status.gives_time() {
             // Nobody reads a time meanwhile, and then a new one is published.
             if let Some(base) = self.base {
                 self.published.end_tenure(now, |at| base.elapsed(at, now));
@@ -553,7 +571,7 @@ impl Estimator {
             }
         }
         let age = |at| base.elapsed(at, now);
-        let (time, rate) = self.published.nested(now, time, self.rate.middle() + slew, self.known, age);
+        let (time, rate) = self.published.nested(now, time, self.rate.middle() + slew, self.known, age)?;
         let drift = self.drift_now();
         let time_error = self.known.error_of(time) + ROUNDING;
         let rate_error = self.rate.error_of(rate) + drift;
@@ -579,7 +597,7 @@ impl Estimator {
 
     /// For `TIME_MONOTONIC`: what was worth publishing, moved so that at `counter`, when readers have just lost the last
     /// calibration, it is not before that one. To be called while the page's sequence count is odd, and what it gives is to
-    /// be written.
+    /// be written. `None` where that breaks another promise: then the page gives no time until the next conclusion.
     pub fn settle(&mut self, counter: u64) -> Option<Estimate> {
         let estimate = self.last?;
         let lag = self.replaced.take().map_or(Span::default(), |replaced| estimate.lag_behind(&replaced, counter));
@@ -587,6 +605,11 @@ impl Estimator {
             return Some(estimate);
         }
         let nanos = lag.raw() as f64 * NANOS_PER_RAW;
+        if !self.published.holds(nanos) {
+            // It cannot be both. That is a disruption, as soon as there is another conclusion.
+            self.is_broken = true;
+            return None;
+        }
         let estimate = Estimate {
             time: estimate.time.checked_add(lag)?,
             time_max_error: estimate.time_max_error.saturating_add(u64::try_from(lag.ceil_nanos()).ok()?),

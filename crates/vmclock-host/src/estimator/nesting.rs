@@ -29,7 +29,7 @@ pub(super) struct Published {
 
 impl Published {
     /// The line, as its time now and its rate, that keeps the promise and is near to (`time`, `rate`). The time stays in
-    /// `known`. Where no line keeps all of it, that to the newest calibrations. Ends the time of the one on the page.
+    /// `known`. `None` where no line keeps it. Ends the time of the one on the page.
     pub(super) fn nested(
         &mut self,
         now: u64,
@@ -37,7 +37,7 @@ impl Published {
         rate: f64,
         known: Range,
         age: impl Fn(u64) -> f64,
-    ) -> (f64, f64) {
+    ) -> Option<(f64, f64)> {
         self.end_tenure(now, &age);
         let newest_first = self.kept.iter().rev().map(|bound| (age(bound.counter), bound.range));
         let bounds = newest_first.filter(|(age, _)| *age > 0.0);
@@ -47,20 +47,20 @@ impl Published {
             allowed.and(rates).inspect(|both| allowed = *both).is_some()
         });
         if all {
-            return (time, allowed.nearest(rate));
+            return Some((time, allowed.nearest(rate)));
         }
         // Some other time, then.
         let mut lines = Lines::new(known.with(time), Range::around(rate, WIDEST));
         for (age, range) in bounds {
             // low <= time - rate * age <= high
-            let Some(fewer) =
-                lines.clipped(-1.0, age, -range.low).and_then(|lines| lines.clipped(1.0, -age, range.high))
-            else {
-                break;
-            };
-            lines = fewer;
+            lines = lines.clipped(-1.0, age, -range.low)?.clipped(1.0, -age, range.high)?;
         }
-        lines.middle()
+        Some(lines.middle())
+    }
+
+    /// Whether the promise is kept by the estimator's base, moved by so much.
+    pub(super) fn holds(&self, moved: f64) -> bool {
+        self.kept.iter().all(|bound| bound.range.low <= moved && moved <= bound.range.high)
     }
 
     /// A calibration is on the page from now on: the estimator's base, with this error, which grows.

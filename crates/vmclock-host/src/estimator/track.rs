@@ -27,7 +27,9 @@ struct Doubt {
     range: Range,
     at: u64,
     since: u64,
+    /// How many looks agree with it, and how many in a row with what was said before.
     count: u32,
+    vindications: u32,
 }
 
 /// What a look is in the light of those before.
@@ -98,6 +100,11 @@ impl Track {
         match (expected.and(said), doubted) {
             // So vague a look settles nothing.
             (Some(_), Some(_)) => return Verdict::Fits,
+            (Some(_), None) if self.doubt.is_some_and(|doubt| doubt.vindications + 1 < INSISTENCE) => {
+                // One may be a coincidence.
+                self.doubt = self.doubt.map(|doubt| Doubt { vindications: doubt.vindications + 1, ..doubt });
+                return Verdict::Fits;
+            }
             (Some(both), None) => {
                 let surprise = (said.middle() - expected.middle()).abs().max(evidence.estimated_error as f64);
                 self.estimated_error += (surprise - self.estimated_error) * NEWEST;
@@ -114,7 +121,7 @@ impl Track {
         }
         let ahead = expected.distance_to(said);
         let Some((doubt, range)) = doubted else {
-            self.doubt = Some(Doubt { range: said, at, since: at, count: 1 });
+            self.doubt = Some(Doubt { range: said, at, since: at, count: 1, vindications: 0 });
             return Verdict::Doubted { ahead };
         };
         let count = doubt.count + 1;
@@ -122,7 +129,7 @@ impl Track {
             self.begin(at, range);
             return Verdict::Stepped;
         }
-        self.doubt = Some(Doubt { range, at, count, ..doubt });
+        self.doubt = Some(Doubt { range, at, count, vindications: 0, ..doubt });
         Verdict::Fits
     }
 

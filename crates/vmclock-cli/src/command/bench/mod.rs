@@ -4,6 +4,7 @@
 //! Everything is measured in one run and in turn, and of many short rounds the best one counts: what a thing costs
 //! when nothing disturbs it, which is the one figure that a busy machine gives twice alike.
 
+mod accuracy;
 mod alone;
 mod best;
 mod contended;
@@ -21,6 +22,10 @@ use contended::Contention;
 use page::PageUnderTest;
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    if args.accuracy {
+        accuracy::run(args.time, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut page = PageUnderTest::publish()?;
     let costs = alone::measure(&mut page, args.rounds)?;
     let contention = contended::measure(&mut page, args.rounds)?;

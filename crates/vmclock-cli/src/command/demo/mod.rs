@@ -6,7 +6,7 @@
 //! told to the publisher through its control socket (`vmclock signal`), and seen here on the page alone.
 
 mod plot;
-mod publisher;
+pub(super) mod publisher;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

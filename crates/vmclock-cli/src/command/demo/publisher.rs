@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The demo's publisher: `vmclock serve` in a process of its own.
+//! A publisher to show and to measure: `vmclock serve` in a process of its own.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::cli::Reference;
 const TAI_OFFSET: &str = "-37";
 
 /// Stopped when dropped.
-pub(super) struct Publisher {
+pub(in crate::command) struct Publisher {
     child: Child,
     page: PathBuf,
     said: Vec<String>,
@@ -25,16 +25,16 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Starts it and waits until it has published a time.
-    pub(super) fn start(page: &Path, more: &[&str]) -> anyhow::Result<Self> {
+    pub(in crate::command) fn start(page: &Path, more: &[&str]) -> anyhow::Result<Self> {
         match Self::try_start(page, more) {
-            // The page would be on UTC alone, and the demo is to show TAI too.
+            // The page would be on UTC alone, and it is to have TAI too.
             Ok(publisher) if publisher.said.iter().any(|said| said.contains("UTC - TAI is unknown")) => {
                 drop(publisher);
                 std::fs::remove_file(page).with_context(|| format!("{}: cannot remove it", page.display()))?;
                 let stated = [&["--tai-offset", TAI_OFFSET], more].concat();
                 let mut publisher = Self::try_start(page, &stated)?;
                 publisher.said.push(format!(
-                    "neither the kernel nor a current leap-seconds.list says so: {TAI_OFFSET} s is the demo's own statement"
+                    "neither the kernel nor a current leap-seconds.list says so: {TAI_OFFSET} s is our own statement"
                 ));
                 Ok(publisher)
             }
@@ -70,21 +70,21 @@ impl Publisher {
         Ok(Self { child, page: page.into(), said, _output: output })
     }
 
-    pub(super) fn page(&self) -> &Path {
+    pub(in crate::command) fn page(&self) -> &Path {
         &self.page
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(in crate::command) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it said until it had published a time.
-    pub(super) fn said(&self) -> &[String] {
+    pub(in crate::command) fn said(&self) -> &[String] {
         &self.said
     }
 
     /// Asks it to stop, and waits until it has.
-    pub(super) fn stop(mut self) -> anyhow::Result<()> {
+    pub(in crate::command) fn stop(mut self) -> anyhow::Result<()> {
         self.terminate();
         let status = self.child.wait().context("cannot wait for the publisher")?;
         anyhow::ensure!(status.success(), "the publisher ended with {status}");

@@ -259,6 +259,9 @@ impl Publisher {
                 "step",
                 format!("the clock is {ahead:.0} ns from where it may be by what was published: a new marker"),
             ),
+            Finding::NotNested => {
+                Report::new("not-nested", "no calibration is right for what was read before: a new marker".into())
+            }
             Finding::Unstable { change } => Report::new(
                 "unstable",
                 format!(

@@ -291,6 +291,7 @@ impl<'p> Host<'p> {
         let late = preemption(&mut world.random, world.scenario.preempted);
         world.advance(200.0 + late);
         let counter = world.oscillator.counter();
+        let wanted = publish.is_some();
         let publish = match publish {
             Some(_) if self.monotonic => self.estimator.settle(counter),
             publish => publish,
@@ -303,9 +304,14 @@ impl<'p> Host<'p> {
             if disrupted {
                 page.disruption_marker = marker;
             }
-            if let Some(estimate) = publish {
-                estimate.put_on(page);
-                page.flags = page.flags.with(monotonic);
+            match publish {
+                Some(estimate) => {
+                    estimate.put_on(page);
+                    page.flags = page.flags.with(monotonic);
+                }
+                // What was concluded could not be settled.
+                None if wanted => page.clock_status = ClockStatus::UNRELIABLE,
+                None => {}
             }
         });
         true
