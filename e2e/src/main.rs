@@ -40,9 +40,8 @@ struct Arguments {
     #[arg(long)]
     qemu: PathBuf,
 
-    /// The disassembler of ACPI tables
-    #[arg(long)]
-    iasl: PathBuf,
+    #[command(flatten)]
+    tools: Tools,
 
     /// The `vmclock` command, built statically: it runs here and in the guests
     #[arg(long)]
@@ -63,6 +62,18 @@ struct Arguments {
     /// Keep the machines' files in this folder
     #[arg(long)]
     folder: Option<PathBuf>,
+}
+
+/// Programs that checks of the host's side need.
+#[derive(clap::Args)]
+pub(crate) struct Tools {
+    /// The disassembler of ACPI tables
+    #[arg(long)]
+    pub(crate) iasl: PathBuf,
+
+    /// The NTP daemon of chrony
+    #[arg(long)]
+    pub(crate) chronyd: PathBuf,
 }
 
 /// What all checks share.
@@ -115,7 +126,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     };
     let kernels: Vec<Kernel> = arguments.kernels.chunks_exact(3).map(kernel).collect();
     let mut report = Report::default();
-    checks::run(&lab, &kernels, &arguments.iasl, &arguments.only, &mut report);
+    checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report);
     Ok(report.finish())
 }
 

@@ -74,6 +74,7 @@ fn build(project: &Project, assets: &Assets, only: &[String]) -> Result<Cmd> {
     let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
     harness = harness.arg("--init").arg(built("vmclock-e2e-guest"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
+    harness = harness.arg("--chronyd").arg(&assets.chronyd);
     for kernel in &assets.kernels {
         harness = harness.args(["--kernel", &kernel.version]).arg(&kernel.image).arg(&kernel.driver);
     }

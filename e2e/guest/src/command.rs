@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 
-const COMMAND: &str = "/vmclock";
+pub(crate) const COMMAND: &str = "/vmclock";
 const WATCHED: &str = "/tmp/watched";
 const PATIENCE: Duration = Duration::from_secs(10);
 

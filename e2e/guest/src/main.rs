@@ -10,6 +10,7 @@
 //! | [`ptp`] | the PTP clock of Linux's driver, beside our reader |
 //! | [`notify`] | poll(2), and our events |
 //! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
+//! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
 //! | [`command`] | the `vmclock` command, run in here |
 
 mod boot;
@@ -19,6 +20,7 @@ mod observe;
 mod page;
 mod ptp;
 mod region;
+mod source;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -98,6 +100,7 @@ fn run(words: &[&str], region: Result<&Region, &anyhow::Error>, watch: &mut Opti
             *watch = Some(Watch::start()?);
             Ok(Value::Null)
         }
+        ["serve-from", kind, scale] => source::serve_from(kind, scale),
         ["saw", events] => Ok(watch.as_ref().context("nothing is being watched")?.saw(events.parse()?)),
         ["watched"] => watch.take().context("nothing was being watched")?.stop(),
         ["interrupts"] => Ok(std::fs::read_to_string("/proc/interrupts")?.into()),

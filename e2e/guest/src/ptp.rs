@@ -67,6 +67,11 @@ pub(crate) fn read_once() -> Result<i128> {
     gettime(&open()?.1)
 }
 
+/// The device of the VMClock's PTP clock.
+pub(crate) fn path() -> Result<String> {
+    Ok(open()?.0)
+}
+
 /// The PTP clock of the VMClock.
 fn open() -> Result<(String, File)> {
     for entry in fs::read_dir("/sys/class/ptp").into_iter().flatten().flatten() {

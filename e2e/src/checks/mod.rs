@@ -2,6 +2,7 @@
 //! What is checked, in scenarios: each boots a machine, and has a list of checks for it.
 
 mod attach;
+mod chrony;
 mod hostile;
 mod judge;
 mod life;
@@ -9,14 +10,12 @@ mod live;
 mod notify;
 mod other;
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::machine::Kernel;
 use crate::report::Report;
-use crate::Lab;
+use crate::{Lab, Tools};
 
 /// Since 2017; and what the page must say, with the other sign.
 pub(crate) const TAI_MINUS_UTC: i64 = 37;
@@ -32,10 +31,13 @@ const SCENARIOS: [(&str, Scenario); 4] =
     [("live", live::run), ("life", life::run), ("no-notify", notify::run_without), ("attach", attach::run)];
 
 /// Runs what is wanted: all of it where nothing is named.
-pub(crate) fn run(lab: &Lab, kernels: &[Kernel], iasl: &Path, only: &[String], report: &mut Report) {
+pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String], report: &mut Report) {
     let wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
     if wanted("table") {
-        report.check("table", || other::table(lab, iasl));
+        report.check("table", || other::table(lab, &tools.iasl));
+    }
+    if wanted("chrony") {
+        report.check("chrony", || chrony::run(lab, &tools.chronyd));
     }
     for kernel in kernels {
         for (name, scenario) in SCENARIOS {

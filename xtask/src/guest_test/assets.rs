@@ -25,6 +25,8 @@ pub(crate) struct Assets {
     pub(crate) qemu: PathBuf,
     /// A script that runs iasl.
     pub(crate) iasl: PathBuf,
+    /// A script that runs chronyd.
+    pub(crate) chronyd: PathBuf,
     /// The newest kernel first.
     pub(crate) kernels: Vec<Kernel>,
 }
@@ -42,8 +44,9 @@ impl Assets {
     /// Brings everything to the cache.
     pub(crate) fn fetch(cache: &Cache) -> Result<Self> {
         let (qemu, iasl) = fetch_qemu(cache)?;
+        let chronyd = fetch_chrony(cache)?;
         let kernels = vec![fetch_new_kernel(cache)?, fetch_old_kernel(cache)?];
-        Ok(Self { qemu, iasl, kernels })
+        Ok(Self { qemu, iasl, chronyd, kernels })
     }
 }
 
@@ -70,6 +73,17 @@ fn fetch_qemu(cache: &Cache) -> Result<(PathBuf, PathBuf)> {
     }
     say(&format!("with QEMU {version}"));
     Ok((qemu, tree.script("usr/bin/iasl", &[])?))
+}
+
+fn fetch_chrony(cache: &Cache) -> Result<PathBuf> {
+    let request = Request {
+        name: "chrony",
+        suite: QEMU_SUITE,
+        alone: &[],
+        with_dependencies: &["chrony"],
+        freshness: Freshness::Any,
+    };
+    debian::fetch(cache, &request)?.script("usr/sbin/chronyd", &[])
 }
 
 /// The newest kernel: its driver has poll and the generation counter, and its PTP clock reports TAI.

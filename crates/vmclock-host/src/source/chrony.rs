@@ -21,6 +21,8 @@ const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
 const TRACKING_REQUEST: u16 = 33;
 const TRACKING_REPLY: u16 = 5;
+/// What chronyd calls its own clock, 127.127.1.1: with `local` it is synchronised to itself, to no error at all.
+const ITSELF: u32 = 0x7f7f_0101;
 const HEADER_LEN: usize = 28;
 /// Of the answer; a question has to be as long, so that nobody can use chronyd to multiply traffic.
 const TRACKING_LEN: usize = HEADER_LEN + 76;
@@ -82,8 +84,9 @@ impl Source for Chrony {
         let tracking = self.ask().map_err(failed)?;
         let no_time = |reason: &str| SourceError::NoTime { name: self.name.clone(), reason: reason.to_owned() };
         let tracking = tracking.map_err(no_time)?;
-        let (max_error, estimated_error) =
-            tracking.errors().ok_or_else(|| no_time("is not synchronised; see `chronyc sources`"))?;
+        let (max_error, estimated_error) = tracking
+            .errors()
+            .ok_or_else(|| no_time("is not synchronised to anything but itself; see `chronyc sources`"))?;
         let quality = Quality::now().map_err(|error| SourceError::Io {
             name: "the kernel's clock".into(),
             what: "cannot ask after its quality",
@@ -130,9 +133,10 @@ impl Tracking {
             return Err("sent an answer to something else");
         }
         let number = |at: usize| number(word(HEADER_LEN + at));
+        let reference = word(HEADER_LEN);
         let (stratum, leap_status) = (half(HEADER_LEN + 24), half(HEADER_LEN + 26));
         Ok(Self {
-            is_synchronized: leap_status < 3 && stratum > 0 && word(HEADER_LEN) != 0,
+            is_synchronized: leap_status < 3 && stratum > 0 && reference != 0 && reference != ITSELF,
             correction: number(40),
             rms_offset: number(48),
             root_delay: number(64),
@@ -200,6 +204,9 @@ mod tests {
         let mut unsynchronised = answer(7);
         unsynchronised[HEADER_LEN + 27] = 3;
         assert_eq!(Tracking::parse(&unsynchronised, 7).expect("an answer").errors(), None);
+        let mut local = answer(7);
+        local[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&ITSELF.to_be_bytes());
+        assert_eq!(Tracking::parse(&local, 7).expect("an answer").errors(), None, "no error is no bound");
     }
 
     #[test]
