@@ -5,7 +5,7 @@ mod common;
 
 use common::{run, stdout};
 
-const SUBCOMMANDS: [&str; 13] = [
+const SUBCOMMANDS: [&str; 14] = [
     "show",
     "now",
     "watch",
@@ -15,6 +15,7 @@ const SUBCOMMANDS: [&str; 13] = [
     "serve",
     "qemu",
     "signal",
+    "simulate",
     "demo",
     "bench",
     "completions",

@@ -29,6 +29,9 @@ const PARTS_PER_TRILLION: f64 = 1e12;
 const SECOND: f64 = 1e9;
 /// For what is rounded on the way to a page: a nanosecond.
 const ROUNDING: f64 = 1.0;
+/// How far a clock that must not be set back may have to be moved when it is published, for the time that has gone by
+/// until then: a millisecond at a rate that is off by 200 ppm.
+const RESERVE: f64 = 200.0;
 /// No calibration stays longer, so that a page whose publisher is gone can be told from one that needs no refresh.
 const LONGEST: f64 = 60.0 * SECOND;
 /// How fast a clock that must not be set back may be slowed, or run on, to get where it should be: 500 ppm.
@@ -561,9 +564,10 @@ impl Estimator {
     fn publish(&mut self, now: u64) -> Option<Estimate> {
         let base = self.base?;
         let mut time = self.known.middle();
-        let mut slew = 0.0;
+        let (mut times, mut slew) = (self.known, 0.0);
         if let (true, Some(last)) = (self.settings.monotonic, &self.last) {
             let shown = base.ahead(now, last.time_at(now)?);
+            times = Range::new(shown, self.known.high.max(shown));
             if shown > time {
                 // It is ahead, and may only wait for the truth.
                 slew = ((time - shown) / (10.0 * SECOND)).max(-SLEW);
@@ -571,7 +575,8 @@ impl Estimator {
             }
         }
         let age = |at| base.elapsed(at, now);
-        let (time, rate) = self.published.nested(now, time, self.rate.middle() + slew, self.known, age)?;
+        let reserve = if self.settings.monotonic { RESERVE } else { 0.0 };
+        let (time, rate) = self.published.nested(now, time, self.rate.middle() + slew, times, reserve, age)?;
         let drift = self.drift_now();
         let time_error = self.known.error_of(time) + ROUNDING;
         let rate_error = self.rate.error_of(rate) + drift;
@@ -687,3 +692,6 @@ fn scaled(period: Period, by: f64) -> Option<Period> {
     let frac = if surplus >= 0 { wanted >> surplus } else { wanted << -surplus };
     Period::from_parts(u64::try_from(frac).ok()?, u8::try_from(shift).ok()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,11 +41,6 @@ impl Range {
         (other.low - self.high).max(0.0) + (other.high - self.low).min(0.0)
     }
 
-    /// The least interval with this one and a value in it.
-    pub(crate) fn with(self, value: f64) -> Self {
-        Self { low: self.low.min(value), high: self.high.max(value) }
-    }
-
     pub(crate) fn wider(self, by: f64) -> Self {
         Self { low: self.low - by, high: self.high + by }
     }

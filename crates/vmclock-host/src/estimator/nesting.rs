@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The promise that what was published stays true: a counter value that was read while a calibration was on the page
-//! is placed by later ones inside the bounds that it was read with.
+//! is placed by the next one inside the bounds that it was read with; and by later ones as long as the counter's rate allows it.
+//! One straight line cannot go through all bounds of a counter whose rate wanders, but it can always go through the last.
 
 use std::collections::VecDeque;
 
 use crate::interval::Range;
 
-/// How many bounds are kept to: two of each calibration.
-const KEPT: usize = 2 * 8;
+/// Two bounds of each calibration: where it came on the page, and where it left.
+const OF_ONE: usize = 2;
+/// How many bounds are kept to, if that can be.
+const KEPT: usize = 8 * OF_ONE;
 
 /// No rate is further from the best one.
 const WIDEST: f64 = 1e-3;
@@ -28,18 +31,23 @@ pub(super) struct Published {
 }
 
 impl Published {
-    /// The line, as its time now and its rate, that keeps the promise and is near to (`time`, `rate`). The time stays in
-    /// `known`. `None` where no line keeps it. Ends the time of the one on the page.
+    /// The line, as its time now and its rate, that keeps the promise to the last calibration, and to as many before it as can be,
+    /// and is near to (`time`, `rate`). The time is one of `times`. It can be moved up by `reserve` and keeps it still, unless
+    /// bounds are closer than that. `None` where no line keeps it. Ends the time of the one on the page.
     pub(super) fn nested(
         &mut self,
         now: u64,
         time: f64,
         rate: f64,
-        known: Range,
+        times: Range,
+        reserve: f64,
         age: impl Fn(u64) -> f64,
     ) -> Option<(f64, f64)> {
         self.end_tenure(now, &age);
-        let newest_first = self.kept.iter().rev().map(|bound| (age(bound.counter), bound.range));
+        let newest_first = self.kept.iter().rev().map(|bound| {
+            let range = bound.range;
+            (age(bound.counter), Range::new(range.low, range.high - reserve.min(range.width() / 4.0)))
+        });
         let bounds = newest_first.filter(|(age, _)| *age > 0.0);
         let mut allowed = Range::new(f64::MIN, f64::MAX);
         let all = bounds.clone().all(|(age, range)| {
@@ -50,17 +58,22 @@ impl Published {
             return Some((time, allowed.nearest(rate)));
         }
         // Some other time, then.
-        let mut lines = Lines::new(known.with(time), Range::around(rate, WIDEST));
-        for (age, range) in bounds {
+        let mut lines = Lines::new(times, Range::around(rate, WIDEST));
+        for (index, (age, range)) in bounds.enumerate() {
             // low <= time - rate * age <= high
-            lines = lines.clipped(-1.0, age, -range.low)?.clipped(1.0, -age, range.high)?;
+            match lines.clipped(-1.0, age, -range.low).and_then(|lines| lines.clipped(1.0, -age, range.high)) {
+                Some(fewer) => lines = fewer,
+                // The bound at its end is of now, and has no age.
+                None if index < OF_ONE - 1 => return None,
+                None => break,
+            }
         }
         Some(lines.middle())
     }
 
-    /// Whether the promise is kept by the estimator's base, moved by so much.
+    /// Whether the promise for the last calibration is kept by the estimator's base, moved by so much.
     pub(super) fn holds(&self, moved: f64) -> bool {
-        self.kept.iter().all(|bound| bound.range.low <= moved && moved <= bound.range.high)
+        self.kept.iter().rev().take(OF_ONE).all(|bound| bound.range.low <= moved && moved <= bound.range.high)
     }
 
     /// A calibration is on the page from now on: the estimator's base, with this error, which grows.

@@ -12,8 +12,8 @@ use vmclock_core::time::PageScale;
 
 /// The counter that the page is about.
 pub(super) const COUNTER: CounterId = CounterId::X86_TSC;
-/// Later calibrations are held to the bounds of so many before.
-const NESTED: u32 = 8;
+/// How many calibrations back later ones are compared with what was read. The next one is held to it, the others only try.
+const COMPARED: u32 = 8;
 /// One reading of so many is kept for long, as others may then only overlap with it.
 const KEPT_LONG: u64 = 1_000;
 /// An hour in nanoseconds: more is counted as this.
@@ -28,6 +28,8 @@ pub(super) struct Tally {
     pub(super) without: u64,
     pub(super) bound_violations: u64,
     pub(super) nested_violations: u64,
+    /// Placed outside its bounds, if only by a later calibration than the next.
+    pub(super) nested_misses: u64,
     pub(super) monotonic_violations: u64,
     pub(super) updates: u64,
     pub(super) errors: Histogram<u64>,
@@ -45,6 +47,7 @@ impl Tally {
             without: 0,
             bound_violations: 0,
             nested_violations: 0,
+            nested_misses: 0,
             monotonic_violations: 0,
             updates: 0,
             errors: histogram(),
@@ -58,6 +61,7 @@ impl Tally {
         self.without += other.without;
         self.bound_violations += other.bound_violations;
         self.nested_violations += other.nested_violations;
+        self.nested_misses += other.nested_misses;
         self.monotonic_violations += other.monotonic_violations;
         self.updates += other.updates;
         let sums = [(&mut self.errors, &other.errors), (&mut self.half_widths, &other.half_widths)];
@@ -144,7 +148,8 @@ impl Guest {
         self.forget_if_disrupted(&snapshot);
         let Ok(calibration) = Calibration::from_snapshot(&snapshot, COUNTER) else { return };
         for given in &self.recent {
-            if snapshot.seq_count.wrapping_sub(given.sequence) > 2 * NESTED {
+            let later = snapshot.seq_count.wrapping_sub(given.sequence) / 2;
+            if later > COMPARED {
                 continue;
             }
             // Rounded to the nanosecond on its way to the guest.
@@ -153,7 +158,8 @@ impl Guest {
                 given.interval.earliest.nanos() <= time.ceil_nanos()
                     && time.floor_nanos() <= given.interval.latest.nanos()
             });
-            self.tally.nested_violations += u64::from(!inside);
+            self.tally.nested_violations += u64::from(!inside && later <= 1);
+            self.tally.nested_misses += u64::from(!inside && later > 1);
         }
         for given in &self.old {
             let interval = calibration.interval_at(given.counter).ok().flatten();

@@ -86,7 +86,6 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     for outcome in &outcomes {
         all.add(&outcome.tally);
     }
-    let days: f64 = outcomes.iter().map(|outcome| outcome.days).sum();
     let ratio = median(
         outcomes
             .iter()
@@ -98,9 +97,10 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         print_json(&json!({
             "bound_violations": all.bound_violations,
             "nested_violations": all.nested_violations,
+            "nested_misses": all.nested_misses,
             "monotonic_violations": all.monotonic_violations,
             "interval_over_error_median": ratio,
-            "days": days,
+            "days": args.days,
             "seconds": seconds,
             "seed": args.seed,
             "readings": all.readings,
@@ -111,8 +111,8 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
             format!("; microsecond-grade: interval over worst error {ratio:.2} at the median")
         });
         print(&format!(
-            "{days:.0} days in {seconds:.1} s, {} readings: violations of bounds {}, of nested bounds {}, of monotony {}{ratio}\n",
-            all.readings, all.bound_violations, all.nested_violations, all.monotonic_violations
+            "{:.0} days in {seconds:.1} s, {} readings: violations of bounds {}, of nested bounds {}, of monotony {}{ratio}\n",
+            args.days, all.readings, all.bound_violations, all.nested_violations, all.monotonic_violations
         ))?;
     }
     Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -197,6 +197,7 @@ fn details(outcome: &Outcome) -> Value {
         "days": days,
         "bound_violations": tally.bound_violations,
         "nested_violations": tally.nested_violations,
+        "nested_misses": tally.nested_misses,
         "monotonic_violations": tally.monotonic_violations,
         "interval_over_error_median": median(tally.ratios.iter()),
         "error_ns": quantiles(&tally.errors),
