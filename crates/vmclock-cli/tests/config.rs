@@ -30,13 +30,9 @@ fn the_documented_example_is_in_order() {
     assert!(!folder.path().join("page").exists(), "nothing is published");
     assert!(check(folder.path(), "").is_ok(), "all of it may be left out");
     // With all that is commented out, what is wrong are the devices that this machine does not have, not their words.
-    let all: String = EXAMPLE
-        .lines()
-        .map(|line| {
-            let is_toml = line.starts_with("# [") || line.starts_with("# ") && line.contains(" = ");
-            format!("{}\n", if is_toml { line.trim_start_matches("# ") } else { line })
-        })
-        .collect();
+    let is_toml = |line: &str| line.starts_with("# [") || line.starts_with("# ") && line.contains(" = ");
+    let uncommented = |line| if is_toml(line) { line.trim_start_matches("# ") } else { line };
+    let all = EXAMPLE.lines().map(uncommented).collect::<Vec<_>>().join("\n");
     let without_truth = all.replace("kind = \"host-clock\"", "kind = \"kernel\"");
     let error = check(folder.path(), &without_truth).expect_err("there are no such devices");
     assert!(error.contains("/dev/ptp0: cannot be opened") || error.contains("/dev/ptp0: is no PTP clock"), "{error}");

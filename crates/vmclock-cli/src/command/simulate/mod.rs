@@ -64,6 +64,9 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     #[allow(clippy::cast_precision_loss)]
     let days = args.days / scenarios.len() as f64;
+    if !args.json {
+        print(HEADER)?;
+    }
     let mut outcomes = Vec::new();
     let mut points: Vec<Point> = Vec::new();
     for scenario in scenarios {
@@ -92,7 +95,7 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
             .filter(|outcome| outcome.scenario.is_microsecond_grade())
             .flat_map(|outcome| &outcome.tally.ratios),
     );
-    let violations = all.bound_violations + all.nested_violations + all.monotonic_violations;
+    let violations = broken(&all);
     if args.json {
         print_json(&json!({
             "bound_violations": all.bound_violations,
@@ -155,6 +158,10 @@ fn simulate(scenario: &'static Scenario, days: f64, seed: u64, draw: &mut dyn Fn
     Outcome { scenario, days, tally, network: network.errors }
 }
 
+/// Of the lines below. Errors and bounds are in microseconds; beside them is the error of a guest with an NTP daemon.
+const HEADER: &str =
+    "scenario          days  broken   error   at 99.9 %   bounds  at 99.9 %  no time  refreshes/h     NTP  at 99.9 %\n";
+
 fn line(outcome: &Outcome) -> String {
     let Outcome { scenario, days, tally, network } = outcome;
     let micros = |histogram: &Histogram<u64>, quantile: f64| {
@@ -168,14 +175,11 @@ fn line(outcome: &Outcome) -> String {
     };
     let [errors, widths] = [&tally.errors, &tally.half_widths];
     format!(
-        "{:<17} {days:5.0} days  violations {} {} {}  error us: median {} 99.9% {} worst {}  half-width us: median {} 99.9% {}  no time {:.2}%  refreshes/h {:.0}  (NTP in the guest, us: median {} 99.9% {})\n",
+        "{:<16} {days:5.0} {:>7} {:>7} {:>11} {:>8} {:>10} {:>7.1}% {:>12.0} {:>7} {:>10}\n",
         scenario.name,
-        tally.bound_violations,
-        tally.nested_violations,
-        tally.monotonic_violations,
+        broken(tally),
         micros(errors, 0.5),
         micros(errors, 0.999),
-        micros(errors, 1.0),
         micros(widths, 0.5),
         micros(widths, 0.999),
         without(tally) * 100.0,
@@ -183,6 +187,10 @@ fn line(outcome: &Outcome) -> String {
         micros(network, 0.5),
         micros(network, 0.999),
     )
+}
+
+fn broken(tally: &Tally) -> u64 {
+    tally.bound_violations + tally.nested_violations + tally.monotonic_violations
 }
 
 fn details(outcome: &Outcome) -> Value {
