@@ -71,7 +71,8 @@ fn test(project: &Project) -> Result<Done> {
 }
 
 fn loom(project: &Project) -> Result<Done> {
-    let models = project.cargo("test").args(["--package", "vmclock-core", "--release", "--test", "loom"]);
+    let packages = ["--package", "vmclock-core", "--package", "vmclock-vmm"];
+    let models = project.cargo("test").args(packages).args(["--release", "--test", "loom"]);
     passed(models.arg("--target-dir").arg(project.target("loom")).env("RUSTFLAGS", "--cfg loom"))
 }
 

@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device: what is on the page, and what each step of a machine's life does to it.
+//!
+//! | operation | disruption marker | generation | time |
+//! |---|---|---|---|
+//! | [`new`](Device::new), [`reset`](Device::reset), [`resume`](Device::resume) | same | same | kept, or refreshed |
+//! | [`migrate_in`](Device::migrate_in) | new | same | this host's |
+//! | [`restore`](Device::restore) | new | new | this host's |
+//! | [`clone_running`](Device::clone_running) | same | new | kept |
+//! | [`disrupt`](Device::disrupt) | new | same | none, until calibrated |
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+#[cfg(loom)]
+use loom::sync::atomic::fence;
+#[cfg(not(loom))]
+use std::sync::atomic::fence;
+
+use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, TimeType, STRUCTURE_LEN};
+use vmclock_core::calibration::Period;
+use vmclock_core::event::Maintenance;
+use vmclock_core::time::{Tai, Time};
+
+use crate::lineage::Lineage;
+use crate::memory::PageMemory;
+use crate::state::{Identities, State, StateError};
+use crate::trigger::Trigger;
+
+/// How far a machine that came from elsewhere is ahead of the sequence count that it came with: its source may have gone on
+/// publishing after the memory was copied.
+const SEQUENCE_AHEAD: u32 = 1 << 28;
+const SEQUENCE: u64 = offset_of!(Snapshot, seq_count) as u64;
+
+/// What a device is made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// The region's length, 4 KiB or 64 KiB, as the page states it.
+    pub region_len: u32,
+    /// The guest's counter; none for a device that only ever signals events. It cannot change later.
+    pub counter: CounterId,
+    /// Whether the guest is told of each update: the trigger leads to an interrupt that the firmware's tables name.
+    pub notifies: bool,
+    /// How markers and generations are made.
+    pub identities: Identities,
+}
+
+impl Options {
+    /// For a guest that is to get time: on TAI, with markers and generations that nobody can guess. `key`: random bits, from the
+    /// system.
+    pub const fn new(counter: CounterId, key: [u64; 2]) -> Self {
+        Self { region_len: 0x1000, counter, notifies: true, identities: Identities::Unpredictable(Lineage::new(key)) }
+    }
+
+    /// As Firecracker 1.15 does it: no time, and markers and generations that count by one. Two machines restored from one
+    /// image get the same values, so take this only where something depends on it.
+    pub const fn compatible() -> Self {
+        Self { region_len: 0x1000, counter: CounterId::NONE, notifies: true, identities: Identities::Counting }
+    }
+}
+
+/// The guest's counter and the time, with how far off they may be. On TAI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Calibration {
+    /// The guest's counter at the reference time.
+    pub counter: u64,
+    /// The reference time, in TAI.
+    pub time: Time<Tai>,
+    /// Seconds per tick of the guest's counter.
+    pub period: Period,
+    /// How far off the reference time may be, in ± nanoseconds.
+    pub time_max_error: u64,
+    /// How far off it is thought to be, in ± nanoseconds.
+    pub time_estimated_error: u64,
+    /// How far off the period may be, in parts per 10^12.
+    pub period_max_error: u64,
+    /// How far off it is thought to be, in parts per 10^12.
+    pub period_estimated_error: u64,
+    /// Synchronized or free-running; with any other the page gives no time.
+    pub status: ClockStatus,
+}
+
+impl Calibration {
+    /// The same for a counter that is ahead of the calibration's by `offset`, wrapping: from a host's to its guest's, where the
+    /// guest's counter is not scaled.
+    #[must_use]
+    pub const fn offset_by(self, offset: u64) -> Self {
+        Self { counter: self.counter.wrapping_add(offset), ..self }
+    }
+}
+
+/// Why an operation was not done, or not all of it. The device knows what it wanted to say: the next operation says that too,
+/// or [`Device::retry`].
+#[derive(Debug)]
+pub enum Error<M, T> {
+    /// A word of the page could not be written. Until that succeeds, the guest sees the old page, or that an update is in
+    /// progress.
+    Memory(M),
+    /// The page is as it should be, but the guest could not be told.
+    Trigger(T),
+    /// The device was made without a counter, or the time is before 1970.
+    NoTime(&'static str),
+    /// A state that cannot be taken up.
+    State(StateError),
+}
+
+impl<M: fmt::Display, T: fmt::Display> fmt::Display for Error<M, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(error) => write!(f, "the VMClock page cannot be written: {error}; retry, or stop the guest"),
+            Self::Trigger(error) => {
+                write!(f, "the guest cannot be told of an update of its VMClock page: {error}; retry")
+            }
+            Self::NoTime(reason) => write!(f, "the VMClock page cannot give this time: {reason}"),
+            Self::State(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<M: StdError, T: StdError> StdError for Error<M, T> {}
+
+/// What became of an operation.
+pub type Outcome<M, T> = Result<(), Error<<M as PageMemory>::Error, <T as Trigger>::Error>>;
+
+/// Sees each update, for metrics and logs. It does nothing by default.
+pub trait Events {
+    /// The page was updated, and says this now.
+    fn updated(&self, _page: &Snapshot) {}
+
+    /// An operation failed, and is to be retried.
+    fn failed(&self) {}
+}
+
+impl Events for () {}
+
+/// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the page and
+/// tells the guest.
+///
+/// ```
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
+/// use vmclock_core::abi::CounterId;
+/// use vmclock_vmm::device::{Device, Options};
+/// use vmclock_vmm::memory::GuestRegion;
+/// use vmclock_vmm::trigger::EventFd;
+///
+/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+/// let region = GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000)?;
+/// let interrupt = EventFd::new()?; // for KVM_IRQFD
+/// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
+/// let mut clock = Device::new(region, interrupt, (), Options::new(CounterId::X86_TSC, random), 42)?;
+/// clock.disrupt(43)?;
+/// assert_eq!(clock.page().seq_count, 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Device<M, T, E = ()> {
+    memory: M,
+    trigger: T,
+    events: E,
+    page: Snapshot,
+    identities: Identities,
+    /// What the page should say is not on it yet.
+    is_written: bool,
+    /// The guest was not yet told of it.
+    is_told: bool,
+}
+
+impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
+    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now.
+    pub fn new(
+        memory: M,
+        trigger: T,
+        events: E,
+        options: Options,
+        fresh: u64,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        let mut identities = options.identities;
+        let notify = if options.notifies { Flags::NOTIFICATION_PRESENT } else { Flags::NONE };
+        let is_compatible = matches!(identities, Identities::Counting);
+        let page = Snapshot {
+            size: options.region_len,
+            counter_id: options.counter,
+            // Without a counter there is no time either, and then 0 is what others have there.
+            time_type: if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI },
+            clock_status: if options.counter == CounterId::NONE {
+                ClockStatus::UNKNOWN
+            } else {
+                ClockStatus::INITIALIZING
+            },
+            flags: Flags::VM_GEN_COUNTER_PRESENT.with(notify),
+            disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh) },
+            vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh) },
+            ..Snapshot::BLANK
+        };
+        let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
+        if is_compatible {
+            // The guest does not run yet: no update, just the page.
+            device.store_words().map_err(Error::Memory)?;
+            device.memory.store_u32(SEQUENCE, 0, Ordering::Release).map_err(Error::Memory)?;
+            device.is_written = true;
+        } else {
+            device.publish_quietly()?;
+        }
+        Ok(device)
+    }
+
+    /// What the page says, or will as soon as it can be written.
+    pub const fn page(&self) -> &Snapshot {
+        &self.page
+    }
+
+    /// Where the page is.
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Whether the last operation has to be [retried](Self::retry).
+    pub const fn is_behind(&self) -> bool {
+        !(self.is_written && self.is_told)
+    }
+
+    /// Does what is left of operations that failed.
+    pub fn retry(&mut self) -> Outcome<M, T> {
+        match (self.is_written, self.is_told) {
+            (false, _) => self.publish(),
+            (true, false) => self.tell(),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// The guest stands. Nothing changes: the next word is [`resume`](Self::resume)'s.
+    pub fn pause(&mut self) -> Outcome<M, T> {
+        self.retry()
+    }
+
+    /// The guest goes on, on this host. Its counter is as it was, or what it is now is known; where it
+    /// is neither, call [`disrupt`](Self::disrupt).
+    pub fn resume(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
+        match calibration {
+            Some(calibration) => self.calibrate(calibration),
+            None => self.retry(),
+        }
+    }
+
+    /// The guest boots anew. The page stays as it is, and is written again, as the guest may have been able to.
+    pub fn reset(&mut self) -> Outcome<M, T> {
+        self.publish()
+    }
+
+    /// The guest is about to go to another host, or into a file: what has to go with it.
+    pub fn save(&self) -> State {
+        State::of(&self.page, self.identities)
+    }
+
+    /// [`save`](Self::save), by the name of the step.
+    pub fn migrate_out(&self) -> State {
+        self.save()
+    }
+
+    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one.
+    pub fn migrate_in(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        calibration: Option<&Calibration>,
+        fresh: u64,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        Self::arrive(memory, trigger, events, state, calibration, false, fresh)
+    }
+
+    /// A guest came out of saved state and does not run yet.
+    pub fn restore(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        calibration: Option<&Calibration>,
+        fresh: u64,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        Self::arrive(memory, trigger, events, state, calibration, true, fresh)
+    }
+
+    fn arrive(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        calibration: Option<&Calibration>,
+        is_restored: bool,
+        fresh: u64,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        let (saved, mut identities) = state.open().map_err(Error::State)?;
+        let mut page = saved;
+        page.disruption_marker = identities.next(saved.disruption_marker, fresh);
+        if is_restored {
+            page.vm_generation_counter = identities.next(saved.vm_generation_counter, fresh);
+        }
+        page.clock_status = match page.counter_id {
+            CounterId::NONE => ClockStatus::UNKNOWN,
+            _ => ClockStatus::INITIALIZING,
+        };
+        page.flags = page.flags.without(Flags::DISRUPTION_SOON).without(Flags::DISRUPTION_IMMINENT);
+        if !matches!(identities, Identities::Counting) {
+            // What came with the memory may be newer than the state. The guest may have written it: it is a count, and no more.
+            let came = memory.load_u32(SEQUENCE, Ordering::Relaxed).map_err(Error::Memory)?;
+            let newer = if came.wrapping_sub(saved.seq_count) >> 31 == 0 { came } else { saved.seq_count };
+            page.seq_count = (newer | 1).wrapping_add(1).wrapping_add(SEQUENCE_AHEAD);
+        }
+        let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
+        match calibration {
+            Some(calibration) => device.calibrate(calibration)?,
+            None => device.publish()?,
+        }
+        Ok(device)
+    }
+
+    /// The machine was cloned while it runs, on this host: this is one of the two.
+    pub fn clone_running(&mut self, fresh: u64) -> Outcome<M, T> {
+        self.page.vm_generation_counter = self.identities.next(self.page.vm_generation_counter, fresh);
+        self.publish()
+    }
+
+    /// The guest's counter was disturbed. It has no time until it is calibrated.
+    pub fn disrupt(&mut self, fresh: u64) -> Outcome<M, T> {
+        self.page.disruption_marker = self.identities.next(self.page.disruption_marker, fresh);
+        if self.page.counter_id != CounterId::NONE {
+            self.page.clock_status = ClockStatus::INITIALIZING;
+        }
+        self.publish()
+    }
+
+    /// A disruption is announced, comes nearer, or is off.
+    pub fn maintenance(&mut self, announced: Maintenance) -> Outcome<M, T> {
+        let (soon, imminent) = (Flags::DISRUPTION_SOON, Flags::DISRUPTION_IMMINENT);
+        let flags = self.page.flags.without(soon).without(imminent);
+        self.page.flags = match announced {
+            Maintenance::None => flags,
+            Maintenance::Soon => flags.with(soon),
+            Maintenance::Imminent => flags.with(soon).with(imminent),
+        };
+        self.publish()
+    }
+
+    /// The time, by the guest's counter.
+    pub fn calibrate(&mut self, calibration: &Calibration) -> Outcome<M, T> {
+        if self.page.counter_id == CounterId::NONE {
+            return Err(Error::NoTime("the device was made without a counter"));
+        }
+        let time_sec = u64::try_from(calibration.time.seconds()).map_err(|_| Error::NoTime("it is before 1970"))?;
+        let page = &mut self.page;
+        page.clock_status = calibration.status;
+        page.flags = page
+            .flags
+            .with(Flags::PERIOD_ESTERROR_VALID)
+            .with(Flags::PERIOD_MAXERROR_VALID)
+            .with(Flags::TIME_ESTERROR_VALID)
+            .with(Flags::TIME_MAXERROR_VALID);
+        page.counter_value = calibration.counter;
+        page.counter_period_shift = calibration.period.shift();
+        page.counter_period_frac_sec = calibration.period.frac();
+        page.counter_period_maxerror_rate_frac_sec = calibration.period.error_rate(calibration.period_max_error);
+        page.counter_period_esterror_rate_frac_sec = calibration.period.error_rate(calibration.period_estimated_error);
+        page.time_sec = time_sec;
+        page.time_frac_sec = calibration.time.frac();
+        page.time_maxerror_nanosec = calibration.time_max_error;
+        page.time_esterror_nanosec = calibration.time_estimated_error;
+        self.publish()
+    }
+
+    /// The time is not to be trusted any more, though the counter was not disturbed: the host has lost its own clock.
+    pub fn distrust(&mut self) -> Outcome<M, T> {
+        if self.page.clock_status.gives_time() {
+            self.page.clock_status = ClockStatus::UNRELIABLE;
+        }
+        self.publish()
+    }
+
+    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the last calibration's reference time. `None`: UTC
+    /// is not known.
+    pub fn leap(&mut self, utc_minus_tai: Option<i16>, indicator: LeapIndicator) -> Outcome<M, T> {
+        self.page.tai_offset_sec = utc_minus_tai.unwrap_or(0);
+        self.page.leap_indicator = indicator;
+        let flags = self.page.flags.without(Flags::TAI_OFFSET_VALID);
+        self.page.flags = if utc_minus_tai.is_some() { flags.with(Flags::TAI_OFFSET_VALID) } else { flags };
+        self.publish()
+    }
+
+    fn publish(&mut self) -> Outcome<M, T> {
+        self.publish_quietly()?;
+        self.tell()
+    }
+
+    /// One update of the sequence count. What fails leaves it odd, or all as it was.
+    fn publish_quietly(&mut self) -> Outcome<M, T> {
+        self.is_written = false;
+        let result = self.write();
+        if let Err(error) = result {
+            self.events.failed();
+            return Err(Error::Memory(error));
+        }
+        self.is_written = true;
+        self.events.updated(&self.page);
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), M::Error> {
+        let odd = self.page.seq_count | 1;
+        self.memory.store_u32(SEQUENCE, odd, Ordering::Relaxed)?;
+        // The count is seen odd before any of the words.
+        fence(Ordering::Release);
+        self.store_words()?;
+        let even = odd.wrapping_add(1);
+        self.memory.store_u32(SEQUENCE, even, Ordering::Release)?;
+        self.page.seq_count = even;
+        Ok(())
+    }
+
+    /// All but the sequence count.
+    fn store_words(&self) -> Result<(), M::Error> {
+        let bytes = self.page.to_bytes();
+        for offset in (0..STRUCTURE_LEN).step_by(8) {
+            let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+            let at = offset as u64;
+            if SEQUENCE == at + 4 {
+                self.memory.store_u32(at, word(offset), Ordering::Relaxed)?;
+            } else {
+                let value = u64::from(word(offset + 4)) << 32 | u64::from(word(offset));
+                self.memory.store_u64(at, value, Ordering::Relaxed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self) -> Outcome<M, T> {
+        self.is_told = !self.page.flags.contains(Flags::NOTIFICATION_PRESENT);
+        if self.is_told {
+            return Ok(());
+        }
+        match self.trigger.trigger() {
+            Ok(()) => {
+                self.is_told = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.events.failed();
+                Err(Error::Trigger(error))
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest memory that the page is in.
+
+use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
+
+use vm_memory::{Address, Bytes, GuestAddress};
+
+/// The shortest region, and what it has to be aligned to.
+pub const PAGE_LEN: u64 = 0x1000;
+
+/// Memory that holds a page, written by whole words that a guest may read at any moment.
+///
+/// Offsets are from the region's start, and aligned. Numbers are as the guest's CPU reads them; all of ours are little-endian.
+pub trait PageMemory {
+    /// Why a word cannot be written.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Stores four bytes.
+    fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Self::Error>;
+
+    /// Stores eight bytes.
+    fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), Self::Error>;
+
+    /// Loads four bytes.
+    fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, Self::Error>;
+}
+
+/// A region of guest memory, whatever that is made of, by whatever leads to it (a reference, an `Arc`): all of rust-vmm's
+/// guest memories are `Bytes<GuestAddress>`.
+///
+/// ```
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
+/// use vmclock_vmm::memory::GuestRegion;
+///
+/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+/// assert!(GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000).is_ok());
+/// assert!(GuestRegion::new(&memory, GuestAddress(0xff000), 0x10000).is_err()); // it ends before
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct GuestRegion<M> {
+    memory: M,
+    address: GuestAddress,
+    len: u64,
+}
+
+/// Why a region cannot hold a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RegionError {
+    /// Neither 4 KiB nor 64 KiB.
+    Length(u64),
+    /// The address is no multiple of the length.
+    Unaligned {
+        /// Where it begins.
+        address: u64,
+        /// How long it is.
+        len: u64,
+    },
+    /// Not all of it is guest memory.
+    Outside {
+        /// The first address that is not.
+        address: u64,
+    },
+}
+
+impl fmt::Display for RegionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Length(len) => {
+                write!(f, "a region of {len:#x} bytes: it must be 0x1000 or, for guests with such pages, 0x10000")
+            }
+            Self::Unaligned { address, len } => {
+                write!(f, "a region at {address:#x} is not aligned to its {len:#x} bytes")
+            }
+            Self::Outside { address } => {
+                write!(f, "there is no guest memory at {address:#x}, where the region is to be")
+            }
+        }
+    }
+}
+
+impl Error for RegionError {}
+
+impl<M> GuestRegion<M>
+where
+    M: Deref,
+    M::Target: Bytes<GuestAddress>,
+{
+    /// A region of 4 KiB or 64 KiB, all of which is guest memory.
+    pub fn new(memory: M, address: GuestAddress, len: u64) -> Result<Self, RegionError> {
+        if len != PAGE_LEN && len != 16 * PAGE_LEN {
+            return Err(RegionError::Length(len));
+        }
+        if !address.raw_value().is_multiple_of(len) {
+            return Err(RegionError::Unaligned { address: address.raw_value(), len });
+        }
+        for offset in (0..len).step_by(8) {
+            let outside = RegionError::Outside { address: address.raw_value().saturating_add(offset) };
+            let word = address.checked_add(offset).ok_or(outside)?;
+            memory.load::<u64>(word, Ordering::Relaxed).map_err(|_| outside)?;
+        }
+        Ok(Self { memory, address, len })
+    }
+
+    /// Where it begins.
+    pub const fn address(&self) -> GuestAddress {
+        self.address
+    }
+
+    /// How long it is.
+    #[allow(clippy::len_without_is_empty)] // never
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn at(&self, offset: u64) -> GuestAddress {
+        // Inside the region, which was looked at from end to end.
+        GuestAddress(self.address.raw_value() + offset)
+    }
+}
+
+impl<M, E> PageMemory for GuestRegion<M>
+where
+    M: Deref,
+    M::Target: Bytes<GuestAddress, E = E>,
+    E: Error + Send + Sync + 'static,
+{
+    type Error = E;
+
+    fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), E> {
+        self.memory.store(value.to_le(), self.at(offset), order)
+    }
+
+    fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), E> {
+        self.memory.store(value.to_le(), self.at(offset), order)
+    }
+
+    fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, E> {
+        self.memory.load(self.at(offset), order).map(u32::from_le)
+    }
+}
+
+impl<M: PageMemory + ?Sized> PageMemory for &M {
+    type Error = M::Error;
+
+    fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), M::Error> {
+        (**self).store_u32(offset, value, order)
+    }
+
+    fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), M::Error> {
+        (**self).store_u64(offset, value, order)
+    }
+
+    fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, M::Error> {
+        (**self).load_u32(offset, order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::GuestMemoryMmap;
+
+    #[test]
+    fn a_region_has_to_fit() {
+        // With a hole in between.
+        let memory =
+            GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1_8000), (GuestAddress(0x1_c000), 0x2_4000)]);
+        let memory = memory.expect("memory");
+        let region =
+            |address, len| GuestRegion::new(&memory, GuestAddress(address), len).map(|region| region.address().0);
+        assert_eq!(region(0x1_7000, 0x1000), Ok(0x1_7000));
+        assert_eq!(region(0x2_0000, 0x1_0000), Ok(0x2_0000));
+        assert_eq!(region(0x1_0000, 0x1_0000), Err(RegionError::Outside { address: 0x1_8000 }));
+        assert_eq!(region(0x1_8000, 0x1000), Err(RegionError::Outside { address: 0x1_8000 }));
+        assert_eq!(region(0x4_0000, 0x1000), Err(RegionError::Outside { address: 0x4_0000 }));
+        assert_eq!(region(0x1_0800, 0x1000), Err(RegionError::Unaligned { address: 0x1_0800, len: 0x1000 }));
+        assert_eq!(region(0, 0x2000), Err(RegionError::Length(0x2000)));
+        assert!(region(u64::MAX - 0xfff, 0x1000).is_err());
+    }
+}

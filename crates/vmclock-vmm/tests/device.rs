@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The device in every step of a machine's life, also where memory or interrupts fail.
+#![cfg(not(loom))]
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::num::NonZeroU64;
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
+use vmclock_core::calibration::Period;
+use vmclock_core::event::{changes, Maintenance};
+use vmclock_core::time::{Span, Tai, Time};
+use vmclock_vmm::device::{Calibration, Device, Error, Options};
+use vmclock_vmm::memory::{GuestRegion, PageMemory};
+use vmclock_vmm::state::{Identities, State};
+use vmclock_vmm::trigger::Trigger;
+
+const PLACE: GuestAddress = GuestAddress(0xf000);
+
+fn guest() -> GuestMemoryMmap {
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory")
+}
+
+fn region(memory: &GuestMemoryMmap) -> GuestRegion<&GuestMemoryMmap> {
+    GuestRegion::new(memory, PLACE, 0x1000).expect("inside")
+}
+
+/// The page's bytes, as the guest has them.
+fn bytes(memory: &GuestMemoryMmap) -> [u8; STRUCTURE_LEN] {
+    let mut bytes = [0; STRUCTURE_LEN];
+    memory.read_slice(&mut bytes, PLACE).expect("inside");
+    bytes
+}
+
+fn seen(memory: &GuestMemoryMmap) -> Snapshot {
+    Snapshot::from_prefix(&bytes(memory)).expect("a consistent page")
+}
+
+/// Counts.
+#[derive(Default)]
+struct Interrupt {
+    raised: Cell<u32>,
+    is_broken: Cell<bool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("broken")]
+struct Broken;
+
+impl Trigger for Interrupt {
+    type Error = Broken;
+
+    fn trigger(&self) -> Result<(), Broken> {
+        if self.is_broken.get() {
+            return Err(Broken);
+        }
+        self.raised.set(self.raised.get() + 1);
+        Ok(())
+    }
+}
+
+fn calibration(counter: u64, seconds: i64) -> Calibration {
+    Calibration {
+        counter,
+        time: Time::from_parts(seconds, 0),
+        period: Period::from_frequency(NonZeroU64::new(2_000_000_000).expect("not 0")),
+        time_max_error: 500,
+        time_estimated_error: 50,
+        period_max_error: 15_000_000,
+        period_estimated_error: 10_000,
+        status: ClockStatus::SYNCHRONIZED,
+    }
+}
+
+fn options() -> Options {
+    Options::new(CounterId::X86_TSC, [1, 2])
+}
+
+#[test]
+fn firecrackers_pages_byte_for_byte() {
+    // Firecracker 1.15: magic, size, version, no counter; a generation, notifications; all else 0.
+    let mut booted = [0; STRUCTURE_LEN];
+    booted[..8].copy_from_slice(&[0x56, 0x43, 0x4c, 0x4b, 0x00, 0x10, 0, 0]);
+    booted[8..12].copy_from_slice(&[1, 0, 0xff, 0]);
+    booted[0x18..0x20].copy_from_slice(&0x300_u64.to_le_bytes());
+    let memory = guest();
+    let interrupt = Interrupt::default();
+    let device = Device::new(region(&memory), &interrupt, (), Options::compatible(), 99).expect("written");
+    assert_eq!(bytes(&memory), booted);
+    assert_eq!(interrupt.raised.get(), 0);
+
+    let mut restored = booted;
+    restored[0x0c] = 2;
+    restored[0x10] = 1;
+    restored[0x68] = 1;
+    let state = device.save();
+    let device = Device::restore(region(&memory), &interrupt, (), &state, None, 99).expect("written");
+    assert_eq!(bytes(&memory), restored);
+    assert_eq!((interrupt.raised.get(), device.page().generation()), (1, Some(1)));
+}
+
+#[test]
+fn staged_use() {
+    let memory = guest();
+    let interrupt = Interrupt::default();
+    let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
+    assert_eq!(seen(&memory).clock_status, ClockStatus::INITIALIZING);
+    device.maintenance(Maintenance::Imminent).expect("written");
+    assert_eq!(Maintenance::of(&seen(&memory)), Maintenance::Imminent);
+    device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    device.leap(Some(-37), LeapIndicator::PRE_POSITIVE).expect("written");
+    let page = seen(&memory);
+    assert_eq!(
+        (page.clock_status, page.tai_offset(), page.time_sec),
+        (ClockStatus::SYNCHRONIZED, Some(-37), 1_800_000_000)
+    );
+    device.distrust().expect("written");
+    assert_eq!(seen(&memory).clock_status, ClockStatus::UNRELIABLE);
+    assert_eq!(interrupt.raised.get(), 4);
+
+    let mut signals =
+        Device::new(region(&memory), &interrupt, (), Options { counter: CounterId::NONE, ..options() }, 1)
+            .expect("written");
+    let error = signals.calibrate(&calibration(5, 1_800_000_000)).expect_err("no counter");
+    assert!(error.to_string().contains("without a counter"), "{error}");
+    let before = Calibration { time: Time::from_parts(-1, 0), ..calibration(5, 0) };
+    assert!(matches!(device.calibrate(&before), Err(Error::NoTime(_))));
+}
+
+#[test]
+fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
+    let memory = guest();
+    let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    let state = device.save();
+    // The memory was copied when the count was odd, and some words were new.
+    memory.store(7_u32.to_le(), GuestAddress(PLACE.0 + 0x0c), Ordering::Relaxed).expect("inside");
+    memory.write_slice(&[0xee; 32], GuestAddress(PLACE.0 + 0x30)).expect("inside");
+    Device::restore(region(&memory), (), (), &state, None, 2).expect("written");
+    let page = seen(&memory);
+    assert_eq!((page.seq_count & 1, page.clock_status), (0, ClockStatus::INITIALIZING));
+    assert!(page.seq_count.wrapping_sub(7) >> 31 == 0, "further on than what the guest may have seen");
+}
+
+#[test]
+fn siblings_and_their_parent_never_share_an_identity() {
+    let memory = guest();
+    let parent = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let mut known = HashSet::from([parent.page().disruption_marker, parent.page().vm_generation_counter]);
+    let state = parent.save();
+    for sibling in 0..1000 {
+        let fresh = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sibling + 1);
+        let device = Device::restore(region(&memory), (), (), &state, None, fresh).expect("written");
+        for value in [device.page().disruption_marker, device.page().vm_generation_counter] {
+            assert!(known.insert(value), "{value:#x} came twice");
+        }
+    }
+}
+
+/// Words that fail after so many stores.
+struct Failing {
+    words: RefCell<[u8; STRUCTURE_LEN]>,
+    left: Cell<u32>,
+}
+
+impl Failing {
+    fn store(&self, offset: u64, value: &[u8]) -> Result<(), Broken> {
+        let left = self.left.get().checked_sub(1).ok_or(Broken)?;
+        self.left.set(left);
+        let offset = usize::try_from(offset).expect("small");
+        self.words.borrow_mut()[offset..offset + value.len()].copy_from_slice(value);
+        Ok(())
+    }
+}
+
+impl PageMemory for Failing {
+    type Error = Broken;
+
+    fn store_u32(&self, offset: u64, value: u32, _: Ordering) -> Result<(), Broken> {
+        self.store(offset, &value.to_le_bytes())
+    }
+
+    fn store_u64(&self, offset: u64, value: u64, _: Ordering) -> Result<(), Broken> {
+        self.store(offset, &value.to_le_bytes())
+    }
+
+    fn load_u32(&self, offset: u64, _: Ordering) -> Result<u32, Broken> {
+        let offset = usize::try_from(offset).expect("small");
+        Ok(u32::from_le_bytes(self.words.borrow()[offset..offset + 4].try_into().expect("four")))
+    }
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_old_page_or_an_odd_one_and_is_retried() {
+    let mut failures = 0;
+    for allowed in 0..40 {
+        let memory = Failing { words: RefCell::new([0; STRUCTURE_LEN]), left: Cell::new(u32::MAX) };
+        let interrupt = Interrupt::default();
+        let mut device = Device::new(&memory, &interrupt, (), options(), 1).expect("written");
+        device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+        let (before, raised) = (*memory.words.borrow(), interrupt.raised.get());
+        memory.left.set(allowed);
+        let result = device.disrupt(2);
+        let now = *memory.words.borrow();
+        if result.is_err() {
+            failures += 1;
+            assert!(matches!(result, Err(Error::Memory(Broken))));
+            let is_odd = Snapshot::from_bytes(&now).seq_count & 1 == 1;
+            assert!(is_odd || now == before, "after {allowed} stores");
+            assert!(device.is_behind() && interrupt.raised.get() == raised, "the guest was told of nothing");
+            memory.left.set(u32::MAX);
+            device.retry().expect("it works again");
+        }
+        let after = Snapshot::from_prefix(&*memory.words.borrow()).expect("a consistent page");
+        assert_eq!(&after, device.page());
+        assert_ne!(after.disruption_marker, Snapshot::from_bytes(&before).disruption_marker);
+        assert_eq!((device.is_behind(), interrupt.raised.get()), (false, raised + 1));
+        assert_eq!(after.seq_count, Snapshot::from_bytes(&before).seq_count + 2);
+    }
+    assert!(failures >= 15, "each of the words was the one that failed: {failures}");
+}
+
+#[test]
+fn an_interrupt_that_fails_is_raised_later() {
+    let memory = guest();
+    let interrupt = Interrupt::default();
+    let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
+    interrupt.is_broken.set(true);
+    assert!(matches!(device.disrupt(2), Err(Error::Trigger(Broken))));
+    assert_eq!(&seen(&memory), device.page(), "the page is as it should be");
+    assert!(device.is_behind());
+    interrupt.is_broken.set(false);
+    device.retry().expect("it works again");
+    assert_eq!((interrupt.raised.get(), device.is_behind()), (1, false));
+    let sequence = device.page().seq_count;
+    device.retry().expect("nothing is left to do");
+    assert_eq!(device.page().seq_count, sequence);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Pause,
+    Resume,
+    Reset,
+    Migrate,
+    Restore,
+    Clone,
+    Disrupt,
+    Maintenance(Maintenance),
+    Calibrate,
+    Leap(i16),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        Just(Step::Pause),
+        Just(Step::Resume),
+        Just(Step::Reset),
+        Just(Step::Migrate),
+        Just(Step::Restore),
+        Just(Step::Clone),
+        Just(Step::Disrupt),
+        prop_oneof![Just(Maintenance::None), Just(Maintenance::Soon), Just(Maintenance::Imminent)]
+            .prop_map(Step::Maintenance),
+        Just(Step::Calibrate),
+        (-40_i16..-30).prop_map(Step::Leap),
+    ]
+}
+
+proptest! {
+    /// After each step the guest sees the events of the table, none missed and none invented, and no identity twice.
+    #[test]
+    fn a_life(life in prop::collection::vec((steps(), any::<u64>()), 1..60)) {
+        let memory = guest();
+        let interrupt = Interrupt::default();
+        let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
+        let mut before = seen(&memory);
+        let mut known = HashSet::from([before.disruption_marker, before.vm_generation_counter]);
+        for (turn, (step, fresh)) in life.into_iter().enumerate() {
+            let raised = interrupt.raised.get();
+            let time = calibration(1_000 * turn as u64, 1_800_000_000 + turn as i64);
+            match step {
+                Step::Pause => device.pause(),
+                Step::Resume => device.resume(None),
+                Step::Reset => device.reset(),
+                Step::Migrate => {
+                    let state = device.migrate_out();
+                    device = Device::migrate_in(region(&memory), &interrupt, (), &state, Some(&time), fresh).expect("written");
+                    Ok(())
+                }
+                Step::Restore => {
+                    let state = device.save();
+                    device = Device::restore(region(&memory), &interrupt, (), &state, None, fresh).expect("written");
+                    Ok(())
+                }
+                Step::Clone => device.clone_running(fresh),
+                Step::Disrupt => device.disrupt(fresh),
+                Step::Maintenance(announced) => device.maintenance(announced),
+                Step::Calibrate => device.calibrate(&time),
+                Step::Leap(offset) => device.leap(Some(offset), LeapIndicator::NONE),
+            }.expect("nothing fails here");
+            let after = seen(&memory);
+            prop_assert_eq!(&after, device.page());
+            let updates = u32::from(!matches!(step, Step::Pause | Step::Resume));
+            prop_assert_eq!(interrupt.raised.get() - raised, updates, "update and notification are one");
+            prop_assert_eq!(after.seq_count == before.seq_count, updates == 0);
+            prop_assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0, "it only goes on");
+            let names: Vec<&str> = changes(&before, &after).map(|event| event.name()).collect();
+            let has = |name: &str| names.contains(&name);
+            let disrupted = matches!(step, Step::Migrate | Step::Restore | Step::Disrupt);
+            let restored = matches!(step, Step::Restore | Step::Clone);
+            prop_assert_eq!((has("disrupted"), has("restored")), (disrupted, restored), "{:?}: {:?}", step, names);
+            for (is_new, value) in [(disrupted, after.disruption_marker), (restored, after.vm_generation_counter)] {
+                prop_assert!(!is_new || known.insert(value), "{:#x} came twice", value);
+            }
+            // A time from before a disruption is never given after it.
+            let gives_time = after.clock_status.gives_time();
+            match step {
+                Step::Migrate | Step::Calibrate => prop_assert!(gives_time && after.time_sec == 1_800_000_000 + turn as u64),
+                Step::Restore | Step::Disrupt => prop_assert!(!gives_time),
+                _ => prop_assert_eq!(gives_time, before.clock_status.gives_time()),
+            }
+            before = after;
+        }
+    }
+
+    /// From host to host, with the guest's counter set so that it goes on: the first reading is right.
+    #[test]
+    fn migration_keeps_the_time(
+        hertz in 1_000_000_000_u64..4_000_000_000, guest_counter in any::<u64>(), host_counter in any::<u64>(),
+        down in 1_000_000_i64..60_000_000_000, source_off in -400_i64..400, host_off in -400_i64..400, later in 0_u64..1 << 34,
+    ) {
+        let memory = guest();
+        let period = Period::from_frequency(NonZeroU64::new(hertz).expect("not 0"));
+        let truth = Time::<Tai>::from_parts(1_800_000_000, 0);
+        let off = |time: Time<Tai>, nanos: i64| time.checked_add(Span::from_nanos(nanos)).expect("in range");
+        let base = Calibration { period, ..calibration(guest_counter, 0) };
+        let mut source = Device::new(region(&memory), (), (), options(), 1).expect("written");
+        source.calibrate(&Calibration { time: off(truth, source_off), ..base }).expect("written");
+        let state = source.migrate_out();
+        // The destination knows its own counter's time.
+        let resumed = off(truth, down);
+        let host = Calibration { counter: host_counter, time: off(resumed, host_off), ..base };
+        let (wanted, error) = state.guest_counter_at(host.time).expect("it had a time");
+        let device = Device::migrate_in(region(&memory), (), (), &state, Some(&host.offset_by(wanted.wrapping_sub(host_counter))), 2);
+        drop(device.expect("written"));
+        // The guest reads a while later, at this counter value and at this time.
+        let elapsed = i64::try_from(u128::from(later) * 1_000_000_000 / u128::from(hertz)).expect("seconds");
+        let page = seen(&memory);
+        let time = vmclock_core::calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
+        let interval = time.interval_at(wanted.wrapping_add(later)).expect("in range").expect("bounds");
+        let true_nanos = off(resumed, elapsed).floor_nanos();
+        prop_assert!(interval.earliest.nanos() <= true_nanos + 1 && true_nanos <= interval.latest.nanos());
+        // And the counter goes on as if nothing had happened, to within both hosts' errors.
+        let ideal = guest_counter.wrapping_add(u64::try_from(i128::from(down) * i128::from(hertz) / 1_000_000_000).expect("ahead"));
+        #[allow(clippy::cast_possible_wrap)]
+        let apart = (wanted.wrapping_sub(ideal) as i64).unsigned_abs() as u128 * 1_000_000_000 / u128::from(hertz);
+        prop_assert!(apart <= error + 500 + 2, "{apart} ns, and {error} are allowed");
+    }
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn states_of_every_version_are_read() {
+    let golden = include_str!("golden/state-1.json");
+    let state: State = serde_json::from_str(golden).expect("version 1");
+    let memory = guest();
+    let device = Device::restore(region(&memory), (), (), &state, None, 7).expect("written");
+    assert_eq!(device.page().tai_offset(), Some(-37));
+    assert_eq!(device.page().time_sec, 1_800_000_000);
+    assert!(device.page().seq_count > 1 << 28);
+
+    // It is written as it was.
+    let mut source = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    source.leap(Some(-37), LeapIndicator::NONE).expect("written");
+    assert_eq!(serde_json::to_string(&source.save()).expect("text"), golden.trim_end());
+
+    let newer = golden.replace("\"version\":1", "\"version\":2");
+    let state: State = serde_json::from_str(&newer).expect("text");
+    let error = Device::restore(region(&memory), (), (), &state, None, 7).expect_err("newer").to_string();
+    assert!(error.contains("version 2") && error.contains("newer monitor"), "{error}");
+    let long = golden.replacen("\"page\":[", "\"page\":[0,", 1);
+    let state: State = serde_json::from_str(&long).expect("text");
+    let error = Device::restore(region(&memory), (), (), &state, None, 7).expect_err("damaged").to_string();
+    assert!(error.contains("15 words"), "{error}");
+}
+
+#[test]
+fn identities_are_as_secret_as_they_have_to_be() {
+    let options = options();
+    assert!(matches!(options.identities, Identities::Unpredictable(_)));
+    assert!(!format!("{options:?}").contains("[1, 2]"));
+}
