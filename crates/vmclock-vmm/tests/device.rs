@@ -279,9 +279,9 @@ proptest! {
         let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
         let mut before = seen(&memory);
         let mut known = HashSet::from([before.disruption_marker, before.vm_generation_counter]);
-        for (turn, (step, fresh)) in life.into_iter().enumerate() {
+        for (turn, (step, fresh)) in (0_u32..).zip(life) {
             let raised = interrupt.raised.get();
-            let time = calibration(1_000 * turn as u64, 1_800_000_000 + turn as i64);
+            let time = calibration(1_000 * u64::from(turn), 1_800_000_000 + i64::from(turn));
             match step {
                 Step::Pause => device.pause(),
                 Step::Resume => device.resume(None),
@@ -319,7 +319,7 @@ proptest! {
             // A time from before a disruption is never given after it.
             let gives_time = after.clock_status.gives_time();
             match step {
-                Step::Migrate | Step::Calibrate => prop_assert!(gives_time && after.time_sec == 1_800_000_000 + turn as u64),
+                Step::Migrate | Step::Calibrate => prop_assert!(gives_time && after.time_sec == 1_800_000_000 + u64::from(turn)),
                 Step::Restore | Step::Disrupt => prop_assert!(!gives_time),
                 _ => prop_assert_eq!(gives_time, before.clock_status.gives_time()),
             }
@@ -346,7 +346,7 @@ proptest! {
         let host = Calibration { counter: host_counter, time: off(resumed, host_off), ..base };
         let (wanted, error) = state.guest_counter_at(host.time).expect("it had a time");
         let device = Device::migrate_in(region(&memory), (), (), &state, Some(&host.offset_by(wanted.wrapping_sub(host_counter))), 2);
-        drop(device.expect("written"));
+        prop_assert!(device.is_ok());
         // The guest reads a while later, at this counter value and at this time.
         let elapsed = i64::try_from(u128::from(later) * 1_000_000_000 / u128::from(hertz)).expect("seconds");
         let page = seen(&memory);
@@ -357,7 +357,7 @@ proptest! {
         // And the counter goes on as if nothing had happened, to within both hosts' errors.
         let ideal = guest_counter.wrapping_add(u64::try_from(i128::from(down) * i128::from(hertz) / 1_000_000_000).expect("ahead"));
         #[allow(clippy::cast_possible_wrap)]
-        let apart = (wanted.wrapping_sub(ideal) as i64).unsigned_abs() as u128 * 1_000_000_000 / u128::from(hertz);
+        let apart = u128::from((wanted.wrapping_sub(ideal) as i64).unsigned_abs()) * 1_000_000_000 / u128::from(hertz);
         prop_assert!(apart <= error + 500 + 2, "{apart} ns, and {error} are allowed");
     }
 }
