@@ -59,7 +59,7 @@ fn clippy(project: &Project) -> Result<Done> {
 }
 
 fn test(project: &Project) -> Result<Done> {
-    let tests = project.cargo("test").arg("--workspace");
+    let tests = project.cargo("test").args(["--workspace", "--all-features"]);
     match abi_header::include_folder() {
         Ok(folder) => passed(tests.env(abi_header::VARIABLE, folder)),
         Err(error) if is_ci() => Err(error.context("this must not be skipped where CI=true")),

@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut guest = Guest { memory: &memory, interrupt: &interrupt, last: Snapshot::BLANK };
     let calibrated = |counter, seconds| known(counter, seconds).ok_or("a frequency of 0");
 
-    let mut clock = Device::new(region()?, &interrupt, (), Options::new(CounterId::X86_TSC, key), 0xa4093822)?;
+    let mut clock = Device::new(region()?, &interrupt, (), Options::new(CounterId::X86_TSC, key), 0xa409_3822)?;
     guest.look("boot, nothing is known of the time yet", 0)?;
     clock.calibrate(&calibrated(0, 0)?)?;
     clock.leap(Some(-37), LeapIndicator::NONE)?;
@@ -86,19 +86,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The state would travel with the memory.
     let state = clock.migrate_out();
-    drop(clock);
     let mut clock =
-        Device::migrate_in(region()?, &interrupt, (), &state, Some(&calibrated(4 * HERTZ, 4)?), 0x299f31d0)?;
+        Device::migrate_in(region()?, &interrupt, (), &state, Some(&calibrated(4 * HERTZ, 4)?), 0x299f_31d0)?;
     guest.look("migrate out, and in with a calibration", 4 * HERTZ)?;
-    clock.clone_running(0x082efa98)?;
+    clock.clone_running(0x082e_fa98)?;
     guest.look("a clone on the same host", 5 * HERTZ)?;
     let state = clock.save();
-    drop(clock);
-    let mut clock = Device::restore(region()?, &interrupt, (), &state, None, 0xec4e6c89)?;
+    let mut clock = Device::restore(region()?, &interrupt, (), &state, None, 0xec4e_6c89)?;
     guest.look("restore, without a calibration", 5 * HERTZ)?;
     clock.calibrate(&calibrated(6 * HERTZ, 6)?)?;
     guest.look("calibrate", 6 * HERTZ)?;
-    clock.disrupt(0x452821e6)?;
+    clock.disrupt(0x4528_21e6)?;
     guest.look("the counter was disturbed", 6 * HERTZ)?;
     Ok(())
 }
