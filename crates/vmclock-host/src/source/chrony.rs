@@ -4,12 +4,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use vmclock_core::leap::next_month_start;
 
 use crate::kernel::Quality;
 
 use super::kernel::{observation, Trust};
-use super::{Observation, Source, SourceError};
+use super::{LeapNotice, Observation, Source, SourceError, Stamp};
 
 /// Where chronyd listens unless it is told otherwise.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 323);
@@ -23,6 +25,8 @@ const TRACKING_REQUEST: u16 = 33;
 const TRACKING_REPLY: u16 = 5;
 /// What chronyd calls its own clock, 127.127.1.1: with `local` it is synchronised to itself, to no error at all.
 const ITSELF: u32 = 0x7f7f_0101;
+/// How fast a clock that chronyd keeps may go wrong, in seconds per second: chronyd's own `maxclockerror`, unless configured.
+const CLOCK_ERROR: f64 = 1e-6;
 const HEADER_LEN: usize = 28;
 /// Of the answer; a question has to be as long, so that nobody can use chronyd to multiply traffic.
 const TRACKING_LEN: usize = HEADER_LEN + 76;
@@ -56,20 +60,24 @@ impl Chrony {
         let socket = UdpSocket::bind(any)?;
         socket.connect(self.address)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        let mut error = io::Error::from(ErrorKind::TimedOut);
+        // One for all attempts: the answer to the first may come when the second is under way.
+        self.sequence = self.sequence.wrapping_add(1);
         for attempt in 0..TRIES {
-            self.sequence = self.sequence.wrapping_add(1);
             socket.send(&question(self.sequence, attempt))?;
-            let mut answer = [0; 1024];
-            match socket.recv(&mut answer) {
-                Ok(len) => return Ok(Tracking::parse(&answer[..len], self.sequence)),
-                Err(timeout) if matches!(timeout.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    error = timeout;
+            let sent = Instant::now();
+            while sent.elapsed() < PATIENCE {
+                let mut answer = [0; 1024];
+                match socket.recv(&mut answer) {
+                    Ok(len) => return Ok(Tracking::parse(&answer[..len], self.sequence)),
+                    Err(error) => match error.kind() {
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut => break,
+                        ErrorKind::Interrupted => {}
+                        _ => return Err(error),
+                    },
                 }
-                Err(other) => return Err(other),
             }
         }
-        Err(error)
+        Err(ErrorKind::TimedOut.into())
     }
 }
 
@@ -81,6 +89,7 @@ impl Source for Chrony {
     fn observe(&mut self) -> Result<Observation, SourceError> {
         let name = self.name.clone();
         let failed = |error| SourceError::Io { name, what: "gives no answer, is chronyd running?", error };
+        let asked = Instant::now();
         let tracking = self.ask().map_err(failed)?;
         let no_time = |reason: &str| SourceError::NoTime { name: self.name.clone(), reason: reason.to_owned() };
         let tracking = tracking.map_err(no_time)?;
@@ -92,7 +101,10 @@ impl Source for Chrony {
             what: "cannot ask after its quality",
             error,
         })?;
-        Ok(Observation { max_error, estimated_error, synchronized: true, ..observation(Trust::HostClock, &quality) })
+        let seen = observation(Trust::HostClock, &quality);
+        let max_error = max_error.saturating_add(tracking.growth(asked.elapsed()));
+        let leap = LeapNotice { today: seen.leap.today.or(tracking.leap_on_day_of(&seen)), ..seen.leap };
+        Ok(Observation { max_error, estimated_error, synchronized: true, leap, ..seen })
     }
 }
 
@@ -110,9 +122,13 @@ fn question(sequence: u32, attempt: u32) -> [u8; TRACKING_LEN] {
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Tracking {
     is_synchronized: bool,
+    /// Whether chronyd expects a leap second, inserted (`true`) or left out.
+    leap: Option<bool>,
     /// What the kernel still has to be put right by.
     correction: f64,
     rms_offset: f64,
+    /// How far off the clock's rate may be as far as chronyd can tell, in seconds per second.
+    skew: f64,
     root_delay: f64,
     root_dispersion: f64,
 }
@@ -137,8 +153,14 @@ impl Tracking {
         let (stratum, leap_status) = (half(HEADER_LEN + 24), half(HEADER_LEN + 26));
         Ok(Self {
             is_synchronized: leap_status < 3 && stratum > 0 && reference != 0 && reference != ITSELF,
+            leap: match leap_status {
+                1 => Some(true),
+                2 => Some(false),
+                _ => None,
+            },
             correction: number(40),
             rms_offset: number(48),
+            skew: number(60) * 1e-6,
             root_delay: number(64),
             root_dispersion: number(68),
         })
@@ -149,10 +171,28 @@ impl Tracking {
     fn errors(&self) -> Option<(u64, u64)> {
         let most = self.correction.abs() + self.root_dispersion + self.root_delay / 2.0;
         let thought = (self.correction.abs() + self.rms_offset).min(most);
-        let is_sane = self.root_dispersion >= 0.0 && self.root_delay >= 0.0 && most < 1e6;
+        let is_sane = self.root_dispersion >= 0.0 && self.root_delay >= 0.0 && most < 1e6 && self.skew >= 0.0;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in range
         let nanos = |seconds: f64| (seconds * 1e9).ceil() as u64;
         (self.is_synchronized && is_sane).then(|| (nanos(most), nanos(thought)))
+    }
+
+    /// By how much the error may have grown since chronyd was asked, in nanoseconds: as chronyd itself lets it grow.
+    fn growth(&self, age: Duration) -> u64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // positive, and a cast saturates
+        let nanos = ((self.skew + CLOCK_ERROR) * age.as_secs_f64() * 1e9).ceil() as u64;
+        nanos
+    }
+
+    /// The leap second that chronyd expects, which it may keep from the kernel. For a moment chronyd still expects it when it
+    /// is over: then the day is not the last of a month.
+    fn leap_on_day_of(&self, seen: &Observation) -> Option<bool> {
+        const DAY: i64 = 86_400;
+        let utc = match seen.stamp {
+            Stamp::Utc(time) => time.seconds(),
+            Stamp::Tai(time) => time.seconds() - i64::from(seen.leap.tai_minus_utc?),
+        };
+        self.leap.filter(|_| next_month_start(utc) - utc <= DAY && !seen.leap.now)
     }
 }
 
@@ -168,6 +208,7 @@ fn number(word: u32) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vmclock_core::time::Time;
 
     fn answer(sequence: u32) -> Vec<u8> {
         let mut bytes = vec![0; TRACKING_LEN];
@@ -177,9 +218,9 @@ mod tests {
         bytes[16..20].copy_from_slice(&sequence.to_be_bytes());
         bytes[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&[192, 0, 2, 1]);
         bytes[HEADER_LEN + 24..HEADER_LEN + 26].copy_from_slice(&2_u16.to_be_bytes());
-        // -0.5 ms still to go, 0.25 ms, 8 ms there and back, 1 ms.
+        // -0.5 ms still to go, 0.25 ms, 0.5 ppm, 8 ms there and back, 1 ms.
         for (at, seconds) in
-            [(40, -0.000_488_281_25), (48, 0.000_244_140_625), (64, 0.007_812_5), (68, 0.000_976_562_5)]
+            [(40, -0.000_488_281_25), (48, 0.000_244_140_625), (60, 0.5), (64, 0.007_812_5), (68, 0.000_976_562_5)]
         {
             let word = coded(seconds);
             bytes[HEADER_LEN + at..HEADER_LEN + at + 4].copy_from_slice(&word.to_be_bytes());
@@ -201,12 +242,43 @@ mod tests {
     fn an_answer_is_understood() {
         let tracking = Tracking::parse(&answer(7), 7).expect("an answer");
         assert_eq!(tracking.errors(), Some((5_371_094, 732_422)));
+        assert!((150..=151).contains(&tracking.growth(Duration::from_millis(100))), "0.5 ppm and 1 ppm, rounded up");
         let mut unsynchronised = answer(7);
         unsynchronised[HEADER_LEN + 27] = 3;
         assert_eq!(Tracking::parse(&unsynchronised, 7).expect("an answer").errors(), None);
         let mut local = answer(7);
         local[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&ITSELF.to_be_bytes());
         assert_eq!(Tracking::parse(&local, 7).expect("an answer").errors(), None, "no error is no bound");
+    }
+
+    #[test]
+    fn a_leap_second_is_announced_on_its_day_and_no_longer() {
+        const NEW_YEAR: i64 = 1_483_228_800;
+        let seen = |stamp, leap| Observation {
+            before: 0,
+            after: 0,
+            stamp,
+            max_error: 0,
+            estimated_error: 0,
+            synchronized: true,
+            leap,
+            era: 0,
+        };
+        let utc = |seconds| seen(Stamp::Utc(Time::from_parts(NEW_YEAR + seconds, 0)), LeapNotice::default());
+        let expected = |status| {
+            let mut bytes = answer(7);
+            bytes[HEADER_LEN + 27] = status;
+            Tracking::parse(&bytes, 7).expect("an answer")
+        };
+        for (status, leap) in [(0, None), (1, Some(true)), (2, Some(false))] {
+            assert_eq!(expected(status).leap_on_day_of(&utc(-10)), leap);
+            assert_eq!(expected(status).leap_on_day_of(&utc(-86_401)), None, "the day before");
+            assert_eq!(expected(status).leap_on_day_of(&utc(0)), None, "over");
+        }
+        let now = LeapNotice { now: true, tai_minus_utc: Some(37), today: None };
+        let tai = Stamp::Tai(Time::from_parts(NEW_YEAR + 36, 0));
+        assert_eq!(expected(1).leap_on_day_of(&seen(tai, now)), None, "it has come");
+        assert_eq!(expected(1).leap_on_day_of(&seen(tai, LeapNotice { now: false, ..now })), Some(true));
     }
 
     #[test]
@@ -256,6 +328,31 @@ mod tests {
         });
         let observation = source.observe().expect("an answer");
         served.join().expect("served");
-        assert_eq!(observation.max_error, 5_371_094);
+        // It grows while nobody answers: by 1.5 ppm of some 250 ms.
+        assert!((5_371_094 + 375..5_371_094 + 10_000).contains(&observation.max_error), "{observation:?}");
+    }
+
+    #[test]
+    fn a_late_answer_is_an_answer() {
+        let daemon = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let mut source = Chrony::new(Some(daemon.local_addr().expect("bound")));
+        let served = std::thread::spawn(move || {
+            let (mut first, mut second) = ([0; TRACKING_LEN], [0; TRACKING_LEN]);
+            daemon.recv_from(&mut first).expect("asked");
+            let (_, from) = daemon.recv_from(&mut second).expect("asked again");
+            let sequence = u32::from_be_bytes([first[8], first[9], first[10], first[11]]);
+            daemon.send_to(&answer(sequence), from).expect("sent");
+        });
+        source.observe().expect("the first answer, when it is asked for the second time");
+        served.join().expect("served");
+    }
+
+    #[test]
+    fn a_daemon_that_says_nothing_is_waited_for_but_not_for_long() {
+        let daemon = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let start = Instant::now();
+        let error = Chrony::new(Some(daemon.local_addr().expect("bound"))).observe().expect_err("silence");
+        assert!(error.to_string().contains("is chronyd running?"), "{error}");
+        assert!((PATIENCE * TRIES..PATIENCE * 10 * TRIES).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
 }
