@@ -14,7 +14,7 @@ use crate::sample::Sample;
 use crate::sys;
 
 /// How many samples to take at once; the narrowest counts.
-const BURST: usize = 16;
+pub(crate) const BURST: usize = 16;
 
 /// One of the kernel's clocks, put on TAI by an offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,11 @@ impl KernelClock {
         Self { id: libc::CLOCK_REALTIME, plus_seconds: seconds }
     }
 
+    /// `CLOCK_MONOTONIC_RAW`, from an epoch of its own: nobody sets it and nobody steers it.
+    pub(crate) const fn monotonic_raw() -> Self {
+        Self { id: libc::CLOCK_MONOTONIC_RAW, plus_seconds: 0 }
+    }
+
     /// One sample, the narrowest of some.
     pub fn sample(&self) -> Sample {
         Sample::narrowest(BURST, || {
@@ -51,7 +56,7 @@ impl KernelClock {
 /// The counter's period as the kernel has it (`CLOCK_MONOTONIC_RAW`), measured over so long a time. It is off by what the
 /// kernel's own measurement at boot was off: 500 ppm at most. `None` where that clock stands, or is no function of the counter.
 pub fn nominal_period(over: Duration) -> Option<Period> {
-    let clock = KernelClock { id: libc::CLOCK_MONOTONIC_RAW, plus_seconds: 0 };
+    let clock = KernelClock::monotonic_raw();
     let first = clock.sample();
     std::thread::sleep(over);
     let last = clock.sample();

@@ -41,7 +41,9 @@ pub(crate) const PTP_LOOKS: usize = 10;
 #[derive(Clone, Copy, Debug, Default)]
 struct PtpSysOffsetExtended {
     n_samples: u32,
-    reserved: [u32; 3],
+    /// Reserved before Linux 6.12, which refuses anything but 0 there: that is `CLOCK_REALTIME`.
+    clock: libc::clockid_t,
+    reserved: [u32; 2],
     looks: [[PtpTime; 3]; 25],
 }
 
@@ -60,11 +62,14 @@ const fn ptp_request<T>(number: libc::c_ulong) -> libc::c_ulong {
     3 << 30 | (size_of::<T>() as libc::c_ulong) << 16 | (b'=' as libc::c_ulong) << 8 | number
 }
 
-/// The device's clock between two looks at `CLOCK_REALTIME`, some times in a row.
-pub(crate) fn ptp_sys_offset_extended(device: BorrowedFd<'_>) -> io::Result<[[PtpTime; 3]; PTP_LOOKS]> {
+/// The device's clock between two looks at one of the system's, some times in a row.
+pub(crate) fn ptp_sys_offset_extended(
+    device: BorrowedFd<'_>,
+    clock: libc::clockid_t,
+) -> io::Result<[[PtpTime; 3]; PTP_LOOKS]> {
     const REQUEST: libc::c_ulong = ptp_request::<PtpSysOffsetExtended>(9);
     let n_samples = u32::try_from(PTP_LOOKS).map_err(io::Error::other)?;
-    let mut argument = PtpSysOffsetExtended { n_samples, ..PtpSysOffsetExtended::default() };
+    let mut argument = PtpSysOffsetExtended { n_samples, clock, ..PtpSysOffsetExtended::default() };
     // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within it.
     if unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw mut argument) } == -1 {
         return Err(io::Error::last_os_error());
@@ -74,7 +79,7 @@ pub(crate) fn ptp_sys_offset_extended(device: BorrowedFd<'_>) -> io::Result<[[Pt
     Ok(looks)
 }
 
-/// The device's clock and `CLOCK_REALTIME` at one moment, where the hardware can.
+/// The device's clock and `CLOCK_MONOTONIC_RAW` at one moment, where the hardware can.
 pub(crate) fn ptp_sys_offset_precise(device: BorrowedFd<'_>) -> io::Result<(PtpTime, PtpTime)> {
     const REQUEST: libc::c_ulong = ptp_request::<PtpSysOffsetPrecise>(8);
     let mut argument = PtpSysOffsetPrecise::default();
@@ -82,5 +87,17 @@ pub(crate) fn ptp_sys_offset_precise(device: BorrowedFd<'_>) -> io::Result<(PtpT
     if unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw mut argument) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    Ok((argument.device, argument.realtime))
+    Ok((argument.device, argument.monotonic_raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_those_of_the_linux_header() {
+        // As a C compiler has them from linux/ptp_clock.h, on x86-64 and aarch64.
+        assert_eq!(ptp_request::<PtpSysOffsetPrecise>(8), 0xc040_3d08);
+        assert_eq!(ptp_request::<PtpSysOffsetExtended>(9), 0xc4c0_3d09);
+    }
 }
