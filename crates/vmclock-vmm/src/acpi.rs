@@ -63,12 +63,52 @@ pub struct Doorbell {
     pub irq: u8,
 }
 
+/// The clock at an address that never changes, for a monitor that makes its own tables: into a DSDT or an SSDT, at its root.
+///
+/// With `gsi`, a Generic Event Device listens to that interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it, and tells the
+/// clock's driver. A monitor with a Generic Event Device of its own rather adds the interrupt and
+/// `Notify(\\_SB_.VCLK, 0x80)` to that, and leaves `gsi` out.
+///
+/// ```
+/// use acpi_tables::Aml;
+/// use vmclock_vmm::acpi::Clock;
+///
+/// let mut dsdt = Vec::new();
+/// Clock { address: 0xfeff_b000, len: 0x1000, gsi: Some(20) }.to_aml_bytes(&mut dsdt);
+/// assert!(dsdt.windows(8).any(|bytes| bytes == b"AMZNC10C"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clock {
+    /// Where the region begins in the guest's memory. It must not be in the memory map's RAM: leave it out, or say "reserved" (e820
+    /// type 2).
+    pub address: u64,
+    /// The region's length, 4 KiB or 64 KiB.
+    pub len: u64,
+    /// The interrupt, where the guest is to be notified.
+    pub gsi: Option<u32>,
+}
+
+impl Aml for Clock {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let mut body = Vec::new();
+        let clock = clock_at(self.address, self.len, &mut body);
+        if let Some(gsi) = self.gsi {
+            let interrupt = Interrupt::new(true, true, false, false, gsi);
+            let (clock, value) = (path(&clock), 0x80_u8);
+            let notify = Notify::new(&clock, &value);
+            let event = Method::new(path("_EVT"), 1, true, vec![&notify]);
+            Scope::new(path("\\_SB_"), vec![&event_device(&interrupt, &[&event])]).to_aml_bytes(&mut body);
+        }
+        sink.vec(&body);
+    }
+}
+
 /// The table, complete with header and checksum: for QEMU's `-acpitable file=..`, or to be put among a monitor's own.
 pub fn table(place: Place, doorbell: Option<Doorbell>) -> Vec<u8> {
     let mut body = Vec::new();
     let clock = match place {
         Place::PciSlot(slot) => clock_in_slot(slot, &mut body),
-        Place::Fixed(address) => clock_at(address, &mut body),
+        Place::Fixed(address) => clock_at(address, PAGE_LEN, &mut body),
     };
     if let Some(doorbell) = doorbell {
         bell(doorbell, &clock, &mut body);
@@ -131,9 +171,9 @@ fn clock_in_slot(slot: Slot, body: &mut Vec<u8>) -> String {
     format!("{function}.VCLK")
 }
 
-fn clock_at(address: u64, body: &mut Vec<u8>) -> String {
+fn clock_at(address: u64, len: u64, body: &mut Vec<u8>) -> String {
     let [hid, cid, ddn, status] = identity();
-    let range = ConsumedMemory { first: address, last: address.saturating_add(PAGE_LEN - 1) };
+    let range = ConsumedMemory { first: address, last: address.saturating_add(len - 1) };
     let resources = Name::new(path("_CRS"), &ResourceTemplate::new(vec![&range]));
     let clock = Device::new(path("VCLK"), vec![&hid, &cid, &ddn, &status, &resources]);
     Scope::new(path("\\_SB_"), vec![&clock]).to_aml_bytes(body);
@@ -155,34 +195,26 @@ fn identity() -> [Name; 4] {
 fn bell(doorbell: Doorbell, clock: &str, body: &mut Vec<u8>) {
     let card = card(doorbell.io);
     let card: Vec<&dyn Aml> = card.iter().map(|term| term as &dyn Aml).collect();
-    Scope::new(
-        path("\\_SB_"),
-        vec![
-            &Device::new(path("VBEL"), card),
-            &Device::new(
-                path("VGED"),
-                vec![
-                    &Name::new(path("_HID"), &"ACPI0013"), // a Generic Event Device
-                    &Name::new(path("_UID"), &"VMCLOCK"),
-                    &Name::new(
-                        path("_CRS"),
-                        &ResourceTemplate::new(vec![&Interrupt::new(true, false, false, false, doorbell.irq.into())]),
-                    ),
-                    &Method::new(path("_INI"), 0, false, vec![&MethodCall::new(path("\\_SB_.VBEL.ARM_"), vec![])]),
-                    &Method::new(
-                        path("_EVT"),
-                        1,
-                        true,
-                        vec![&If::new(
-                            &MethodCall::new(path("\\_SB_.VBEL.ACK_"), vec![]),
-                            vec![&Notify::new(&path(clock), &0x80_u8)],
-                        )],
-                    ),
-                ],
-            ),
-        ],
-    )
-    .to_aml_bytes(body);
+    let interrupt = Interrupt::new(true, false, false, false, doorbell.irq.into());
+    let arm = MethodCall::new(path("\\_SB_.VBEL.ARM_"), vec![]);
+    let begin = Method::new(path("_INI"), 0, false, vec![&arm]);
+    let acknowledge = MethodCall::new(path("\\_SB_.VBEL.ACK_"), vec![]);
+    let (clock, value) = (path(clock), 0x80_u8);
+    let notify = Notify::new(&clock, &value);
+    let notify = If::new(&acknowledge, vec![&notify]);
+    let event = Method::new(path("_EVT"), 1, true, vec![&notify]);
+    let listener = event_device(&interrupt, &[&begin, &event]);
+    Scope::new(path("\\_SB_"), vec![&Device::new(path("VBEL"), card), &listener]).to_aml_bytes(body);
+}
+
+/// A Generic Event Device that listens to one interrupt.
+fn event_device(interrupt: &Interrupt, methods: &[&dyn Aml]) -> Term {
+    let hid = Name::new(path("_HID"), &"ACPI0013");
+    let uid = Name::new(path("_UID"), &"VMCLOCK");
+    let resources = Name::new(path("_CRS"), &ResourceTemplate::new(vec![interrupt]));
+    let mut all: Vec<&dyn Aml> = vec![&hid, &uid, &resources];
+    all.extend(methods);
+    Term::of(&Device::new(path("VGED"), all))
 }
 
 /// The card: its 8390 registers and the methods that start it and take its interrupt back. The numbers are those of

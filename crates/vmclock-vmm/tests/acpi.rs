@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vmclock_vmm::acpi::{table, Doorbell, Place, Slot};
+use acpi_tables::sdt::Sdt;
+use acpi_tables::Aml;
+use vmclock_vmm::acpi::{table, Clock, Doorbell, Place, Slot};
 
 const BELL: Option<Doorbell> = Some(Doorbell { io: 0x300, irq: 5 });
 
@@ -111,4 +113,30 @@ fn iasl_reads_a_fixed_place_without_a_doorbell() {
     let Some(source) = disassemble(&table(Place::Fixed(0x1_8000_0000), None)) else { return };
     assert_has(&source, &["Scope (\\_SB)", "0x0000000180000000,", "0x0000000180000FFF,", "0x0000000000001000,"]);
     assert!(!source.contains("ACPI0013"), "{source}");
+}
+
+#[test]
+fn iasl_reads_what_a_monitor_puts_among_its_own() {
+    let mut table = Sdt::new(*b"SSDT", 36, 2, *b"VMCLK ", *b"VMCLOCK ", 1);
+    let mut body = Vec::new();
+    Clock { address: 0xfeff_0000, len: 0x1_0000, gsi: Some(20) }.to_aml_bytes(&mut body);
+    table.append_slice(&body);
+    let Some(source) = disassemble(table.as_slice()) else { return };
+    assert_has(
+        &source,
+        &[
+            "Device (VCLK)",
+            "Name (_STA, 0x0F)",
+            "QWordMemory (ResourceConsumer, PosDecode, MinFixed, MaxFixed, Cacheable, ReadOnly,",
+            "0x00000000FEFF0000,",
+            "0x00000000FEFFFFFF,",
+            "0x0000000000010000,",
+            "Device (VGED)",
+            "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, ) { 0x00000014, }",
+            "Notify (\\_SB.VCLK, 0x80)",
+        ],
+    );
+    let mut silent = Vec::new();
+    Clock { address: 0xfeff_b000, len: 0x1000, gsi: None }.to_aml_bytes(&mut silent);
+    assert!(!silent.windows(4).any(|bytes| bytes == b"VGED"));
 }
