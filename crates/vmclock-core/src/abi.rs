@@ -618,17 +618,20 @@ impl Snapshot {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Words {
-    pub(crate) magic: u32,
-    pub(crate) size: u32,
-    /// Version, counter and time type.
-    pub(crate) identity: u32,
-    pub(crate) seq_count: u32,
-    /// From the disruption marker on.
-    pub(crate) changing: [u64; CHANGING_WORDS],
+    /// At 0x00.
+    pub magic: u32,
+    /// At 0x04.
+    pub size: u32,
+    /// At 0x08: version, counter and time type.
+    pub identity: u32,
+    /// At 0x0c.
+    pub seq_count: u32,
+    /// From 0x10, the disruption marker, on.
+    pub changing: [u64; CHANGING_WORDS],
 }
 
 /// How many 64-bit words there are behind the sequence count.
-pub(crate) const CHANGING_WORDS: usize = (STRUCTURE_LEN - offset_of!(Snapshot, disruption_marker)) / size_of::<u64>();
+pub const CHANGING_WORDS: usize = (STRUCTURE_LEN - offset_of!(Snapshot, disruption_marker)) / size_of::<u64>();
 
 impl Words {
     /// Decodes the words. Fields outside `size` keep what lies there; see [`Snapshot::clipped`].

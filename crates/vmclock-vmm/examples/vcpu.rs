@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time. Needs
+//! `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
+
+#[cfg(not(target_arch = "x86_64"))]
+fn main() {
+    println!("the guest's instructions are for x86-64");
+}
+
+#[cfg(target_arch = "x86_64")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    x86::run()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    // A virtual machine's memory has to be given to the kernel by its address.
+    #![allow(unsafe_code)]
+
+    use std::error::Error;
+    use std::time::Duration;
+
+    use kvm_bindings::{kvm_msr_entry, kvm_userspace_memory_region, Msrs};
+    use kvm_ioctls::{Kvm, VcpuExit};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+    use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, STRUCTURE_LEN};
+    use vmclock_core::calibration;
+    use vmclock_core::counter;
+    use vmclock_core::time::Span;
+    use vmclock_host::estimator::{Estimator, Evidence, Settings};
+    use vmclock_host::kernel::{nominal_period, KernelClock};
+    use vmclock_vmm::device::{Calibration, Device, Options};
+    use vmclock_vmm::memory::GuestRegion;
+
+    const CODE: GuestAddress = GuestAddress(0x1000);
+    const COPY: GuestAddress = GuestAddress(0x2000);
+    const PAGE: GuestAddress = GuestAddress(0x3000);
+    const MEMORY: usize = 0x10000;
+
+    /// Reads the counter, and copies the page, as a guest that knows that nobody writes meanwhile.
+    #[rustfmt::skip]
+    const PROGRAM: [u8; 28] = [
+        0x0f, 0xae, 0xe8,             // lfence
+        0x0f, 0x31,                   // rdtsc
+        0x66, 0xa3, 0x80, 0x20,       // mov [0x2080], eax
+        0x66, 0x89, 0x16, 0x84, 0x20, // mov [0x2084], edx
+        0xbe, 0x00, 0x30,             // mov si, 0x3000
+        0xbf, 0x00, 0x20,             // mov di, 0x2000
+        0xb9, 0x70, 0x00,             // mov cx, 112
+        0xfc, 0xf3, 0xa4,             // cld; rep movsb
+        0xf4, 0xf4,                   // hlt
+    ];
+
+    pub(super) fn run() -> Result<(), Box<dyn Error>> {
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])?;
+        memory.write_slice(&PROGRAM, CODE)?;
+        let key = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
+        let region = GuestRegion::new(&memory, PAGE, 0x1000)?;
+        let options = Options { notifies: false, ..Options::new(CounterId::X86_TSC, key) };
+        let mut clock = Device::new(region, (), (), options, 0xa409_3822)?;
+
+        let kvm = Kvm::new()?;
+        let machine = kvm.create_vm()?;
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: MEMORY as u64,
+            userspace_addr: memory.get_host_address(GuestAddress(0))? as u64,
+        };
+        // SAFETY: the memory is ours, of that length, and outlives the machine, which is dropped before it.
+        unsafe { machine.set_user_memory_region(slot) }?;
+        let mut cpu = machine.create_vcpu(0)?;
+        cpu.set_cpuid2(&kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?)?;
+        let mut segments = cpu.get_sregs()?;
+        segments.cs.base = 0;
+        segments.cs.selector = 0;
+        cpu.set_sregs(&segments)?;
+
+        let (offset, ticks) = counter_offset(&cpu)?;
+        let host = host_time().ok_or("the kernel's clock gives no time")?;
+        let unknown = (u128::from(ticks) * u128::from(host.period.frac())) >> host.period.shift();
+        let unknown = Span::from_raw(i128::try_from(unknown)?).ceil_nanos();
+        let time_max_error = host.time_max_error + u64::try_from(unknown)?;
+        clock.calibrate(&Calibration { time_max_error, ..host.offset_by(offset) })?;
+
+        let mut registers = cpu.get_regs()?;
+        (registers.rip, registers.rflags) = (CODE.0, 2);
+        cpu.set_regs(&registers)?;
+        let before = KernelClock::realtime_plus(0).sample().time;
+        let exit = cpu.run()?;
+        let after = KernelClock::realtime_plus(0).sample().time;
+        if !matches!(exit, VcpuExit::Hlt) {
+            return Err(format!("the guest did not halt: {exit:?}").into());
+        }
+        let mut bytes = [0; STRUCTURE_LEN];
+        memory.read_slice(&mut bytes, COPY)?;
+        let seen: u64 = memory.read_obj(GuestAddress(COPY.0 + 0x80))?;
+        let page = Snapshot::from_prefix(&bytes)?;
+        let interval = calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC)?.interval_at(seen)?;
+        let interval = interval.ok_or("the page has no bounds")?;
+        println!("offset {offset:#x}; the guest's counter was {seen:#x}");
+        println!("by the page it was between {} and {}", interval.earliest.nanos(), interval.latest.nanos());
+        println!("by the host's clock between {} and {}", before.floor_nanos(), after.ceil_nanos());
+        if interval.latest.nanos() < before.floor_nanos() || interval.earliest.nanos() > after.ceil_nanos() {
+            return Err("the guest's time is wrong".into());
+        }
+        println!("which is the same time");
+        Ok(())
+    }
+
+    /// The model-specific register that is the counter.
+    const COUNTER: u32 = 0x10;
+
+    /// How far the guest's counter is ahead of the host's, wrapping, and by how many ticks that may be wrong. `KVM_VCPU_TSC_OFFSET` would
+    /// say it exactly, but kvm-ioctls has no way to ask; so the register is read between two readings of ours.
+    fn counter_offset(cpu: &kvm_ioctls::VcpuFd) -> Result<(u64, u64), Box<dyn Error>> {
+        let mut best = (0, u64::MAX);
+        for _ in 0..200 {
+            let mut registers = Msrs::from_entries(&[kvm_msr_entry { index: COUNTER, ..kvm_msr_entry::default() }])?;
+            let before = counter::read_ordered();
+            cpu.get_msrs(&mut registers)?;
+            let width = counter::read_ordered().wrapping_sub(before);
+            if width < best.1 {
+                best = (registers.as_slice()[0].data.wrapping_sub(before.wrapping_add(width / 2)), width);
+            }
+        }
+        Ok((best.0, best.1.div_ceil(2)))
+    }
+
+    /// The host's counter and the host's clock, as TAI although it is UTC: here both ends of the comparison are.
+    fn host_time() -> Option<Calibration> {
+        let nominal = nominal_period(Duration::from_millis(20))?;
+        let mut estimator = Estimator::new(Settings::default(), nominal, 1);
+        let look = KernelClock::realtime_plus(0).sample();
+        estimator.observe(&Evidence {
+            source: 0,
+            before: look.before,
+            after: look.after,
+            time: look.time,
+            max_error: 0,
+            estimated_error: 0,
+            synchronized: true,
+        });
+        let estimate = estimator.conclude(counter::read_ordered()).publish?;
+        Some(Calibration {
+            counter: estimate.counter,
+            time: estimate.time,
+            period: estimate.period,
+            time_max_error: estimate.time_max_error,
+            time_estimated_error: estimate.time_estimated_error,
+            period_max_error: estimate.period_max_error,
+            period_estimated_error: estimate.period_estimated_error,
+            status: ClockStatus::SYNCHRONIZED,
+        })
+    }
+}
