@@ -85,6 +85,27 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    /// Writes it to what a page is to say. `None` if the time is before 1970.
+    pub fn put_on(&self, page: &mut Snapshot) -> Option<()> {
+        page.time_sec = u64::try_from(self.time.seconds()).ok()?;
+        page.clock_status = self.status;
+        page.flags = page
+            .flags
+            .with(Flags::PERIOD_ESTERROR_VALID)
+            .with(Flags::PERIOD_MAXERROR_VALID)
+            .with(Flags::TIME_ESTERROR_VALID)
+            .with(Flags::TIME_MAXERROR_VALID);
+        page.counter_value = self.counter;
+        page.counter_period_shift = self.period.shift();
+        page.counter_period_frac_sec = self.period.frac();
+        page.counter_period_maxerror_rate_frac_sec = rate(self.period, self.period_max_error);
+        page.counter_period_esterror_rate_frac_sec = rate(self.period, self.period_estimated_error);
+        page.time_frac_sec = self.time.frac();
+        page.time_maxerror_nanosec = self.time_max_error;
+        page.time_esterror_nanosec = self.time_estimated_error;
+        Some(())
+    }
+
     /// The same for a counter that is ahead of the calibration's by `offset`, wrapping: from a host's to its guest's, where the
     /// guest's counter is not scaled.
     #[must_use]
@@ -357,24 +378,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         if self.page.counter_id == CounterId::NONE {
             return Err(Error::NoTime("the device was made without a counter"));
         }
-        let time_sec = u64::try_from(calibration.time.seconds()).map_err(|_| Error::NoTime("it is before 1970"))?;
-        let page = &mut self.page;
-        page.clock_status = calibration.status;
-        page.flags = page
-            .flags
-            .with(Flags::PERIOD_ESTERROR_VALID)
-            .with(Flags::PERIOD_MAXERROR_VALID)
-            .with(Flags::TIME_ESTERROR_VALID)
-            .with(Flags::TIME_MAXERROR_VALID);
-        page.counter_value = calibration.counter;
-        page.counter_period_shift = calibration.period.shift();
-        page.counter_period_frac_sec = calibration.period.frac();
-        page.counter_period_maxerror_rate_frac_sec = rate(calibration.period, calibration.period_max_error);
-        page.counter_period_esterror_rate_frac_sec = rate(calibration.period, calibration.period_estimated_error);
-        page.time_sec = time_sec;
-        page.time_frac_sec = calibration.time.frac();
-        page.time_maxerror_nanosec = calibration.time_max_error;
-        page.time_esterror_nanosec = calibration.time_estimated_error;
+        calibration.put_on(&mut self.page).ok_or(Error::NoTime("it is before 1970"))?;
         self.publish()
     }
 

@@ -8,6 +8,7 @@
 //! | [`memory`] | the guest memory that the page is in |
 //! | [`trigger`] | how the guest is told |
 //! | [`state`] | what goes with a guest to another host or into a file |
+//! | [`counter`] | the guest's counter as a function of the host's |
 //! | [`lineage`] | values for markers and generations |
 //! | [`acpi`], [`fdt`] | the firmware's tables by which the guest finds the clock, and is notified |
 //!
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod counter;
 pub mod device;
 pub mod fdt;
 pub mod lineage;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context};
 
-use super::counter::{GuestCounter, Scale};
+use vmclock_vmm::counter::{GuestCounter, Scale};
 
 /// Where the kernel has it.
 pub(super) const DEBUGFS: &str = "/sys/kernel/debug/kvm";

@@ -8,14 +8,12 @@
 //! | `process` | QEMU's process, ours or somebody else's |
 //! | `session` | the guest's life, and what the page says of it |
 //! | `source` | where the guest's counter is known from: TCG's device state, KVM's debugfs |
-//! | `counter` | the guest's counter as a function of the host's |
 //! | `kvm` | debugfs |
 //! | `second_page` | a counter that the guest hands over |
 //! | `qmp` | QEMU's monitor |
 
 mod arguments;
 mod attach;
-pub(super) mod counter;
 mod kvm;
 mod process;
 mod qmp;

@@ -20,7 +20,7 @@ use anyhow::Context;
 use vmclock_core::counter;
 use vmclock_host::identity::never_used;
 
-use super::counter::GuestCounter;
+use vmclock_vmm::counter::GuestCounter;
 
 const REQUEST: u64 = 0x1000;
 const ANSWER: u64 = 0x1008;

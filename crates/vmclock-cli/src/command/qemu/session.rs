@@ -22,11 +22,11 @@ use crate::command::serve::FIRST_REFRESH;
 use crate::output::{error, print_json};
 
 use super::arguments::Accelerator;
-use super::counter::GuestCounter;
 use super::process::Process;
 use super::qmp::{Event, Qmp};
 use super::second_page::{Handed, SecondPage};
 use super::source::{self, CounterSource, Resumed};
+use vmclock_vmm::counter::GuestCounter;
 
 /// How far a destination's sequence count is ahead of the one that came with the guest. The source may have gone on
 /// publishing after it was copied: for 37 hours at one update each millisecond.

@@ -7,9 +7,9 @@ use anyhow::{bail, Context};
 use serde_json::{json, Value};
 
 use super::arguments::Accelerator;
-use super::counter::GuestCounter;
 use super::kvm;
 use super::qmp::Qmp;
+use vmclock_vmm::counter::GuestCounter;
 
 /// What the host knows of the moment at which the guest went on.
 #[derive(Clone, Copy, Debug)]

@@ -20,9 +20,10 @@ use vmclock_host::schedule::{LeapSecond, UtcSchedule};
 use vmclock_host::source::{Observation, Source};
 use vmclock_host::timescale::TaiFollower;
 use vmclock_host::trace::Recorder;
+use vmclock_vmm::counter::GuestCounter;
+use vmclock_vmm::device::Calibration;
 
 use crate::cli::{LeapKind, Signal};
-use crate::command::qemu::counter::{GuestCalibration, GuestCounter};
 use crate::output::{civil, error};
 
 use super::config::Plan;
@@ -516,19 +517,17 @@ impl Facts {
         let tai = estimate.time.checked_add(self.shift)?;
         let (offset, leap_indicator) = self.schedule.at(tai);
         let time = if page.time_type == TimeType::TAI { tai } else { tai.checked_add(seconds(offset.into()))? };
-        u64::try_from(time.seconds()).ok()?;
-        Estimate { time, ..*estimate }.put_on(page);
-        if let Some(guest) = &self.guest {
-            let calibration: GuestCalibration = guest.calibration(estimate)?;
-            page.counter_value = calibration.counter;
-            page.counter_period_shift = calibration.period_shift;
-            page.counter_period_frac_sec = calibration.period_frac;
-            page.counter_period_maxerror_rate_frac_sec = calibration.period_max_error;
-            page.counter_period_esterror_rate_frac_sec = calibration.period_estimated_error;
-            page.time_maxerror_nanosec = calibration.time_max_error;
-            page.time_esterror_nanosec = calibration.time_estimated_error;
-        }
-        page.clock_status = self.status;
+        let host = Calibration {
+            counter: estimate.counter,
+            time: Time::from_raw(time.raw()),
+            period: estimate.period,
+            time_max_error: estimate.time_max_error,
+            time_estimated_error: estimate.time_estimated_error,
+            period_max_error: estimate.period_max_error,
+            period_estimated_error: estimate.period_estimated_error,
+            status: self.status,
+        };
+        self.guest.map_or(Some(host), |guest| guest.calibration(&host))?.put_on(page)?;
         let flags = page.flags.without(Flags::TIME_MONOTONIC).without(Flags::TAI_OFFSET_VALID);
         let known = if self.offset_is_known { Flags::TAI_OFFSET_VALID } else { Flags::NONE };
         page.flags = flags.with(known).with(if self.monotonic { Flags::TIME_MONOTONIC } else { Flags::NONE });

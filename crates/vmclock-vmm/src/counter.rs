@@ -1,59 +1,65 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's counter as a function of the host's, and a host's calibration as the guest has to see it.
+//! The guest's counter as a function of the host's, as KVM and QEMU make it, and a host's calibration as the guest has to see it.
 
-use vmclock_host::estimator::Estimate;
+use vmclock_core::calibration::Period;
 
-/// Parts in which errors of the period are counted.
-const TRILLION: u128 = 1_000_000_000_000;
+use crate::device::Calibration;
 
 /// `guest = offset + floor(host * ratio / 2^fraction_bits)`, wrapping.
 ///
-/// The offset may be known to a window only; `low` and `high` say how far the true one may be below and above.
+/// ```
+/// use vmclock_vmm::counter::GuestCounter;
+/// assert_eq!(GuestCounter::exact(5_u64.wrapping_neg(), None).at(7), 2);
+/// ```
+///
+/// On KVM these are the numbers of `KVM_VCPU_TSC_OFFSET` and of debugfs' `tsc-offset`, `tsc-scaling-ratio` and
+/// `tsc-scaling-ratio-frac-bits`. The offset may be known to a window only; `low` and `high` say how far the true one may be below and above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GuestCounter {
+pub struct GuestCounter {
     offset: u64,
     low: u64,
     high: u64,
     scale: Option<Scale>,
 }
 
-/// How fast the guest's counter runs, in ticks of the host's.
+/// How fast the guest's counter runs, in ticks of the host's: `ratio / 2^fraction_bits`.
+///
+/// ```
+/// use vmclock_vmm::counter::Scale;
+/// let half = Scale { ratio: 1 << 47, fraction_bits: 48 };
+/// assert_eq!(Scale::between(2_000_000, 1_000_000, 48), Some(half));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Scale {
-    pub(crate) ratio: u64,
-    pub(crate) fraction_bits: u8,
+pub struct Scale {
+    /// The ratio.
+    pub ratio: u64,
+    /// Of how many of its bits are behind the point: 48 on Intel, 32 on AMD.
+    pub fraction_bits: u8,
 }
 
 impl Scale {
+    /// The ratio that KVM takes for a guest of so many kHz (`KVM_SET_TSC_KHZ`) on a host of so many (`KVM_GET_TSC_KHZ` of a
+    /// machine without a guest's wish). `None` where it does not fit.
+    pub fn between(host_khz: u32, guest_khz: u32, fraction_bits: u8) -> Option<Self> {
+        let ratio = u128::from(guest_khz).checked_shl(fraction_bits.into())?.checked_div(host_khz.into())?;
+        Some(Self { ratio: u64::try_from(ratio).ok().filter(|ratio| *ratio != 0)?, fraction_bits })
+    }
+
     /// The hardware keeps the product whole, and drops the fraction and what is above 64 bits.
     #[allow(clippy::cast_possible_truncation)]
     fn apply(self, host: u64) -> u64 {
-        ((u128::from(host) * u128::from(self.ratio)) >> self.fraction_bits) as u64
+        (u128::from(host) * u128::from(self.ratio)).checked_shr(self.fraction_bits.into()).unwrap_or(0) as u64
     }
-}
-
-/// What a page says of the guest's counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GuestCalibration {
-    pub(crate) counter: u64,
-    pub(crate) period_frac: u64,
-    pub(crate) period_shift: u8,
-    /// In the period's own unit.
-    pub(crate) period_max_error: u64,
-    pub(crate) period_estimated_error: u64,
-    /// In ± nanoseconds.
-    pub(crate) time_max_error: u64,
-    pub(crate) time_estimated_error: u64,
 }
 
 impl GuestCounter {
     /// A counter that is known exactly, as KVM tells it.
-    pub(crate) fn exact(offset: u64, scale: Option<Scale>) -> Self {
+    pub fn exact(offset: u64, scale: Option<Scale>) -> Self {
         Self { offset, low: 0, high: 0, scale }
     }
 
     /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and `latest`.
-    pub(crate) fn resumed(value: u64, earliest: u64, likely: u64, latest: u64) -> Self {
+    pub fn resumed(value: u64, earliest: u64, likely: u64, latest: u64) -> Self {
         let latest = if ahead(latest, earliest) < 0 { earliest } else { latest };
         let likely = match likely {
             likely if ahead(likely, earliest) < 0 => earliest,
@@ -66,27 +72,27 @@ impl GuestCounter {
     }
 
     /// The guest's minus the host's.
-    pub(crate) fn offset(&self) -> u64 {
+    pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// How wide the window is in which the offset lies, in ticks.
-    pub(crate) fn window(&self) -> u64 {
+    pub fn window(&self) -> u64 {
         self.low.saturating_add(self.high)
     }
 
     /// How far off [`at`](Self::at) may be, in ± ticks.
-    pub(crate) fn error(&self) -> u64 {
+    pub fn error(&self) -> u64 {
         self.low.max(self.high)
     }
 
     /// The guest's counter when the host's is `host`.
-    pub(crate) fn at(&self, host: u64) -> u64 {
+    pub fn at(&self, host: u64) -> u64 {
         self.offset.wrapping_add(self.scale.map_or(host, |scale| scale.apply(host)))
     }
 
     /// What remains if the offset is between `low` and `high` too; `None` if it cannot be both.
-    pub(crate) fn narrowed(&self, low: u64, high: u64) -> Option<Self> {
+    pub fn narrowed(&self, low: u64, high: u64) -> Option<Self> {
         let (first, last) = (self.offset.wrapping_sub(self.low), self.offset.wrapping_add(self.high));
         let first = if ahead(low, first) > 0 { low } else { first };
         let last = if ahead(last, high) > 0 { high } else { last };
@@ -97,29 +103,23 @@ impl GuestCounter {
 
     /// The host's calibration, told of the guest's counter. `None` where the guest's counter stands or the numbers are
     /// beyond what a page can say.
-    pub(crate) fn calibration(&self, host: &Estimate) -> Option<GuestCalibration> {
+    pub fn calibration(&self, host: &Calibration) -> Option<Calibration> {
         let (period_frac, period_shift) = match self.scale {
             None => (host.period.frac(), host.period.shift()),
             Some(scale) => slower(host.period.frac(), host.period.shift(), scale)?,
         };
-        // A scaled period is rounded, by less than one part in 2^62.
-        let relative = u128::from(host.period_max_error) + u128::from(self.scale.is_some());
-        let period_max_error = (u128::from(period_frac) * relative).div_ceil(TRILLION);
         // A scaled counter is rounded down to its tick.
         let ticks = u128::from(self.error()) + u128::from(self.scale.is_some());
         let nanos = nanos_of(ticks, period_frac, period_shift)?;
-        Some(GuestCalibration {
+        Some(Calibration {
             counter: self.at(host.counter),
-            period_frac,
-            period_shift,
-            period_max_error: u64::try_from(period_max_error).ok()?,
-            period_estimated_error: u64::try_from(
-                (u128::from(period_frac) * u128::from(host.period_estimated_error)).div_ceil(TRILLION),
-            )
-            .ok()?,
+            period: Period::from_parts(period_frac, period_shift)?,
+            // A scaled period is rounded, by less than one part in 2^62.
+            period_max_error: host.period_max_error.saturating_add(u64::from(self.scale.is_some())),
             time_max_error: host.time_max_error.saturating_add(nanos),
             // Where in its window it is, nobody knows: a third of it is a fair guess.
             time_estimated_error: host.time_estimated_error.saturating_add(nanos / 3),
+            ..*host
         })
     }
 }
@@ -159,13 +159,13 @@ mod tests {
 
     use proptest::prelude::*;
     use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot};
-    use vmclock_core::calibration::{Calibration, Period};
-    use vmclock_core::time::Time;
+    use vmclock_core::calibration::Calibration as OnPage;
+    use vmclock_core::time::{Span, Tai, Time};
 
     use super::*;
 
-    fn estimate(counter: u64, hz: u64) -> Estimate {
-        Estimate {
+    fn estimate(counter: u64, hz: u64) -> Calibration {
+        Calibration {
             counter,
             time: Time::from_parts(2_000_000_000, 0),
             period: Period::from_frequency(NonZeroU64::new(hz).expect("not 0")),
@@ -173,24 +173,30 @@ mod tests {
             time_estimated_error: 50,
             period_max_error: 1_000_000,
             period_estimated_error: 1_000,
+            status: ClockStatus::SYNCHRONIZED,
         }
     }
 
+    fn time_of(host: &Calibration, counter: u64) -> Time<Tai> {
+        let span = (u128::from(counter - host.counter) * u128::from(host.period.frac())) >> host.period.shift();
+        host.time.checked_add(Span::from_raw(i128::try_from(span).expect("in range"))).expect("in range")
+    }
+
     /// What a guest makes of the calibration.
-    fn seen(calibration: &GuestCalibration) -> Calibration {
+    fn seen(calibration: &Calibration) -> OnPage {
         let page = Snapshot {
             counter_id: CounterId::X86_TSC,
             clock_status: ClockStatus::SYNCHRONIZED,
             flags: Flags::TIME_MAXERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID),
             counter_value: calibration.counter,
-            counter_period_frac_sec: calibration.period_frac,
-            counter_period_shift: calibration.period_shift,
-            counter_period_maxerror_rate_frac_sec: calibration.period_max_error,
+            counter_period_frac_sec: calibration.period.frac(),
+            counter_period_shift: calibration.period.shift(),
+            counter_period_maxerror_rate_frac_sec: calibration.period.error_rate(calibration.period_max_error),
             time_sec: 2_000_000_000,
             time_maxerror_nanosec: calibration.time_max_error,
             ..Snapshot::BLANK
         };
-        Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("gives time")
+        OnPage::from_snapshot(&page, CounterId::X86_TSC).expect("gives time")
     }
 
     fn scales() -> impl Strategy<Value = Option<Scale>> {
@@ -216,7 +222,7 @@ mod tests {
             // What the guest reads is off by what is unknown of the offset.
             #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
             let read = guest.at(at).wrapping_add_signed((width as f64 * true_offset) as i64);
-            let truth = host.time_at(at).expect("in range");
+            let truth = time_of(&host, at);
             let seen = seen(&calibration);
             let error = seen.time_at(read).expect("in range").timestamp().nanos() - truth.timestamp().nanos();
             let allowed = seen.max_error_at(read).expect("bounds");
@@ -257,7 +263,10 @@ mod tests {
         let host = estimate(1_000, 2_000_000_000);
         let calibration = half.calibration(&host).expect("a calibration");
         let expected = Period::from_frequency(NonZeroU64::new(1_000_000_000).expect("not 0"));
-        assert_eq!((calibration.period_frac >> 2, calibration.period_shift), (expected.frac() >> 2, expected.shift()));
+        assert_eq!(
+            (calibration.period.frac() >> 2, calibration.period.shift()),
+            (expected.frac() >> 2, expected.shift())
+        );
         assert_eq!(GuestCounter::exact(0, Some(Scale { ratio: 0, fraction_bits: 48 })).calibration(&host), None);
     }
 }
