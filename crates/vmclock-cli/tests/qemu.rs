@@ -96,11 +96,23 @@ fn attaching_to_nobody_ends_in_time_and_names_the_socket() {
 #[test]
 fn attaching_without_a_doorbell_or_to_another_page_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let _monitor = std::os::unix::net::UnixListener::bind(folder.path().join("page.qmp")).expect("listens");
+    let monitor = std::os::unix::net::UnixListener::bind(folder.path().join("page.qmp")).expect("listens");
     let output = attach(folder.path(), &["--timeout", "50ms"]).output().expect("runs");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("QEMU has no doorbell") && text.contains("page.bell"), "{text}");
+    let accepted = std::thread::spawn(move || {
+        // The first who came has gone again, for want of a doorbell.
+        monitor.accept().expect("the first");
+        let (mut stream, _) = monitor.accept().expect("the second");
+        stream.write_all(b"{\"QMP\": {}}\n").expect("greeted");
+        for line in BufReader::new(stream.try_clone().expect("the same")).lines().map_while(Result::ok) {
+            let command: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            let answer = serde_json::json!({"return": {}, "id": command["id"]});
+            stream.write_all(format!("{answer}\n").as_bytes()).expect("answered");
+        }
+    });
     let output = attach(folder.path(), &["--no-notify"]).output().expect("runs");
+    accepted.join().expect("answered all");
     let text = String::from_utf8_lossy(&output.stderr);
     let pid = format!("process id {} does not map this page", std::process::id());
     assert!(output.status.code() == Some(1) && text.contains(&pid), "{text}");

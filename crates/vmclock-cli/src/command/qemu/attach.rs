@@ -50,7 +50,6 @@ pub(super) fn run(args: &QemuArgs, page: &Path) -> anyhow::Result<ExitCode> {
             },
         };
         let process = Process::behind(&monitor)?;
-        process.ensure_maps(&page)?;
         Ok(Some((control, monitor, bell, process)))
     })();
     let (control, monitor, bell, process) = match outcome {
