@@ -20,16 +20,16 @@ mod x86 {
     use std::error::Error;
     use std::time::Duration;
 
-    use kvm_bindings::{kvm_msr_entry, kvm_userspace_memory_region, Msrs};
-    use kvm_ioctls::{Kvm, VcpuExit};
+    use kvm_bindings::kvm_userspace_memory_region;
+    use kvm_ioctls::{Cap, Kvm, VcpuExit};
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
     use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, STRUCTURE_LEN};
     use vmclock_core::calibration;
     use vmclock_core::counter;
-    use vmclock_core::time::Span;
     use vmclock_host::estimator::{Estimator, Evidence, Settings};
     use vmclock_host::kernel::{nominal_period, KernelClock};
     use vmclock_vmm::device::{Calibration, Device, Options};
+    use vmclock_vmm::kvm::Host;
     use vmclock_vmm::memory::GuestRegion;
 
     const CODE: GuestAddress = GuestAddress(0x1000);
@@ -77,12 +77,14 @@ mod x86 {
         segments.cs.selector = 0;
         cpu.set_sregs(&segments)?;
 
-        let (offset, ticks) = counter_offset(&cpu)?;
+        // A guest at half the host's rate, where the CPU can do that.
+        let counter = Host::new(&kvm, &cpu)?;
+        if kvm.check_extension(Cap::TscControl) {
+            cpu.set_tsc_khz(counter.khz() / 2)?;
+        }
+        let counter = counter.guest_counter(&cpu)?;
         let host = host_time().ok_or("the kernel's clock gives no time")?;
-        let unknown = (u128::from(ticks) * u128::from(host.period.frac())) >> host.period.shift();
-        let unknown = Span::from_raw(i128::try_from(unknown)?).ceil_nanos();
-        let time_max_error = host.time_max_error + u64::try_from(unknown)?;
-        clock.calibrate(&Calibration { time_max_error, ..host.offset_by(offset) })?;
+        clock.calibrate(&counter.calibration(&host).ok_or("the guest's counter stands")?)?;
 
         let mut registers = cpu.get_regs()?;
         (registers.rip, registers.rflags) = (CODE.0, 2);
@@ -99,7 +101,7 @@ mod x86 {
         let page = Snapshot::from_prefix(&bytes)?;
         let interval = calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC)?.interval_at(seen)?;
         let interval = interval.ok_or("the page has no bounds")?;
-        println!("offset {offset:#x}; the guest's counter was {seen:#x}");
+        println!("{counter:x?}; the guest's counter was {seen:#x}");
         println!("by the page it was between {} and {}", interval.earliest.nanos(), interval.latest.nanos());
         println!("by the host's clock between {} and {}", before.floor_nanos(), after.ceil_nanos());
         if interval.latest.nanos() < before.floor_nanos() || interval.earliest.nanos() > after.ceil_nanos() {
@@ -107,25 +109,6 @@ mod x86 {
         }
         println!("which is the same time");
         Ok(())
-    }
-
-    /// The model-specific register that is the counter.
-    const COUNTER: u32 = 0x10;
-
-    /// How far the guest's counter is ahead of the host's, wrapping, and by how many ticks that may be wrong. `KVM_VCPU_TSC_OFFSET` would
-    /// say it exactly, but kvm-ioctls has no way to ask; so the register is read between two readings of ours.
-    fn counter_offset(cpu: &kvm_ioctls::VcpuFd) -> Result<(u64, u64), Box<dyn Error>> {
-        let mut best = (0, u64::MAX);
-        for _ in 0..200 {
-            let mut registers = Msrs::from_entries(&[kvm_msr_entry { index: COUNTER, ..kvm_msr_entry::default() }])?;
-            let before = counter::read_ordered();
-            cpu.get_msrs(&mut registers)?;
-            let width = counter::read_ordered().wrapping_sub(before);
-            if width < best.1 {
-                best = (registers.as_slice()[0].data.wrapping_sub(before.wrapping_add(width / 2)), width);
-            }
-        }
-        Ok((best.0, best.1.div_ceil(2)))
     }
 
     /// The host's counter and the host's clock, as TAI although it is UTC: here both ends of the comparison are.

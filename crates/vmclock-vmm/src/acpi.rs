@@ -65,16 +65,16 @@ pub struct Doorbell {
 
 /// The clock at an address that never changes, for a monitor that makes its own tables: into a DSDT or an SSDT, at its root.
 ///
-/// With `gsi`, a Generic Event Device listens to that interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it, and tells the
-/// clock's driver. A monitor with a Generic Event Device of its own rather adds the interrupt and
-/// `Notify(\\_SB_.VCLK, 0x80)` to that, and leaves `gsi` out.
+/// A monitor with a Generic Event Device of its own rather adds the interrupt and `Notify(\\_SB_.VCLK, 0x80)` to that, and leaves the
+/// notification out.
 ///
 /// ```
 /// use acpi_tables::Aml;
-/// use vmclock_vmm::acpi::Clock;
+/// use vmclock_vmm::acpi::{Clock, Notification};
 ///
 /// let mut dsdt = Vec::new();
-/// Clock { address: 0xfeff_b000, len: 0x1000, gsi: Some(20) }.to_aml_bytes(&mut dsdt);
+/// let clock = Clock { address: 0xfeff_b000, len: 0x1000, notification: Some(Notification::Interrupt(20)) };
+/// clock.to_aml_bytes(&mut dsdt);
 /// assert!(dsdt.windows(8).any(|bytes| bytes == b"AMZNC10C"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,20 +84,38 @@ pub struct Clock {
     pub address: u64,
     /// The region's length, 4 KiB or 64 KiB.
     pub len: u64,
-    /// The interrupt, where the guest is to be notified.
-    pub gsi: Option<u32>,
+    /// How the guest is notified, where it is.
+    pub notification: Option<Notification>,
+}
+
+/// What tells a guest's driver that the page was updated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notification {
+    /// A global system interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it. A Generic Event Device listens to it: for
+    /// hardware-reduced ACPI, and for any other where the interrupt is free.
+    Interrupt(u32),
+    /// An event of the first general-purpose block, for monitors with ACPI's own registers: its number, edge-triggered.
+    GeneralPurposeEvent(u8),
 }
 
 impl Aml for Clock {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         let mut body = Vec::new();
         let clock = clock_at(self.address, self.len, &mut body);
-        if let Some(gsi) = self.gsi {
-            let interrupt = Interrupt::new(true, true, false, false, gsi);
-            let (clock, value) = (path(&clock), 0x80_u8);
-            let notify = Notify::new(&clock, &value);
-            let event = Method::new(path("_EVT"), 1, true, vec![&notify]);
-            Scope::new(path("\\_SB_"), vec![&event_device(&interrupt, &[&event])]).to_aml_bytes(&mut body);
+        let (clock, value) = (path(&clock), 0x80_u8);
+        let notify = Notify::new(&clock, &value);
+        match self.notification {
+            None => {}
+            Some(Notification::Interrupt(gsi)) => {
+                let interrupt = Interrupt::new(true, true, false, false, gsi);
+                let event = Method::new(path("_EVT"), 1, true, vec![&notify]);
+                Scope::new(path("\\_SB_"), vec![&event_device(&interrupt, &[&event])]).to_aml_bytes(&mut body);
+            }
+            Some(Notification::GeneralPurposeEvent(number)) => {
+                // ACPI 6.5, 5.6.4.1: "E" for an edge, and the number in hexadecimal.
+                let event = Method::new(path(&format!("_E{number:02X}")), 0, true, vec![&notify]);
+                Scope::new(path("\\_GPE"), vec![&event]).to_aml_bytes(&mut body);
+            }
         }
         sink.vec(&body);
     }

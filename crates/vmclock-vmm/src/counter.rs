@@ -58,6 +58,12 @@ impl GuestCounter {
         Self { offset, low: 0, high: 0, scale }
     }
 
+    /// A counter that is `value` when the host's is `host`, and goes on from there: what a destination has to make of it.
+    pub fn going_on(value: u64, host: u64, scale: Option<Scale>) -> Self {
+        let unset = Self::exact(0, scale);
+        Self { offset: value.wrapping_sub(unset.at(host)), ..unset }
+    }
+
     /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and `latest`.
     pub fn resumed(value: u64, earliest: u64, likely: u64, latest: u64) -> Self {
         let latest = if ahead(latest, earliest) < 0 { earliest } else { latest };
@@ -260,6 +266,8 @@ mod tests {
         let twice = GuestCounter::exact(u64::MAX, Some(Scale { ratio: 2 << 32, fraction_bits: 32 }));
         assert_eq!(twice.at(1 << 63), u64::MAX, "wraps, as the hardware's");
         assert_eq!(twice.at(1), 1);
+        let destination = GuestCounter::going_on(1_000, 77_777, half.scale);
+        assert_eq!((destination.at(77_777), destination.at(77_779), destination.error()), (1_000, 1_001, 0));
         let host = estimate(1_000, 2_000_000_000);
         let calibration = half.calibration(&host).expect("a calibration");
         let expected = Period::from_frequency(NonZeroU64::new(1_000_000_000).expect("not 0"));

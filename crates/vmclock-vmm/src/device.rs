@@ -20,18 +20,16 @@ use loom::sync::atomic::fence;
 use std::sync::atomic::fence;
 
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, TimeType, Words};
-use vmclock_core::calibration::Period;
+use vmclock_core::calibration::{self as page, Period};
 use vmclock_core::event::Maintenance;
 use vmclock_core::time::{Tai, Time};
 
+use crate::lifecycle::{self, Came};
 use crate::lineage::Lineage;
 use crate::memory::PageMemory;
 use crate::state::{Identities, State, StateError};
 use crate::trigger::Trigger;
 
-/// How far a machine that came from elsewhere is ahead of the sequence count that it came with: its source may have gone on
-/// publishing after the memory was copied.
-const SEQUENCE_AHEAD: u32 = 1 << 28;
 const SEQUENCE: u64 = offset_of!(Snapshot, seq_count) as u64;
 /// From here on the page is of words of eight bytes.
 const CHANGING: u64 = offset_of!(Snapshot, disruption_marker) as u64;
@@ -213,11 +211,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             counter_id: options.counter,
             // Without a counter there is no time either, and then 0 is what others have there.
             time_type: if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI },
-            clock_status: if options.counter == CounterId::NONE {
-                ClockStatus::UNKNOWN
-            } else {
-                ClockStatus::INITIALIZING
-            },
+            clock_status: lifecycle::without_time(options.counter),
             flags: Flags::VM_GEN_COUNTER_PRESENT.with(notify),
             disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh) },
             vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh) },
@@ -323,20 +317,17 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     ) -> Result<Self, Error<M::Error, T::Error>> {
         let (saved, mut identities) = state.open().map_err(Error::State)?;
         let mut page = saved;
-        page.disruption_marker = identities.next(saved.disruption_marker, fresh);
-        if is_restored {
-            page.vm_generation_counter = identities.next(saved.vm_generation_counter, fresh);
-        }
-        page.clock_status = match page.counter_id {
-            CounterId::NONE => ClockStatus::UNKNOWN,
-            _ => ClockStatus::INITIALIZING,
+        let marker = identities.next(saved.disruption_marker, fresh);
+        let came = if is_restored {
+            Came::OutOfSavedState(identities.next(saved.vm_generation_counter, fresh))
+        } else {
+            Came::FromAnotherHost
         };
-        page.flags = page.flags.without(Flags::DISRUPTION_SOON).without(Flags::DISRUPTION_IMMINENT);
+        lifecycle::arrived(&mut page, came, marker);
         if !matches!(identities, Identities::Counting) {
-            // What came with the memory may be newer than the state. The guest may have written it: it is a count, and no more.
+            // The memory may be newer than the state. The guest may have written it: it is a count, and no more.
             let came = memory.load_u32(SEQUENCE, Ordering::Relaxed).map_err(Error::Memory)?;
-            let newer = if came.wrapping_sub(saved.seq_count) >> 31 == 0 { came } else { saved.seq_count };
-            page.seq_count = (newer | 1).wrapping_add(1).wrapping_add(SEQUENCE_AHEAD);
+            page.seq_count = lifecycle::unseen_after(lifecycle::later(saved.seq_count, came));
         }
         let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
         match calibration {
@@ -348,29 +339,39 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
 
     /// The machine was cloned while it runs, on this host: this is one of the two.
     pub fn clone_running(&mut self, fresh: u64) -> Outcome<M, T> {
-        self.page.vm_generation_counter = self.identities.next(self.page.vm_generation_counter, fresh);
+        let generation = self.identities.next(self.page.vm_generation_counter, fresh);
+        lifecycle::cloned(&mut self.page, generation);
         self.publish()
     }
 
     /// The guest's counter was disturbed. It has no time until it is calibrated.
     pub fn disrupt(&mut self, fresh: u64) -> Outcome<M, T> {
-        self.page.disruption_marker = self.identities.next(self.page.disruption_marker, fresh);
-        if self.page.counter_id != CounterId::NONE {
-            self.page.clock_status = ClockStatus::INITIALIZING;
-        }
+        let marker = self.identities.next(self.page.disruption_marker, fresh);
+        lifecycle::disrupted(&mut self.page, marker);
         self.publish()
     }
 
     /// A disruption is announced, comes nearer, or is off.
-    pub fn maintenance(&mut self, announced: Maintenance) -> Outcome<M, T> {
-        let (soon, imminent) = (Flags::DISRUPTION_SOON, Flags::DISRUPTION_IMMINENT);
-        let flags = self.page.flags.without(soon).without(imminent);
-        self.page.flags = match announced {
-            Maintenance::None => flags,
-            Maintenance::Soon => flags.with(soon),
-            Maintenance::Imminent => flags.with(soon).with(imminent),
-        };
+    pub fn maintenance(&mut self, maintenance: Maintenance) -> Outcome<M, T> {
+        lifecycle::announced(&mut self.page, maintenance);
         self.publish()
+    }
+
+    /// Whether a calibration keeps what the page promises: that no guest is ever told a time outside the bounds that it was given
+    /// for the same counter value. With one that does not, something happened to the counter or to the host's clock: call
+    /// [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate). A page that gives no time promises nothing.
+    pub fn agrees(&self, calibration: &Calibration) -> bool {
+        let Ok(old) = page::Calibration::from_snapshot(&self.page, self.page.counter_id) else { return true };
+        let mut next = self.page;
+        let new = calibration.put_on(&mut next).map(|()| page::Calibration::from_snapshot(&next, next.counter_id));
+        let Some(Ok(new)) = new else { return false };
+        // Both are straight lines, and so is the bound between the two reference points: if it holds at both, it does between.
+        [self.page.counter_value, calibration.counter].into_iter().all(|counter| {
+            let (Ok(interval), Ok(time)) = (old.interval_at(counter), new.time_at(counter)) else { return false };
+            interval.is_none_or(|interval| {
+                interval.earliest.nanos() <= time.floor_nanos() && time.ceil_nanos() <= interval.latest.nanos()
+            })
+        })
     }
 
     /// The time, by the guest's counter.
@@ -384,19 +385,14 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
 
     /// The time is not to be trusted any more, though the counter was not disturbed: the host has lost its own clock.
     pub fn distrust(&mut self) -> Outcome<M, T> {
-        if self.page.clock_status.gives_time() {
-            self.page.clock_status = ClockStatus::UNRELIABLE;
-        }
+        lifecycle::distrusted(&mut self.page);
         self.publish()
     }
 
     /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the last calibration's reference time. `None`: UTC
     /// is not known.
     pub fn leap(&mut self, utc_minus_tai: Option<i16>, indicator: LeapIndicator) -> Outcome<M, T> {
-        self.page.tai_offset_sec = utc_minus_tai.unwrap_or(0);
-        self.page.leap_indicator = indicator;
-        let flags = self.page.flags.without(Flags::TAI_OFFSET_VALID);
-        self.page.flags = if utc_minus_tai.is_some() { flags.with(Flags::TAI_OFFSET_VALID) } else { flags };
+        lifecycle::scaled(&mut self.page, utc_minus_tai, indicator);
         self.publish()
     }
 

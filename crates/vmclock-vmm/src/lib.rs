@@ -4,21 +4,26 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`device`] | the page, and what each step of a machine's life does to it |
+//! | [`device`] | the page, with its guest's memory and interrupt |
+//! | [`lifecycle`] | what each step of a machine's life does to what the page says |
 //! | [`memory`] | the guest memory that the page is in |
 //! | [`trigger`] | how the guest is told |
 //! | [`state`] | what goes with a guest to another host or into a file |
 //! | [`counter`] | the guest's counter as a function of the host's |
+//! | `kvm` | the same, asked of KVM (feature `kvm`, x86-64) |
 //! | [`lineage`] | values for markers and generations |
 //! | [`acpi`], [`fdt`] | the firmware's tables by which the guest finds the clock, and is notified |
 //!
 //! How to embed it: `docs/embedding.md`. `cargo run -p vmclock-vmm --example lifecycle` walks through every operation.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod acpi;
 pub mod counter;
 pub mod device;
 pub mod fdt;
+#[cfg(all(feature = "kvm", target_arch = "x86_64"))]
+pub mod kvm;
+pub mod lifecycle;
 pub mod lineage;
 pub mod memory;
 pub mod state;

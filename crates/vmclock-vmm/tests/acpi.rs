@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table, byte by byte and as the reference disassembler reads it.
+#![cfg(not(loom))]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod common;
+
+use std::path::Path;
 
 use acpi_tables::sdt::Sdt;
 use acpi_tables::Aml;
-use vmclock_vmm::acpi::{table, Clock, Doorbell, Place, Slot};
+use vmclock_vmm::acpi::{table, Clock, Doorbell, Notification, Place, Slot};
 
 const BELL: Option<Doorbell> = Some(Doorbell { io: 0x300, irq: 5 });
 
@@ -48,25 +50,11 @@ fn header_and_checksum() {
     }
 }
 
-/// `$VMCLOCK_IASL`, or `iasl` on the path.
-fn iasl() -> Option<PathBuf> {
-    if let Some(stated) = std::env::var_os("VMCLOCK_IASL") {
-        return Some(stated.into());
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("iasl")).find(|program| program.is_file())
-}
-
 fn disassemble(bytes: &[u8]) -> Option<String> {
-    let Some(iasl) = iasl() else {
-        eprintln!("skipped: no iasl (Debian: acpica-tools) on the path, nor in $VMCLOCK_IASL");
-        return None;
-    };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("table.aml"), bytes).expect("written");
-    let output = Command::new(iasl).current_dir(&folder).args(["-d", "table.aml"]).output().expect("iasl runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && !said.contains("Error"), "{said}");
+    let said = common::run("iasl", "acpica-tools", folder.path(), &["-d", "table.aml"])?;
+    assert!(!said.contains("Error"), "{said}");
     let source = std::fs::read_to_string(folder.path().join("table.dsl")).expect("disassembled");
     // Layout and comments are iasl's own affair.
     let uncommented = source.lines().map(|line| line.split("//").next().unwrap_or_default());
@@ -115,13 +103,18 @@ fn iasl_reads_a_fixed_place_without_a_doorbell() {
     assert!(!source.contains("ACPI0013"), "{source}");
 }
 
-#[test]
-fn iasl_reads_what_a_monitor_puts_among_its_own() {
+fn among_others(clock: Clock) -> Vec<u8> {
     let mut table = Sdt::new(*b"SSDT", 36, 2, *b"VMCLK ", *b"VMCLOCK ", 1);
     let mut body = Vec::new();
-    Clock { address: 0xfeff_0000, len: 0x1_0000, gsi: Some(20) }.to_aml_bytes(&mut body);
+    clock.to_aml_bytes(&mut body);
     table.append_slice(&body);
-    let Some(source) = disassemble(table.as_slice()) else { return };
+    table.as_slice().to_vec()
+}
+
+#[test]
+fn iasl_reads_what_a_monitor_puts_among_its_own() {
+    let clock = Clock { address: 0xfeff_0000, len: 0x1_0000, notification: Some(Notification::Interrupt(20)) };
+    let Some(source) = disassemble(&among_others(clock)) else { return };
     assert_has(
         &source,
         &[
@@ -136,7 +129,10 @@ fn iasl_reads_what_a_monitor_puts_among_its_own() {
             "Notify (\\_SB.VCLK, 0x80)",
         ],
     );
-    let mut silent = Vec::new();
-    Clock { address: 0xfeff_b000, len: 0x1000, gsi: None }.to_aml_bytes(&mut silent);
-    assert!(!silent.windows(4).any(|bytes| bytes == b"VGED"));
+    let clock = Clock { notification: Some(Notification::GeneralPurposeEvent(0x0a)), ..clock };
+    let Some(source) = disassemble(&among_others(clock)) else { return };
+    assert_has(&source, &["Scope (\\_GPE)", "Method (_E0A, 0, Serialized)", "Notify (\\_SB.VCLK, 0x80)"]);
+    assert!(!source.contains("VGED"), "{source}");
+    let silent = among_others(Clock { notification: None, ..clock });
+    assert!(!silent.windows(4).any(|bytes| bytes == b"VGED" || bytes == b"_GPE"));
 }

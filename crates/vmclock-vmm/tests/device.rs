@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
+use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, STRUCTURE_LEN};
 use vmclock_core::calibration::Period;
 use vmclock_core::event::{changes, Maintenance};
-use vmclock_core::time::{Span, Tai, Time};
+use vmclock_core::time::{Interval, PageScale, Span, Tai, Time};
 use vmclock_vmm::device::{Calibration, Device, Error, Options};
 use vmclock_vmm::memory::{GuestRegion, PageMemory};
 use vmclock_vmm::state::{Identities, State};
@@ -270,6 +270,39 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What can happen to a guest's counter.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Goes,
+    Jumps,
+    Moves,
+}
+
+fn happenings() -> impl Strategy<Value = Happening> {
+    prop_oneof![6 => Just(Happening::Goes), 1 => Just(Happening::Jumps), 1 => Just(Happening::Moves)]
+}
+
+/// The true time, in TAI nanoseconds, and a counter of 2 GHz that drifts by so many parts in 10^12.
+struct World {
+    counter: u64,
+    nanos: i128,
+    drift: i64,
+}
+
+impl World {
+    fn run(&mut self, ticks: u64) {
+        self.counter = self.counter.wrapping_add(ticks);
+        let nanos = i128::from(ticks) / 2;
+        self.nanos += nanos + nanos * i128::from(self.drift) / 1_000_000_000_000;
+    }
+
+    /// A right one: it is off by no more than it says.
+    fn calibration(&self, off: i64, vague: u64) -> Calibration {
+        let time = Time::<Tai>::from_nanos(self.nanos + i128::from(off)).expect("in range");
+        Calibration { counter: self.counter, time, time_max_error: off.unsigned_abs() + vague + 1, ..calibration(0, 0) }
+    }
+}
+
 proptest! {
     /// After each step the guest sees the events of the table, none missed and none invented, and no identity twice.
     #[test]
@@ -324,6 +357,59 @@ proptest! {
                 _ => prop_assert_eq!(gives_time, before.clock_status.gives_time()),
             }
             before = after;
+        }
+    }
+
+    /// Whatever happens, a guest's interval has the true time in it; and within one life of the counter, the next page says of a
+    /// reading nothing that its own page did not allow.
+    #[test]
+    fn a_guests_time(
+        drift in -10_000_000_i64..10_000_000,
+        life in prop::collection::vec((happenings(), 1_u64..40_000_000_000, -100_i64..100, 0_u64..900, any::<u64>()), 1..60),
+    ) {
+        let memory = guest();
+        let mut world = World { counter: 1 << 40, nanos: 1_800_000_000_000_000_000, drift };
+        let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+        // The last reading since the marker changed: the counter, and where the time was said to be.
+        let mut said: Option<(u64, Interval<PageScale>)> = None;
+        for (happening, ticks, off, vague, fresh) in life {
+            let before = seen(&memory).disruption_marker;
+            match happening {
+                Happening::Goes => world.run(ticks),
+                Happening::Jumps => {
+                    world.counter = world.counter.wrapping_add(ticks);
+                    device.disrupt(fresh).expect("written");
+                }
+                Happening::Moves => {
+                    let state = device.migrate_out();
+                    world = World { counter: fresh, nanos: world.nanos + i128::from(ticks), drift: -world.drift };
+                    let known = world.calibration(off, vague);
+                    device = Device::migrate_in(region(&memory), (), (), &state, Some(&known), fresh).expect("written");
+                }
+            }
+            let known = world.calibration(off, vague);
+            if device.page().clock_status.gives_time() && !device.agrees(&known) {
+                device.disrupt(fresh).expect("written");
+            }
+            device.calibrate(&known).expect("written");
+
+            let page = seen(&memory);
+            if page.disruption_marker != before {
+                said = None;
+            }
+            prop_assert!(!page.flags.contains(Flags::TIME_MONOTONIC), "nobody promised that");
+            let clock = vmclock_core::calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
+            if let Some((counter, interval)) = said {
+                let time = clock.time_at(counter).expect("in range");
+                prop_assert!(
+                    interval.earliest.nanos() <= time.ceil_nanos() && time.floor_nanos() <= interval.latest.nanos(),
+                    "{} is outside {:?}", time.floor_nanos(), interval
+                );
+            }
+            world.run(ticks / 2);
+            let interval = clock.interval_at(world.counter).expect("in range").expect("bounds");
+            prop_assert!(interval.earliest.nanos() <= world.nanos + 1 && world.nanos <= interval.latest.nanos());
+            said = Some((world.counter, interval));
         }
     }
 

@@ -27,10 +27,8 @@ use super::qmp::{Event, Qmp};
 use super::second_page::{Handed, SecondPage};
 use super::source::{self, CounterSource, Resumed};
 use vmclock_vmm::counter::GuestCounter;
+use vmclock_vmm::lifecycle::{self, Came};
 
-/// How far a destination's sequence count is ahead of the one that came with the guest. The source may have gone on
-/// publishing after it was copied: for 37 hours at one update each millisecond.
-const SEQUENCE_AHEAD: u32 = 1 << 28;
 /// A datagram that the doorbell's card takes for a frame: a broadcast of the shortest length.
 const RING: [u8; 60] = [0xff; 60];
 
@@ -167,6 +165,10 @@ impl<'s, 'a> Guest<'s, 'a> {
     fn connect(session: &'s mut Session<'a>, facts: &Facts, monitor: UnixStream) -> anyhow::Result<Self> {
         session.stop.set_nonblocking(true).context("cannot make a socket non-blocking")?;
         let mut qmp = Qmp::new(monitor)?;
+        // It listens before it has made its machine, but answers only then.
+        if !session.process.is_ours() {
+            session.process.ensure_maps(&session.page)?;
+        }
         qmp.command("migrate-set-capabilities", json!({"capabilities": [{"capability": "events", "state": true}]}))?;
         if let Some(address) = facts.nvdimm {
             let devices = qmp.command("query-memory-devices", Value::Null)?.value;
@@ -404,10 +406,7 @@ impl<'s, 'a> Guest<'s, 'a> {
             Some(Ok(counter)) if counter == known => Ok(()),
             Some(found) => {
                 let marker = new_identity()?;
-                self.session.change(|page| {
-                    page.disruption_marker = marker;
-                    page.clock_status = ClockStatus::INITIALIZING;
-                })?;
+                self.session.change(|page| lifecycle::disrupted(page, marker))?;
                 self.session.say("disrupted", "the guest's counter changed without an event", &[])?;
                 self.calibrate(found)
             }
@@ -450,8 +449,7 @@ impl<'s, 'a> Guest<'s, 'a> {
         // or a second load of one snapshot would repeat the counts of the first.
         let (back, _) = seen_on(&self.loaded_page()?);
         let ours = self.session.publisher.contents().seq_count;
-        let later = if back.wrapping_sub(ours) >> 31 == 0 { back } else { ours };
-        self.renew(true, later, None)?;
+        self.renew(true, lifecycle::later(ours, back), None)?;
         self.session.say("snapshot-loaded", "the page is not what was published: a snapshot was loaded", &[])
     }
 
@@ -466,16 +464,11 @@ impl<'s, 'a> Guest<'s, 'a> {
     /// All of the page anew, behind a sequence count that the guest may have seen.
     fn renew(&mut self, restored: bool, seen: u32, generation: Option<u64>) -> anyhow::Result<()> {
         let marker = new_identity()?;
-        let generation = if restored { Some(new_identity()?) } else { generation };
-        self.session.publisher.continue_after((seen | 1).wrapping_add(1).wrapping_add(SEQUENCE_AHEAD));
+        let came = if restored { Came::OutOfSavedState(new_identity()?) } else { Came::FromAnotherHost };
+        self.session.publisher.continue_after(lifecycle::unseen_after(seen));
         self.session.change(|page| {
-            page.disruption_marker = marker;
             page.vm_generation_counter = generation.unwrap_or(page.vm_generation_counter);
-            page.clock_status = match page.counter_id {
-                CounterId::NONE => ClockStatus::UNKNOWN,
-                _ => ClockStatus::INITIALIZING,
-            };
-            page.flags = page.flags.without(Flags::DISRUPTION_SOON).without(Flags::DISRUPTION_IMMINENT);
+            lifecycle::arrived(page, came, marker);
         })
     }
 

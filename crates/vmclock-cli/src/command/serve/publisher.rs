@@ -9,6 +9,7 @@ use serde_json::{json, Value};
 use vmclock::{ClockStatus, Snapshot, Span, Tai, Time, TimeType};
 use vmclock_core::abi::Flags;
 use vmclock_core::counter;
+use vmclock_core::event::Maintenance;
 use vmclock_core::leap::next_month_start;
 use vmclock_core::page::Writer;
 use vmclock_host::estimator::{Conclusion, Estimate, Evidence, Finding, Settings};
@@ -22,6 +23,7 @@ use vmclock_host::timescale::TaiFollower;
 use vmclock_host::trace::Recorder;
 use vmclock_vmm::counter::GuestCounter;
 use vmclock_vmm::device::Calibration;
+use vmclock_vmm::lifecycle;
 
 use crate::cli::{LeapKind, Signal};
 use crate::output::{civil, error};
@@ -308,21 +310,18 @@ impl Publisher {
             return self.announce(kind);
         }
         let (marker, generation) = (new_identity()?, new_identity()?);
-        let (soon, imminent) = (Flags::DISRUPTION_SOON, Flags::DISRUPTION_IMMINENT);
-        self.writer.update(|page| {
-            if matches!(signal, Signal::Migrate | Signal::Snapshot) {
+        self.writer.update(|page| match signal {
+            // The counter goes on all the same, and so does the time.
+            Signal::Migrate => page.disruption_marker = marker,
+            Signal::Snapshot => {
                 page.disruption_marker = marker;
+                lifecycle::cloned(page, generation);
             }
-            if matches!(signal, Signal::Snapshot | Signal::Clone) {
-                page.vm_generation_counter = generation;
-            }
-            let announced = page.flags.without(soon).without(imminent);
-            match signal {
-                Signal::Soon => page.flags = announced.with(soon),
-                Signal::Imminent => page.flags = announced.with(soon).with(imminent),
-                Signal::Clear => page.flags = announced,
-                _ => {}
-            }
+            Signal::Clone => lifecycle::cloned(page, generation),
+            Signal::Soon => lifecycle::announced(page, Maintenance::Soon),
+            Signal::Imminent => lifecycle::announced(page, Maintenance::Imminent),
+            Signal::Clear => lifecycle::announced(page, Maintenance::None),
+            Signal::Leap { .. } => {}
         });
         let text = format!("{signal:?} published with sequence count {}", self.writer.contents().seq_count);
         Ok(Report::new("signal", text.to_lowercase()))
@@ -385,10 +384,8 @@ impl Publisher {
             // The indicator holds at the page's reference time, not at the time of the announcement.
             let reference = Time::<Tai>::from_parts(i64::try_from(contents.time_sec)?, contents.time_frac_sec);
             let (offset, indicator) = schedule.at(self.on_tai(reference, contents.time_type));
-            self.writer.update(|page| {
-                page.tai_offset_sec = if page.flags.contains(Flags::TAI_OFFSET_VALID) { offset } else { 0 };
-                page.leap_indicator = indicator;
-            });
+            let offset = contents.flags.contains(Flags::TAI_OFFSET_VALID).then_some(offset);
+            self.writer.update(|page| lifecycle::scaled(page, offset, indicator));
         }
         let end = civil(Time::<Tai>::from_parts(month, 0));
         let text = match kind {
@@ -428,8 +425,7 @@ impl Publisher {
         let marker = disrupted.then(new_identity).transpose()?;
         if let Some(marker) = marker {
             self.writer.update(|page| {
-                page.clock_status =
-                    if page.clock_status.gives_time() { ClockStatus::UNRELIABLE } else { page.clock_status };
+                lifecycle::distrusted(page);
                 page.disruption_marker = marker;
             });
         }
@@ -528,11 +524,9 @@ impl Facts {
             status: self.status,
         };
         self.guest.map_or(Some(host), |guest| guest.calibration(&host))?.put_on(page)?;
-        let flags = page.flags.without(Flags::TIME_MONOTONIC).without(Flags::TAI_OFFSET_VALID);
-        let known = if self.offset_is_known { Flags::TAI_OFFSET_VALID } else { Flags::NONE };
-        page.flags = flags.with(known).with(if self.monotonic { Flags::TIME_MONOTONIC } else { Flags::NONE });
-        page.tai_offset_sec = if self.offset_is_known { offset } else { 0 };
-        page.leap_indicator = leap_indicator;
+        lifecycle::scaled(page, self.offset_is_known.then_some(offset), leap_indicator);
+        let flags = page.flags.without(Flags::TIME_MONOTONIC);
+        page.flags = if self.monotonic { flags.with(Flags::TIME_MONOTONIC) } else { flags };
         Some(())
     }
 }

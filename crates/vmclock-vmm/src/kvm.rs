@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What KVM knows of its guest's counter, on x86-64 and with the feature `kvm`.
+//!
+//! ```no_run
+//! use kvm_ioctls::Kvm;
+//! use vmclock_vmm::kvm::Host;
+//!
+//! let kvm = Kvm::new()?;
+//! let machine = kvm.create_vm()?;
+//! let cpu = machine.create_vcpu(0)?;
+//! let host = Host::new(&kvm, &cpu)?; // before the guest gets a rate of its own
+//! cpu.set_tsc_khz(1_000_000)?;
+//! let counter = host.guest_counter(&cpu)?;
+//! println!("the guest's counter is now {}", counter.at(vmclock_core::counter::read_ordered()));
+//! # Ok::<(), kvm_ioctls::Error>(())
+//! ```
+// KVM_GET_DEVICE_ATTR writes where it is told to, and kvm-ioctls knows the vCPU's attributes on other architectures only.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+
+use kvm_bindings::{kvm_device_attr, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET};
+use kvm_ioctls::{DeviceFd, Error, Kvm, VcpuFd};
+use rustix::io::Errno;
+
+use crate::counter::{GuestCounter, Scale};
+
+/// How far a guest's rate has to be from the host's, in parts per million, for KVM to scale its counter: the module parameter
+/// `tsc_tolerance_ppm`, as Linux has it if nobody sets it.
+const TOLERANCE: u64 = 250;
+
+/// The host's counter, as KVM scales it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Host {
+    khz: u32,
+    fraction_bits: u8,
+}
+
+impl Host {
+    /// By a vCPU that no rate was set for: its `KVM_GET_TSC_KHZ` is the host's.
+    pub fn new(kvm: &Kvm, cpu: &VcpuFd) -> Result<Self, Error> {
+        let leaves = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+        let is_intel =
+            leaves.as_slice().iter().any(|leaf| leaf.function == 0 && leaf.ebx == u32::from_le_bytes(*b"Genu"));
+        // AMD's manual, volume 2, "TSC Ratio MSR"; Intel's, volume 3, "TSC multiplier".
+        Ok(Self { khz: cpu.get_tsc_khz()?, fraction_bits: if is_intel { 48 } else { 32 } })
+    }
+
+    /// The host's rate, in kHz.
+    pub const fn khz(&self) -> u32 {
+        self.khz
+    }
+
+    /// How a vCPU's counter is scaled; `None` where it is not.
+    pub fn scale(&self, cpu: &VcpuFd) -> Result<Option<Scale>, Error> {
+        let (host, guest) = (u64::from(self.khz), cpu.get_tsc_khz()?);
+        let tolerated = host * (1_000_000 - TOLERANCE) / 1_000_000..=host * (1_000_000 + TOLERANCE) / 1_000_000;
+        if tolerated.contains(&guest.into()) {
+            return Ok(None);
+        }
+        Ok(Scale::between(self.khz, guest, self.fraction_bits))
+    }
+
+    /// A vCPU's counter, exactly.
+    pub fn guest_counter(&self, cpu: &VcpuFd) -> Result<GuestCounter, Error> {
+        Ok(GuestCounter::exact(counter_offset(cpu)?, self.scale(cpu)?))
+    }
+}
+
+/// What KVM adds to the host's (scaled) counter, wrapping: `KVM_VCPU_TSC_OFFSET`. Since Linux 5.16.
+pub fn counter_offset(cpu: &VcpuFd) -> Result<u64, Error> {
+    let mut offset = 0_u64;
+    let mut attribute = offset_attribute(&mut offset);
+    // SAFETY: KVM writes the eight bytes of this attribute to `offset`, which is of that size and lives longer than the call.
+    unsafe { attributes(cpu)?.get_device_attr(&mut attribute) }?;
+    Ok(offset)
+}
+
+/// Sets it: on a destination, for each vCPU, before the guest runs. [`GuestCounter::going_on`] says what it has to be. A KVM that accepts
+/// that without doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
+/// [`Host::guest_counter`] says, and the page has to be about that.
+pub fn set_counter_offset(cpu: &VcpuFd, offset: u64) -> Result<(), Error> {
+    attributes(cpu)?.set_device_attr(&offset_attribute(&mut { offset }))?;
+    if counter_offset(cpu)? == offset {
+        Ok(())
+    } else {
+        Err(Error::new(Errno::OPNOTSUPP.raw_os_error()))
+    }
+}
+
+fn offset_attribute(offset: &mut u64) -> kvm_device_attr {
+    let addr = std::ptr::from_mut(offset) as u64;
+    kvm_device_attr { group: KVM_VCPU_TSC_CTRL, attr: KVM_VCPU_TSC_OFFSET.into(), addr, flags: 0 }
+}
+
+/// A vCPU takes the calls of a device.
+fn attributes(cpu: &VcpuFd) -> Result<DeviceFd, Error> {
+    // SAFETY: it is the file of `cpu`, and open as long as that lives, which is longer than this borrow.
+    let file = unsafe { BorrowedFd::borrow_raw(cpu.as_raw_fd()) };
+    let own = file.try_clone_to_owned().map_err(|error| Error::new(error.raw_os_error().unwrap_or_default()))?;
+    // SAFETY: the file was duplicated for this, and nobody else has its number.
+    Ok(unsafe { DeviceFd::from_raw_fd(own.into_raw_fd()) })
+}
