@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The bound device: what userspace sees of the clock, and what is done when the page was updated.
+
+use core::ptr::null_mut;
+
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::aref::ARef;
+use kernel::sync::{new_mutex, Arc, Mutex};
+use vmclock_core::abi::Snapshot;
+use vmclock_core::event::{changes, Event};
+
+use crate::bindings::{vmclock_rust_index_get, vmclock_rust_index_put};
+use crate::chardev::CharDevice;
+use crate::clock::Clock;
+use crate::ptp::PtpClock;
+use crate::region::Region;
+use crate::work::{Work, Worker};
+
+/// How often a page is looked at that does not notify.
+const LOOK: u32 = 1_000;
+
+#[pin_data]
+pub(crate) struct Device {
+    parent: ARef<kernel::device::Device>,
+    pub(crate) clock: Arc<Clock>,
+    name: CString,
+    index: Index,
+    #[pin]
+    shown: Mutex<Shown>,
+    #[pin]
+    work: Work,
+}
+
+/// What userspace sees.
+struct Shown {
+    is_over: bool,
+    chardev: Option<Pin<KBox<CharDevice>>>,
+    ptp: Option<Pin<KBox<PtpClock>>>,
+    /// What was last looked at.
+    last: Snapshot,
+}
+
+impl Device {
+    /// A device that shows nothing yet.
+    pub(crate) fn new(dev: &kernel::device::Device, region: Region) -> Result<Arc<Self>> {
+        let clock = Arc::pin_init(Clock::new(region), GFP_KERNEL)?;
+        let last = match clock.snapshot() {
+            Ok(page) => page,
+            Err(error) => {
+                dev_err!(dev, "the page stays in the middle of an update (sequence count {})\n", clock.page().sequence());
+                return Err(error);
+            }
+        };
+        if let Err(error) = last.validate(clock.region().len()) {
+            dev_err!(dev, "this is no VMClock page: {}\n", Words(error));
+            return Err(EINVAL);
+        }
+        let index = Index::next()?;
+        let name = CString::try_from_fmt(fmt!("vmclock{}", index.0))?;
+        Arc::pin_init(
+            try_pin_init!(Self {
+                parent: dev.into(),
+                clock,
+                name,
+                index,
+                shown <- new_mutex!(Shown { is_over: false, chardev: None, ptp: None, last }),
+                // SAFETY: it is this field, and `leave` cancels it.
+                work <- unsafe { Work::new::<Self>() },
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Shows userspace what there is to show.
+    pub(crate) fn begin(&self, dev: &kernel::device::Device) -> Result {
+        let mut shown = self.shown.lock();
+        let page = shown.last;
+        if page.size as usize >= kernel::page::PAGE_SIZE {
+            let name = CString::try_from_fmt(fmt!("vmclock{}", self.index.0))?;
+            shown.chardev = Some(KBox::pin_init(CharDevice::register(dev, name, self.clock.clone()), GFP_KERNEL)?);
+        }
+        self.show_time(&mut shown, &page)?;
+        let (chardev, ptp) = (shown.chardev.is_some(), shown.ptp.is_some());
+        match (chardev, ptp) {
+            (false, false) => {
+                dev_err!(dev, "{}: too short to be mapped, and gives no time: there is nothing to show\n", &*self.name);
+                return Err(ENODEV);
+            }
+            (true, false) => dev_info!(dev, "{}: registered device node\n", &*self.name),
+            (false, true) => dev_info!(dev, "{}: registered PTP clock\n", &*self.name),
+            (true, true) => dev_info!(dev, "{}: registered device node, PTP clock\n", &*self.name),
+        }
+        drop(shown);
+        // There may have been an update since, that nobody was told of.
+        self.work.queue(0);
+        Ok(())
+    }
+
+    /// The page was updated. From any context.
+    pub(crate) fn updated(&self) {
+        self.clock.updates.notify_all();
+        self.work.queue(0);
+    }
+
+    /// Takes everything away that userspace sees.
+    pub(crate) fn leave(&self) {
+        self.clock.leave();
+        let (chardev, ptp) = {
+            let mut shown = self.shown.lock();
+            shown.is_over = true;
+            (shown.chardev.take(), shown.ptp.take())
+        };
+        self.work.cancel();
+        drop((chardev, ptp));
+    }
+
+    /// The PTP clock appears as soon as the page can give the time, and stays: while it cannot, reading it fails.
+    fn show_time(&self, shown: &mut Shown, page: &Snapshot) -> Result {
+        if shown.ptp.is_none() && PtpClock::can_be_of(page) {
+            let ptp = PtpClock::register(&self.parent, &self.name, self.clock.clone());
+            shown.ptp = Some(KBox::pin_init(ptp, GFP_KERNEL)?);
+        }
+        Ok(())
+    }
+
+    /// Tells userspace that the counter was disrupted, or that the machine was restored.
+    fn tell(&self, shown: &Shown, page: &Snapshot) -> Result {
+        let Some(chardev) = &shown.chardev else { return Ok(()) };
+        for event in changes(&shown.last, page) {
+            let what = match event {
+                Event::Disrupted { .. } => c"VMCLOCK_EVENT=disrupted",
+                Event::Restored { .. } => c"VMCLOCK_EVENT=restored",
+                _ => continue,
+            };
+            let marker = CString::try_from_fmt(fmt!("VMCLOCK_MARKER={:#018x}", page.disruption_marker))?;
+            let generation = page.generation().unwrap_or(0);
+            let generation = CString::try_from_fmt(fmt!("VMCLOCK_GENERATION={generation:#018x}"))?;
+            let words = [what.as_char_ptr(), marker.as_char_ptr(), generation.as_char_ptr(), null_mut()];
+            let mut words = words.map(<*const _>::cast_mut);
+            // SAFETY: the device is there as long as `chardev` is; the words are strings, with a null behind them, that are only read.
+            let result = unsafe {
+                let kobject = &raw mut (*chardev.this_device()).kobj;
+                bindings::kobject_uevent_env(kobject, bindings::kobject_action_KOBJ_CHANGE, words.as_mut_ptr())
+            };
+            kernel::error::to_result(result)?;
+        }
+        Ok(())
+    }
+}
+
+// SAFETY: `work` is the field.
+unsafe impl Worker for Device {
+    unsafe fn from_work<'a>(work: *mut Work) -> &'a Self {
+        // SAFETY: as the caller says.
+        unsafe { &*kernel::container_of!(work, Self, work) }
+    }
+
+    fn run(&self) {
+        let page = self.clock.snapshot();
+        let mut shown = self.shown.lock();
+        if shown.is_over {
+            return;
+        }
+        // Whoever publishes may be dead in the middle of an update, and be replaced: look again.
+        let Ok(page) = page else { return self.work.queue(LOOK) };
+        if let Err(error) = self.show_time(&mut shown, &page) {
+            dev_err!(&*self.parent, "{}: cannot register a PTP clock: {error:?}\n", &*self.name);
+        }
+        if let Err(error) = self.tell(&shown, &page) {
+            dev_err!(&*self.parent, "{}: cannot tell userspace of an event: {error:?}\n", &*self.name);
+        }
+        shown.last = page;
+        if !page.notifies() {
+            self.work.queue(LOOK);
+        }
+    }
+}
+
+/// What `vmclock_core` has words for, for the kernel's own formatting.
+struct Words<T>(T);
+
+impl<T: core::fmt::Display> kernel::fmt::Display for Words<T> {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The C structure of a device.
+pub(crate) fn raw(dev: &kernel::device::Device) -> *mut bindings::device {
+    // `kernel::device::Device` is a transparent wrapper of it.
+    core::ptr::from_ref(dev).cast_mut().cast()
+}
+
+/// The number of a clock, free again when it goes.
+struct Index(u32);
+
+impl Index {
+    fn next() -> Result<Self> {
+        // SAFETY: it only counts.
+        let index = unsafe { vmclock_rust_index_get() };
+        u32::try_from(index).map(Self).map_err(|_| Error::from_errno(index))
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        // SAFETY: it is ours.
+        unsafe { vmclock_rust_index_put(self.0) };
+    }
+}
