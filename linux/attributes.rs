@@ -43,6 +43,8 @@ macro_rules! attributes {
                     attr: bindings::attribute {
                         name: kernel::str::as_char_ptr_in_const_context($text),
                         mode: 0o444,
+                        // There is more where locks are watched.
+                        ..pin_init::zeroed()
                     },
                     __bindgen_anon_1: bindings::device_attribute__bindgen_ty_1 { show: Some(call) },
                     ..pin_init::zeroed()
@@ -86,7 +88,8 @@ pub(crate) fn groups() -> *mut *const bindings::attribute_group {
 /// `dev` must be a device node's of ours, and `to` be sysfs' page.
 unsafe fn show(dev: *mut bindings::device, to: *mut c_char, show: Show) -> isize {
     // SAFETY: as the caller says.
-    let (clock, to) = unsafe { (CharDevice::clock_of(dev), core::slice::from_raw_parts_mut(to.cast::<u8>(), PAGE_SIZE)) };
+    let (clock, to) =
+        unsafe { (CharDevice::clock_of(dev), core::slice::from_raw_parts_mut(to.cast::<u8>(), PAGE_SIZE)) };
     let page = match clock.snapshot() {
         Ok(page) => page,
         Err(error) => return error.to_errno() as isize,

@@ -46,11 +46,7 @@ unsafe impl Send for CharDevice {}
 unsafe impl Sync for CharDevice {}
 
 impl CharDevice {
-    pub(crate) fn register(
-        parent: &Device,
-        name: CString,
-        clock: Arc<Clock>,
-    ) -> impl PinInit<Self, Error> + use<'_> {
+    pub(crate) fn register(parent: &Device, name: CString, clock: Arc<Clock>) -> impl PinInit<Self, Error> + use<'_> {
         try_pin_init!(&this in Self {
             clock,
             name,

@@ -38,34 +38,23 @@ struct Shown {
     is_over: bool,
     chardev: Option<Pin<KBox<CharDevice>>>,
     ptp: Option<Pin<KBox<PtpClock>>>,
-    /// What was last looked at.
-    last: Snapshot,
+    /// The page as it was last seen; none before the first look that was not in the middle of an update.
+    last: Option<Snapshot>,
 }
 
 impl Device {
     /// A device that shows nothing yet.
     pub(crate) fn new(dev: &kernel::device::Device, region: Region) -> Result<Arc<Self>> {
-        let clock = Arc::pin_init(Clock::new(region), GFP_KERNEL)?;
-        let last = match clock.snapshot() {
-            Ok(page) => page,
-            Err(error) => {
-                dev_err!(dev, "the page stays in the middle of an update (sequence count {})\n", clock.page().sequence());
-                return Err(error);
-            }
-        };
-        if let Err(error) = last.validate(clock.region().len()) {
-            dev_err!(dev, "this is no VMClock page: {}\n", Words(error));
-            return Err(EINVAL);
-        }
         let index = Index::next()?;
         let name = CString::try_from_fmt(fmt!("vmclock{}", index.0))?;
+        let clock = Arc::pin_init(Clock::new(region), GFP_KERNEL)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 parent: dev.into(),
                 clock,
                 name,
                 index,
-                shown <- new_mutex!(Shown { is_over: false, chardev: None, ptp: None, last }),
+                shown <- new_mutex!(Shown { is_over: false, chardev: None, ptp: None, last: None }),
                 // SAFETY: it is this field, and `leave` cancels it.
                 work <- unsafe { Work::new::<Self>() },
             }),
@@ -73,28 +62,49 @@ impl Device {
         )
     }
 
-    /// Shows userspace what there is to show.
-    pub(crate) fn begin(&self, dev: &kernel::device::Device) -> Result {
+    /// Shows userspace what there is to show, if this is a page. One whose update does not end may become one.
+    pub(crate) fn begin(&self) -> Result {
         let mut shown = self.shown.lock();
-        let page = shown.last;
+        match self.clock.snapshot() {
+            Ok(page) => self.show(&mut shown, &page)?,
+            Err(_) => {
+                let sequence = self.clock.page().sequence();
+                dev_warn!(
+                    &*self.parent,
+                    "the page stays in the middle of an update (sequence count {sequence}): waiting for its end\n"
+                );
+            }
+        }
+        // There may have been an update since, that nobody was told of.
+        self.work.queue(0);
+        Ok(())
+    }
+
+    /// The first look at the page.
+    fn show(&self, shown: &mut Shown, page: &Snapshot) -> Result {
+        let dev: &kernel::device::Device = &self.parent;
+        let len = self.clock.region().len();
+        if let Err(error) = page.validate(len) {
+            dev_err!(dev, "this is no VMClock page: {}\n", Words(error));
+            return Err(EINVAL);
+        }
+        if page.size as usize > len {
+            dev_err!(dev, "the page says that it has {:#x} bytes, but the region has only {len:#x}\n", page.size);
+            return Err(EINVAL);
+        }
         if page.size as usize >= kernel::page::PAGE_SIZE {
             let name = CString::try_from_fmt(fmt!("vmclock{}", self.index.0))?;
             shown.chardev = Some(KBox::pin_init(CharDevice::register(dev, name, self.clock.clone()), GFP_KERNEL)?);
         }
-        self.show_time(&mut shown, &page)?;
-        let (chardev, ptp) = (shown.chardev.is_some(), shown.ptp.is_some());
-        match (chardev, ptp) {
-            (false, false) => {
-                dev_err!(dev, "{}: too short to be mapped, and gives no time: there is nothing to show\n", &*self.name);
-                return Err(ENODEV);
-            }
-            (true, false) => dev_info!(dev, "{}: registered device node\n", &*self.name),
-            (false, true) => dev_info!(dev, "{}: registered PTP clock\n", &*self.name),
-            (true, true) => dev_info!(dev, "{}: registered device node, PTP clock\n", &*self.name),
-        }
-        drop(shown);
-        // There may have been an update since, that nobody was told of.
-        self.work.queue(0);
+        self.show_time(shown, page)?;
+        shown.last = Some(*page);
+        let what = match (&shown.chardev, &shown.ptp) {
+            (None, None) => "nothing yet: too short to be mapped, and without time",
+            (Some(_), None) => "device node",
+            (None, Some(_)) => "PTP clock",
+            (Some(_), Some(_)) => "device node, PTP clock",
+        };
+        dev_info!(dev, "{}: registered {what}\n", &*self.name);
         Ok(())
     }
 
@@ -127,8 +137,8 @@ impl Device {
 
     /// Tells userspace that the counter was disrupted, or that the machine was restored.
     fn tell(&self, shown: &Shown, page: &Snapshot) -> Result {
-        let Some(chardev) = &shown.chardev else { return Ok(()) };
-        for event in changes(&shown.last, page) {
+        let (Some(chardev), Some(last)) = (&shown.chardev, &shown.last) else { return Ok(()) };
+        for event in changes(last, page) {
             let what = match event {
                 Event::Disrupted { .. } => c"VMCLOCK_EVENT=disrupted",
                 Event::Restored { .. } => c"VMCLOCK_EVENT=restored",
@@ -165,13 +175,15 @@ unsafe impl Worker for Device {
         }
         // Whoever publishes may be dead in the middle of an update, and be replaced: look again.
         let Ok(page) = page else { return self.work.queue(LOOK) };
-        if let Err(error) = self.show_time(&mut shown, &page) {
-            dev_err!(&*self.parent, "{}: cannot register a PTP clock: {error:?}\n", &*self.name);
+        if shown.last.is_none() {
+            // It says why, and that was all: it is no page.
+            if self.show(&mut shown, &page).is_err() {
+                return;
+            }
+        } else if let Err(error) = self.show_time(&mut shown, &page).and_then(|()| self.tell(&shown, &page)) {
+            dev_err!(&*self.parent, "{}: an update of the page cannot be shown: {error:?}\n", &*self.name);
         }
-        if let Err(error) = self.tell(&shown, &page) {
-            dev_err!(&*self.parent, "{}: cannot tell userspace of an event: {error:?}\n", &*self.name);
-        }
-        shown.last = page;
+        shown.last = Some(page);
         if !page.notifies() {
             self.work.queue(LOOK);
         }

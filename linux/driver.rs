@@ -73,7 +73,7 @@ impl platform::Driver for Driver {
         // From here on `Driver` takes care that everything ends.
         let mut driver = Self { notifications: notify::Notifications::default(), device };
         driver.notifications = notify::Notifications::install(pdev, &driver.device)?;
-        driver.device.begin(dev)?;
+        driver.device.begin()?;
         Ok(driver)
     }
 }

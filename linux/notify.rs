@@ -66,9 +66,7 @@ impl AcpiHandler {
 impl Drop for AcpiHandler {
     fn drop(&mut self) {
         // SAFETY: it is installed, by the invariants. This waits for a handler that runs.
-        unsafe {
-            bindings::acpi_remove_notify_handler(self.handle, bindings::ACPI_DEVICE_NOTIFY, Some(notified))
-        };
+        unsafe { bindings::acpi_remove_notify_handler(self.handle, bindings::ACPI_DEVICE_NOTIFY, Some(notified)) };
     }
 }
 

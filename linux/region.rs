@@ -39,13 +39,21 @@ impl Region {
         let (start, size) = (resource.start(), resource.size());
         let len = usize::try_from(size).unwrap_or(0);
         if len < STRUCTURE_LEN || start % 8 != 0 {
-            dev_err!(dev, "{size:#x} bytes at {start:#x} cannot hold the page: it needs {STRUCTURE_LEN:#x}, aligned to 8\n");
+            dev_err!(
+                dev,
+                "{size:#x} bytes at {start:#x} cannot hold the page: it needs {STRUCTURE_LEN:#x}, aligned to 8\n"
+            );
             return Err(EINVAL);
         }
         // What is the kernel's own RAM may hold anything, and must not become mappable.
         // SAFETY: it only looks at the tree of resources.
         let ram = unsafe {
-            bindings::region_intersects(start, len, bindings::IORESOURCE_SYSTEM_RAM as usize, bindings::IORES_DESC_NONE as usize)
+            bindings::region_intersects(
+                start,
+                len,
+                bindings::IORESOURCE_SYSTEM_RAM as usize,
+                bindings::IORES_DESC_NONE as usize,
+            )
         };
         if ram != bindings::REGION_DISJOINT as kernel::ffi::c_int {
             dev_err!(dev, "{size:#x} bytes at {start:#x} are in this machine's RAM: its firmware must reserve them\n");

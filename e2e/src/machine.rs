@@ -33,6 +33,10 @@ pub(crate) struct Kernel {
     pub(crate) version: String,
     pub(crate) image: PathBuf,
     pub(crate) driver: PathBuf,
+    /// One more, that the guest loads when it is told to.
+    pub(crate) other: Option<PathBuf>,
+    /// Whether it has warnings to print that matter.
+    pub(crate) warns: bool,
 }
 
 /// Who gives the guest its page.
@@ -213,11 +217,19 @@ impl Machine {
 
     /// Lets the publisher, though not QEMU, stand still, so that the page is the caller's to write.
     pub(crate) fn while_publisher_stands<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let publisher = Pid::from_child(&self.process);
-        kill_process(publisher, Signal::STOP)?;
+        self.stop_publisher()?;
         let result = work(self);
-        kill_process(publisher, Signal::CONT)?;
+        self.continue_publisher()?;
         result
+    }
+
+    /// Lets the publisher stand, until it is [continued](Self::continue_publisher).
+    pub(crate) fn stop_publisher(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.process), Signal::STOP)?)
+    }
+
+    pub(crate) fn continue_publisher(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.process), Signal::CONT)?)
     }
 
     /// Tells the publisher something, as an operator does.
@@ -282,11 +294,12 @@ fn end_group(process: &Child) {
 fn arguments(lab: &Lab, kernel: &Kernel, folder: &Path) -> Result<Vec<String>> {
     let initramfs = lab.folder.join(format!("initramfs-{}", kernel.version));
     if !initramfs.exists() {
-        initramfs::write(&initramfs, &lab.init, &kernel.driver, &lab.vmclock)?;
+        initramfs::write(&initramfs, &lab.init, &kernel.driver, kernel.other.as_deref(), &lab.vmclock)?;
     }
     let path = |name: &str| folder.join(name).display().to_string();
     // On a busy machine the kernel measures its counter wrongly; with KVM it would be told.
-    let kernel_line = format!("console=ttyS0 quiet panic=-1 tsc_early_khz={}", lab.tsc_khz);
+    let level = if kernel.warns { 5 } else { 4 };
+    let kernel_line = format!("console=ttyS0 loglevel={level} panic=-1 tsc_early_khz={}", lab.tsc_khz);
     #[rustfmt::skip] // an option and its value a line
     let words = [
         "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config",

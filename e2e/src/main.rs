@@ -55,6 +55,18 @@ struct Arguments {
     #[arg(long = "kernel", num_args = 3, required = true, value_names = ["VERSION", "IMAGE", "DRIVER"])]
     kernels: Vec<String>,
 
+    /// Our own driver in Rust for the first of the kernels: all scenarios with it too, and the two compared
+    #[arg(long)]
+    rust_driver: Option<PathBuf>,
+
+    /// The kernel watches memory and locks: bind and unbind the drivers under load, and nothing else
+    #[arg(long, requires = "rust_driver")]
+    kasan: bool,
+
+    /// Fail if our driver costs too much; a busy machine may say so where it is not true
+    #[arg(long, requires = "rust_driver")]
+    strict_costs: bool,
+
     /// Only the scenarios with this word in their names (may be given more than once)
     #[arg(long)]
     only: Vec<String>,
@@ -86,6 +98,8 @@ pub(crate) struct Lab {
     pub(crate) truth: Truth,
     /// Ticks of the counter in a second.
     pub(crate) ticks_per_second: f64,
+    /// Whether costs are judged.
+    pub(crate) strict_costs: bool,
 }
 
 impl Lab {
@@ -123,13 +137,20 @@ fn run(arguments: Arguments) -> Result<bool> {
         tsc_khz,
         truth,
         ticks_per_second,
+        strict_costs: arguments.strict_costs,
     };
     let kernels: Vec<Kernel> = arguments.kernels.chunks_exact(3).map(kernel).collect();
     let mut report = Report::default();
-    checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report);
+    let first = kernels.first().context("no kernel")?;
+    match arguments.rust_driver {
+        Some(driver) if arguments.kasan => checks::run_watched(&lab, first, &driver, &mut report),
+        Some(driver) => checks::run_side_by_side(&lab, first, &driver, &arguments.only, &mut report),
+        None => checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report),
+    }
     Ok(report.finish())
 }
 
 fn kernel(words: &[String]) -> Kernel {
-    Kernel { version: words[0].clone(), image: words[1].clone().into(), driver: words[2].clone().into() }
+    let [version, image, driver] = words else { unreachable!("clap counts them") };
+    Kernel { version: version.clone(), image: image.into(), driver: driver.into(), other: None, warns: false }
 }

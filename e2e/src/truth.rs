@@ -50,6 +50,7 @@ impl Offset {
 
 /// The host's clock over the host's counter, sampled in the background.
 pub(crate) struct Truth {
+    tai_minus_utc: i64,
     samples: Arc<Mutex<Vec<Sample>>>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -69,7 +70,12 @@ impl Truth {
                 shared.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
             }
         });
-        Self { samples, end, thread: Some(thread) }
+        Self { tai_minus_utc, samples, end, thread: Some(thread) }
+    }
+
+    /// The host's clock now, in TAI nanoseconds.
+    pub(crate) fn now(&self) -> i128 {
+        KernelClock::realtime_plus(self.tai_minus_utc).sample().time.floor_nanos()
     }
 
     fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {

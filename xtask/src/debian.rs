@@ -81,6 +81,19 @@ pub(crate) fn names(cache: &Cache, suite: &str, prefix: &str) -> Result<Vec<Stri
     }
 }
 
+/// Removes all trees of this name but one: those of versions that nobody asks for any more.
+pub(crate) fn forget_others(cache: &Cache, name: &str, kept: &Tree) -> Result<()> {
+    let folder = cache.path("debian");
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    for entry in entries.flatten().filter(|entry| entry.path() != kept.folder()) {
+        let of_that_name = entry.file_name().to_string_lossy().starts_with(&format!("{name}-"));
+        if of_that_name && entry.path().is_dir() {
+            remove_folder(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// What a step answers that needs Debian's packages and could not have them: nothing may be skipped in CI.
 pub(crate) fn skip_unless_ci(error: anyhow::Error) -> Result<Done> {
     if is_ci() {
@@ -131,7 +144,7 @@ fn bring(cache: &Cache, apt: &Apt, request: &Request) -> Result<Tree> {
 }
 
 /// A short name for a value. Another version of Rust may choose another, which costs one more download.
-fn hash(value: &impl Hash) -> u64 {
+pub(crate) fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

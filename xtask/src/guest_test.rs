@@ -12,7 +12,7 @@ use crate::project::Project;
 use crate::shell::{say, Cmd};
 use crate::steps::Done;
 
-use self::assets::Assets;
+pub(crate) use self::assets::{Assets, Kernel, KERNEL_SUITE};
 
 /// What the guest's programs are built for: they run where no C library is.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -54,7 +54,11 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
         Ok(assets) => assets,
         Err(error) => return debian::skip_unless_ci(error),
     };
-    let harness = build(project, &assets, &options.only)?;
+    let mut harness = harness(project, &assets)?;
+    for kernel in &assets.kernels {
+        harness = harness.args(["--kernel", &kernel.version]).arg(&kernel.image).arg(&kernel.driver);
+    }
+    let harness = harness.args(options.only.iter().flat_map(|word| ["--only", word]));
     if options.prepare {
         say(&harness.to_string());
         return Ok(Done::Passed);
@@ -63,8 +67,8 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
 }
 
 /// Builds the harness, the guest's programs and the command that both sides use, all of them static so that one build
-/// does, and gives the harness's command.
-fn build(project: &Project, assets: &Assets, only: &[String]) -> Result<Cmd> {
+/// does, and gives the harness's command, without a kernel.
+pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let target = project.target("guest");
     let packages = ["--package=vmclock-e2e", "--package=vmclock-e2e-guest", "--package=vmclock-cli"];
     let build = project.cargo("build").args(["--release", "--target", TARGET]).args(packages).arg("--target-dir");
@@ -74,9 +78,5 @@ fn build(project: &Project, assets: &Assets, only: &[String]) -> Result<Cmd> {
     let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
     harness = harness.arg("--init").arg(built("vmclock-e2e-guest"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
-    harness = harness.arg("--chronyd").arg(&assets.chronyd);
-    for kernel in &assets.kernels {
-        harness = harness.args(["--kernel", &kernel.version]).arg(&kernel.image).arg(&kernel.driver);
-    }
-    Ok(harness.args(only.iter().flat_map(|word| ["--only", word])))
+    Ok(harness.arg("--chronyd").arg(&assets.chronyd))
 }

@@ -18,6 +18,7 @@ mod abi_header;
 mod bench;
 mod cache;
 mod debian;
+mod driver_test;
 mod fuzz;
 mod guest_test;
 mod project;
@@ -46,6 +47,7 @@ enum Verb {
     Fuzz(fuzz::Options),
     Bench(bench::Options),
     GuestTest(guest_test::Options),
+    DriverTest(driver_test::Options),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(options) => fuzz::run(&project, &options),
         Verb::Bench(options) => bench::run(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
+        Verb::DriverTest(options) => driver_test::run(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -78,6 +78,16 @@ impl Cmd {
         String::from_utf8(stdout).with_context(|| format!("`{self}` printed something that is not UTF-8"))
     }
 
+    /// The same for a command that says all it has to say on its standard output, complaints too.
+    pub(crate) fn read_all(mut self) -> Result<String> {
+        let Output { status, stdout, stderr } = self.command.output().with_context(|| self.cannot_start())?;
+        let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+        if !status.success() {
+            bail!("{} failed: {status}\n{}", self.command.get_program().to_string_lossy(), said.trim_end());
+        }
+        Ok(said)
+    }
+
     fn cannot_start(&self) -> String {
         format!("cannot start {}: is it installed?", self.command.get_program().to_string_lossy())
     }

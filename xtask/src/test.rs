@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::abi_header;
+use crate::driver_test;
 use crate::fuzz;
 use crate::guest_test;
 use crate::project::{is_ci, Project};
@@ -11,7 +12,7 @@ use crate::shell::{say, Cmd};
 use crate::steps::{self, Done, Step};
 use crate::toolchain;
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "clippy", about: "no warnings, in any target", run: clippy },
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
@@ -20,6 +21,7 @@ const STEPS: [Step; 8] = [
     Step { name: "msrv", about: "the oldest Rust, for x86-64 and aarch64", run: toolchain::check },
     Step { name: "fuzz", about: "a bounded run of the fuzzer", run: fuzz::smoke },
     Step { name: "guest", about: "real guests under QEMU, with Linux's own driver", run: guest_test::step },
+    Step { name: "driver", about: "the Linux driver in Rust, beside Linux's own", run: driver_test::step },
 ];
 
 /// Workspaces of their own, whose dependencies stay out of everyone else's.
@@ -48,6 +50,8 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 fn fmt(project: &Project) -> Result<Done> {
     passed(project.cargo("fmt").args(["--all", "--check"]))?;
+    // No crate of cargo's: the kernel builds it.
+    passed(project.command("rustfmt").args(["--check", "--edition=2021", "linux/driver.rs"]))?;
     for manifest in OUTSIDE.iter().filter(|manifest| project.path(manifest).exists()) {
         passed(project.cargo("fmt").args(["--check", "--manifest-path", manifest]))?;
     }

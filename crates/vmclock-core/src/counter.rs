@@ -54,7 +54,8 @@ impl Rdtscp {
 
 #[cfg(target_arch = "x86_64")]
 mod imp {
-    use core::arch::x86_64::{__cpuid, __rdtscp, _mm_lfence, _rdtsc};
+    use core::arch::asm;
+    use core::arch::x86_64::{__cpuid, __rdtscp, _rdtsc};
 
     use crate::abi::CounterId;
 
@@ -62,10 +63,13 @@ mod imp {
 
     #[inline]
     pub(super) fn read_ordered() -> u64 {
-        // LFENCE rather than RDTSCP: it is in every x86-64 CPU, RDTSCP is not; and it is no slower.
-        // SAFETY: LFENCE is part of SSE2, which every x86-64 CPU has, and touches no memory.
-        unsafe { _mm_lfence() };
-        read_unordered()
+        let (low, high): (u64, u64);
+        // LFENCE rather than RDTSCP: it is in every x86-64 CPU, RDTSCP is not; and it is no slower. Written out, as its intrinsic
+        // is a function call in a kernel, which is compiled without SSE2. Without `nomem`, so that the compiler moves no access to
+        // shared memory across it.
+        // SAFETY: every x86-64 CPU has both; they change nothing but these registers, whose upper halves RDTSC clears.
+        unsafe { asm!("lfence", "rdtsc", out("rax") low, out("rdx") high, options(nostack, preserves_flags)) };
+        high << 32 | low
     }
 
     #[inline]

@@ -2,6 +2,7 @@
 //! What the first process of a machine has to do before anything works.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use rustix::io::Errno;
 use rustix::mount::{mount, MountFlags};
 use vmclock_e2e_guest::PORT;
 
@@ -36,7 +38,11 @@ pub(crate) fn use_console() {
 
 pub(crate) fn load_driver() -> io::Result<()> {
     let driver = File::open(DRIVER)?;
-    Ok(rustix::system::finit_module(&driver, c"", COMPRESSED)?)
+    Ok(load(&driver, c"")?)
+}
+
+pub(crate) fn load(module: &File, parameters: &CStr) -> Result<(), Errno> {
+    rustix::system::finit_module(module, parameters, COMPRESSED)
 }
 
 /// What the kernel says it is.

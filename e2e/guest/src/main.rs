@@ -10,11 +10,13 @@
 //! | [`ptp`] | the PTP clock of Linux's driver, beside our reader |
 //! | [`notify`] | poll(2), and our events |
 //! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
+//! | [`driver`] | which driver has the device, what it allows, what it costs |
 //! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
 //! | [`command`] | the `vmclock` command, run in here |
 
 mod boot;
 mod command;
+mod driver;
 mod notify;
 mod observe;
 mod page;
@@ -57,6 +59,7 @@ fn serve() -> Result<()> {
     let mut writer = port.try_clone()?;
     let mut reader = BufReader::new(port);
     let mut watch = None;
+    let mut held = driver::Held::default();
     writeln!(
         writer,
         "{}",
@@ -70,7 +73,7 @@ fn serve() -> Result<()> {
             continue;
         }
         let words: Vec<&str> = line.split_whitespace().collect();
-        let answer = match run(&words, region.as_ref(), &mut watch) {
+        let answer = match run(&words, region.as_ref(), &mut watch, &mut held) {
             Ok(value) => json!({ "ok": value }),
             Err(error) => json!({ "error": format!("{error:#}") }),
         };
@@ -80,7 +83,12 @@ fn serve() -> Result<()> {
 }
 
 /// Does what the harness asks for.
-fn run(words: &[&str], region: Result<&Region, &anyhow::Error>, watch: &mut Option<Watch>) -> Result<Value> {
+fn run(
+    words: &[&str],
+    region: Result<&Region, &anyhow::Error>,
+    watch: &mut Option<Watch>,
+    held: &mut driver::Held,
+) -> Result<Value> {
     let region = || region.map_err(|error| anyhow::anyhow!("{error:#}"));
     match words {
         ["fields"] => page::fields(),
@@ -100,6 +108,7 @@ fn run(words: &[&str], region: Result<&Region, &anyhow::Error>, watch: &mut Opti
             *watch = Some(Watch::start()?);
             Ok(Value::Null)
         }
+        ["driver", words @ ..] => driver::run(words, held),
         ["serve-from", kind, scale] => source::serve_from(kind, scale),
         ["saw", events] => Ok(watch.as_ref().context("nothing is being watched")?.saw(events.parse()?)),
         ["watched"] => watch.take().context("nothing was being watched")?.stop(),

@@ -5,10 +5,13 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 
 use anyhow::{bail, Context, Result};
+use rustix::io::Errno;
 use rustix::ioctl::{ioctl, opcode, Updater};
 use rustix::time::{clock_gettime_dynamic, DynamicClockId};
 use serde_json::{json, Value};
 use vmclock::{CrossTimestamp, VmClock};
+
+use crate::driver;
 
 /// How many samples one `PTP_SYS_OFFSET_EXTENDED` takes.
 const SAMPLES: usize = 5;
@@ -62,6 +65,42 @@ pub(crate) fn compare(count: usize) -> Result<Value> {
     Ok(json!({ "device": path, "gettime": by_gettime, "ioctl": by_ioctl }))
 }
 
+/// `struct ptp_sys_offset_precise`.
+#[repr(C)]
+#[derive(Default)]
+struct SysOffsetPrecise {
+    device: PtpClockTime,
+    realtime: PtpClockTime,
+    monotonic_raw: PtpClockTime,
+    reserved: [u32; 4],
+}
+
+/// By how many nanoseconds a cross timestamp of the driver's and one of ours differ for certain.
+pub(crate) fn precise() -> Result<i128> {
+    const PTP_SYS_OFFSET_PRECISE: u32 = opcode::read_write::<SysOffsetPrecise>(b'=', 8);
+    let (_, file) = open()?;
+    let cross = VmClock::open()?.cross_timestamp()?;
+    let mut stamp = SysOffsetPrecise::default();
+    // SAFETY: number and structure belong together, as linux/ptp_clock.h says.
+    let request = unsafe { Updater::<PTP_SYS_OFFSET_PRECISE, _>::new(&mut stamp) };
+    // SAFETY: the kernel writes nothing but the structure, which outlives the call.
+    unsafe { ioctl(&file, request) }.context("PTP_SYS_OFFSET_PRECISE")?;
+    let ours = stamp.realtime.nanos() - realtime_ahead(&cross)?;
+    Ok((stamp.device.nanos() - ours).abs())
+}
+
+/// Sets the clock, which it should not allow.
+pub(crate) fn set_time() -> Result<(), Errno> {
+    let file = path().ok().and_then(|path| File::options().read(true).write(true).open(path).ok());
+    let file = file.ok_or(Errno::NODEV)?;
+    let time = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+    // SAFETY: the clock's identifier is of an open file, and the time lives longer than the call.
+    match unsafe { libc::clock_settime(driver::clock_id(&file), &raw const time) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}
+
 /// What the clock says, in nanoseconds.
 pub(crate) fn read_once() -> Result<i128> {
     gettime(&open()?.1)
@@ -73,7 +112,7 @@ pub(crate) fn path() -> Result<String> {
 }
 
 /// The PTP clock of the VMClock.
-fn open() -> Result<(String, File)> {
+pub(crate) fn open() -> Result<(String, File)> {
     for entry in fs::read_dir("/sys/class/ptp").into_iter().flatten().flatten() {
         let name = fs::read_to_string(entry.path().join("clock_name")).unwrap_or_default();
         if name.starts_with("vmclock") {
@@ -85,7 +124,7 @@ fn open() -> Result<(String, File)> {
     bail!("there is no PTP clock named vmclock")
 }
 
-fn gettime(file: &File) -> Result<i128> {
+pub(crate) fn gettime(file: &File) -> Result<i128> {
     let time =
         clock_gettime_dynamic(DynamicClockId::Dynamic(file.as_fd())).context("clock_gettime on the PTP clock")?;
     Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))

@@ -3,12 +3,16 @@
 
 mod attach;
 mod chrony;
+mod drivers;
 mod hostile;
 mod judge;
 mod life;
 mod live;
 mod notify;
 mod other;
+mod watched;
+
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -57,6 +61,25 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
             }
         }
     }
+}
+
+/// A kernel with Linux's own driver and with ours, and the two compared.
+pub(crate) fn run_side_by_side(lab: &Lab, kernel: &Kernel, driver: &Path, only: &[String], report: &mut Report) {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
+    let ours = Kernel { version: format!("{}-rust", kernel.version), driver: driver.to_owned(), ..kernel.clone() };
+    for kernel in [kernel, &ours] {
+        for (_, scenario) in SCENARIOS.iter().filter(|(name, _)| wanted(name)) {
+            scenario(lab, kernel, report);
+        }
+    }
+    if wanted("drivers") {
+        drivers::run(lab, kernel, &ours, report);
+    }
+}
+
+/// A kernel that watches memory and locks.
+pub(crate) fn run_watched(lab: &Lab, kernel: &Kernel, driver: &Path, report: &mut Report) {
+    watched::run(lab, kernel, driver, report);
 }
 
 /// Whether the kernel's driver has poll, and its PTP clock reports TAI: both came with Linux 7.0.

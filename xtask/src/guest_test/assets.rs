@@ -14,7 +14,7 @@ use crate::shell::{say, Cmd};
 const QEMU_SUITE: &str = "trixie";
 
 /// Where kernels come from: the suite that always has the newest, and keeps some of the older ones.
-const KERNEL_SUITE: &str = "trixie-backports";
+pub(crate) const KERNEL_SUITE: &str = "trixie-backports";
 
 /// The first QEMU of which it is known that our page, its migration and the stock device work as we say.
 const OLDEST_QEMU: u32 = 10;
@@ -35,6 +35,10 @@ pub(crate) struct Assets {
 pub(crate) struct Kernel {
     /// `7.2.12`
     pub(crate) version: String,
+    /// `7.2.12+deb13-cloud-amd64`
+    pub(crate) release: String,
+    /// `7.2.12-1~bpo13+1`
+    pub(crate) package_version: String,
     pub(crate) image: PathBuf,
     /// Linux's own driver, as Debian packs it.
     pub(crate) driver: PathBuf,
@@ -47,6 +51,18 @@ impl Assets {
         let chronyd = fetch_chrony(cache)?;
         let kernels = vec![fetch_new_kernel(cache)?, fetch_old_kernel(cache)?];
         Ok(Self { qemu, iasl, chronyd, kernels })
+    }
+
+    /// The newest kernel of a series (`[7, 2]`): one of those here, or one more.
+    pub(crate) fn kernel_of(self, cache: &Cache, series: &[u32]) -> Result<(Self, Kernel)> {
+        let Self { qemu, iasl, chronyd, kernels } = self;
+        let is_of_it = |kernel: &Kernel| kernel.version.split('.').zip(series).all(|(a, b)| a == b.to_string());
+        let known = kernels.iter().position(is_of_it);
+        let kernel = match known {
+            Some(index) => kernels.into_iter().nth(index).context("counted")?,
+            None => fetch_newest_of(cache, "kernel-driver", series)?,
+        };
+        Ok((Self { qemu, iasl, chronyd, kernels: Vec::new() }, kernel))
     }
 }
 
@@ -88,12 +104,19 @@ fn fetch_chrony(cache: &Cache) -> Result<PathBuf> {
 
 /// The newest kernel: its driver has poll and the generation counter, and its PTP clock reports TAI.
 fn fetch_new_kernel(cache: &Cache) -> Result<Kernel> {
+    fetch_newest_of(cache, "kernel-new", &[])
+}
+
+/// The newest kernel whose version begins like this.
+fn fetch_newest_of(cache: &Cache, name: &str, series: &[u32]) -> Result<Kernel> {
     let (images, modules) = (Names::fetch(cache, "linux-binary-")?, Names::fetch(cache, "linux-modules-")?);
-    let newest = images.0.into_iter().filter(|(_, release)| modules.has(release)).max();
-    let (version, release) = newest
-        .with_context(|| format!("Debian's {KERNEL_SUITE} has no linux-binary-* with linux-modules-* for the cloud"))?;
+    let newest =
+        images.0.into_iter().filter(|(version, release)| version.starts_with(series) && modules.has(release)).max();
+    let (version, release) = newest.with_context(|| {
+        format!("Debian's {KERNEL_SUITE} has no linux-binary-* with linux-modules-* for the cloud, version {series:?}")
+    })?;
     let packages = [format!("linux-binary-{release}"), format!("linux-modules-{release}")];
-    let tree = fetch_kernel(cache, "kernel-new", &[&packages[0], &packages[1]])?;
+    let tree = fetch_kernel(cache, name, &[&packages[0], &packages[1]])?;
     Kernel::find(&tree, &release, &version, &format!("usr/lib/modules/{release}/vmlinuz"))
 }
 
@@ -124,7 +147,10 @@ impl Kernel {
             ensure!(Path::is_file(&path), "Debian's kernel {release} does not have {}", path.display());
             Ok(path)
         };
-        Ok(Self { image: file(image)?, driver: file(&driver)?, version })
+        let packages = tree.packages()?;
+        let package = packages.first().and_then(|file| file.split('_').nth(1));
+        let package_version = package.context("a package without a version")?.replace("%3a", ":");
+        Ok(Self { image: file(image)?, driver: file(&driver)?, version, release: release.to_owned(), package_version })
     }
 }
 

@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Linux's own driver and ours, one after the other on the same device of one guest: what each allows, refuses, notices and costs.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::{json, Value};
+use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot, TimeType};
+
+use crate::machine::{Clock, Kernel, Machine};
+use crate::patience::until;
+use crate::report::Report;
+use crate::Lab;
+
+use super::items;
+
+/// How often each cost is measured for each driver, in turns: at least, and at most.
+const ROUNDS: usize = 8;
+const MOST_ROUNDS: usize = 40;
+const CALLS: u32 = 400;
+const WAKES: u32 = 12;
+/// How much more anything may cost than with Linux's own driver.
+const RATIO: f64 = 1.10;
+/// Readings of two clocks at moments that are not the same, in nanoseconds.
+const NEAR: i64 = 1_000_000_000;
+
+/// Which driver has the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Linux,
+    Ours,
+}
+
+impl Driver {
+    const BOTH: [Self; 2] = [Self::Linux, Self::Ours];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Linux => "c",
+            Self::Ours => "rust",
+        }
+    }
+}
+
+/// A row of the table: what Linux's driver does, what ours does, and whether that is as it should be.
+struct Row {
+    what: &'static str,
+    seen: [String; 2],
+    expected: [&'static str; 2],
+}
+
+impl Row {
+    fn is_as_expected(&self) -> bool {
+        self.seen.iter().zip(self.expected).all(|(seen, expected)| seen == expected)
+    }
+}
+
+/// Something to look at, and what is expected of Linux's driver and of ours.
+struct Behaviour {
+    what: &'static str,
+    expected: [&'static str; 2],
+    look: fn(&mut Guest) -> Result<String>,
+}
+
+const fn same(what: &'static str, expected: &'static str, look: fn(&mut Guest) -> Result<String>) -> Behaviour {
+    Behaviour { what, expected: [expected, expected], look }
+}
+
+const BEHAVIOURS: [Behaviour; 28] = [
+    Behaviour { what: "device mode", expected: ["0600", "0444"], look: |guest| guest.fact("mode") },
+    same("mmap", "allowed", |guest| guest.fact("mmap")),
+    same("mmap to write", "EROFS", |guest| guest.fact("mmap to write")),
+    same("mprotect to write", "EACCES", |guest| guest.fact("mprotect to write")),
+    same("mmap of two pages", "EINVAL", |guest| guest.fact("mmap of two pages")),
+    same("mmap of the second page", "EINVAL", |guest| guest.fact("mmap of the second page")),
+    same("read(2) at the page's end", "4", |guest| guest.fact("read at the page's end")),
+    same("read(2) behind it", "0", |guest| guest.fact("read behind it")),
+    same("write(2)", "EINVAL", |guest| guest.fact("write")),
+    same("set the PTP clock", "EOPNOTSUPP", |guest| guest.fact("set time")),
+    same("cross timestamp", "agrees", |guest| guest.fact("cross timestamp")),
+    same("poll(2), then after a read", "IN, then nothing", |guest| {
+        guest.with_page(|_| (), |guest| guest.text("fresh-poll"))
+    }),
+    Behaviour {
+        what: "the same at sequence count 0",
+        expected: ["nothing, then nothing", "IN, then nothing"],
+        look: |guest| guest.with_page(|page| page.seq_count = 0, |guest| guest.text("fresh-poll")),
+    },
+    same("poll(2) of a page that does not notify", "HUP, then HUP", |guest| {
+        guest.with_page(
+            |page| page.flags = page.flags.without(Flags::NOTIFICATION_PRESENT),
+            |guest| guest.text("fresh-poll"),
+        )
+    }),
+    same("read(2) in an update that never ends", "ETIMEDOUT within 0.1 to 1 s", |guest| {
+        guest.with_page(
+            |page| page.seq_count |= 1,
+            |guest| {
+                let answer = guest.machine.ask("driver read")?;
+                let millis = answer[1].as_u64().context("no milliseconds")?;
+                let within =
+                    if (100..1000).contains(&millis) { "0.1 to 1 s".to_owned() } else { format!("{millis} ms") };
+                Ok(format!("{} within {within}", answer[0].as_str().unwrap_or_default()))
+            },
+        )
+    }),
+    same("PTP time in the same", "ETIMEDOUT", |guest| guest.with_page(|page| page.seq_count |= 1, Guest::time)),
+    Behaviour {
+        what: "PTP time while the status is unknown",
+        expected: ["right", "EINVAL"],
+        look: |guest| guest.with_page(|page| page.clock_status = ClockStatus::UNKNOWN, Guest::time),
+    },
+    Behaviour {
+        what: "PTP time while it is initializing",
+        expected: ["right", "EINVAL"],
+        look: |guest| guest.with_page(|page| page.clock_status = ClockStatus::INITIALIZING, Guest::time),
+    },
+    same("PTP time while it is unreliable", "EINVAL", |guest| {
+        guest.with_page(|page| page.clock_status = ClockStatus::UNRELIABLE, Guest::time)
+    }),
+    Behaviour {
+        what: "PTP time before the reference time",
+        expected: ["wrong", "right"],
+        look: |guest| guest.with_page(ahead, Guest::time),
+    },
+    Behaviour {
+        what: "PTP time with shift 200",
+        expected: ["wrong", "EINVAL"],
+        look: |guest| guest.with_page(meaningless, Guest::time),
+    },
+    same("PTP time of a UTC page", "right", |guest| guest.with_page(on_utc, Guest::time)),
+    same("PTP time of a monotonic page", "EINVAL", |guest| {
+        guest.with_page(|page| page.time_type = TimeType::MONOTONIC, Guest::time)
+    }),
+    Behaviour { what: "PTP clock when a counter comes later", expected: ["no", "yes"], look: late_counter },
+    Behaviour { what: "sysfs attributes", expected: ["none", "as on the page, for everyone"], look: attributes },
+    Behaviour { what: "uevents of disruption and restore", expected: ["none", "disrupted, restored"], look: uevents },
+    same("bound in an update that ends later", "works then", late_end),
+    same("binding to a page that is none", "refused with a line", bad_pages),
+];
+
+/// So many ticks of the page's counter are ten seconds.
+fn ten_seconds(page: &Snapshot) -> u64 {
+    let second = (1_u128 << 64 << page.counter_period_shift.min(50)) / u128::from(page.counter_period_frac_sec.max(1));
+    u64::try_from(10 * second).unwrap_or_default()
+}
+
+/// The reference time moves ten seconds ahead of the counter.
+fn ahead(page: &mut Snapshot) {
+    page.counter_value = page.counter_value.wrapping_add(ten_seconds(page));
+    page.time_sec += 10;
+}
+
+/// The reference time is ten seconds ago, and nobody knows how long a tick is.
+fn meaningless(page: &mut Snapshot) {
+    page.counter_value = page.counter_value.wrapping_sub(ten_seconds(page));
+    page.time_sec -= 10;
+    page.counter_period_shift = 200;
+}
+
+fn on_utc(page: &mut Snapshot) {
+    page.time_type = TimeType::UTC;
+    page.time_sec = page.time_sec.wrapping_add_signed(page.tai_offset_sec.into());
+}
+
+/// Boots a guest with both drivers and compares them.
+pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, report: &mut Report) {
+    let both =
+        Kernel { version: format!("{}-both", kernel.version), other: Some(ours.driver.clone()), ..kernel.clone() };
+    let mut booted = None;
+    report.check(&format!("{} drivers boot", kernel.version), || {
+        let mut machine = Machine::boot(lab, &both, "drivers", &Clock::Ours(&["--refresh", "25ms"]))?;
+        machine.wait_for("calibrated")?;
+        let refused = machine.ask("driver load mode=01000")?;
+        ensure!(refused == "EINVAL", "a mode beyond 0777: {refused}");
+        let loaded = machine.ask("driver load mode=0444")?;
+        ensure!(loaded == "loaded", "our driver cannot be loaded: {loaded}");
+        booted = Some(machine);
+        Ok("both are loaded; mode=01000 is refused".to_owned())
+    });
+    let Some(machine) = booted else { return };
+    let mut guest = Guest { lab, machine, driver: Driver::Linux };
+    let mut table = Vec::new();
+    report.check(&format!("{} drivers behave", kernel.version), || behave(&mut guest, &mut table));
+    report.check(&format!("{} drivers cost", kernel.version), || cost(&mut guest));
+    report.check(&format!("{} drivers outlive", kernel.version), || outlive(&mut guest));
+    print_table(report, &table);
+}
+
+struct Guest<'a> {
+    lab: &'a Lab,
+    machine: Machine,
+    /// Who has the device.
+    driver: Driver,
+}
+
+impl Guest<'_> {
+    fn bind(&mut self, driver: Driver) -> Result<()> {
+        let answer = self.machine.ask(&format!("driver bind {}", driver.word()))?;
+        ensure!(answer == "bound", "binding gives {answer}");
+        self.driver = driver;
+        Ok(())
+    }
+
+    fn text(&mut self, word: &str) -> Result<String> {
+        let answer = self.machine.ask(&format!("driver {word}"))?;
+        Ok(answer.as_str().with_context(|| format!("{word}: {answer}"))?.to_owned())
+    }
+
+    fn fact(&mut self, name: &str) -> Result<String> {
+        let facts = self.machine.ask("driver facts")?;
+        match &facts[name] {
+            Value::String(text) => Ok(text.clone()),
+            Value::Null => bail!("the guest does not tell {name:?}: {facts}"),
+            other => Ok(other.to_string()),
+        }
+    }
+
+    /// With another page instead of the publisher's, which gets its own back afterwards.
+    fn with_page<T>(
+        &mut self,
+        change: impl FnOnce(&mut Snapshot),
+        look: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        self.machine.stop_publisher()?;
+        let result = (|| {
+            let kept = self.machine.region()?.bytes()?;
+            let mut page = Snapshot::from_bytes(&kept);
+            // It stood still in the middle of an update, perhaps.
+            page.seq_count &= !1;
+            change(&mut page);
+            self.machine.region()?.set_bytes(&page.to_bytes())?;
+            let result = look(self);
+            self.machine.region()?.set_bytes(&kept)?;
+            result
+        })();
+        self.machine.continue_publisher()?;
+        result
+    }
+
+    /// The PTP clock's time, as far as it is right.
+    fn time(&mut self) -> Result<String> {
+        let now = || i64::try_from(self.lab.truth.now());
+        let before = now()?;
+        let time = self.machine.ask("driver time")?;
+        let after = now()?;
+        Ok(match time.as_i64() {
+            Some(time) if (before - NEAR..=after + NEAR).contains(&time) => "right".to_owned(),
+            Some(_) => "wrong".to_owned(),
+            None => time.as_str().context("neither a time nor an error")?.to_owned(),
+        })
+    }
+
+    fn ring(&mut self) -> Result<()> {
+        self.machine.signal(self.lab, "clear")
+    }
+}
+
+fn behave(guest: &mut Guest, table: &mut Vec<Row>) -> Result<String> {
+    let mut seen: Vec<Vec<String>> = vec![Vec::new(); BEHAVIOURS.len()];
+    for driver in Driver::BOTH {
+        guest.bind(driver)?;
+        for (behaviour, seen) in BEHAVIOURS.iter().zip(&mut seen) {
+            let looked = (behaviour.look)(guest).with_context(|| format!("{} ({})", behaviour.what, driver.word()))?;
+            seen.push(looked);
+        }
+    }
+    for (behaviour, seen) in BEHAVIOURS.iter().zip(seen) {
+        let seen = seen.try_into().ok().context("two drivers")?;
+        table.push(Row { what: behaviour.what, seen, expected: behaviour.expected });
+    }
+    let wrong: Vec<&str> = table.iter().filter(|row| !row.is_as_expected()).map(|row| row.what).collect();
+    ensure!(wrong.is_empty(), "not as expected: {}", wrong.join(", "));
+    let better = table.iter().filter(|row| row.seen[0] != row.seen[1]).count();
+    Ok(format!("{} behaviours, the same in {}, on purpose different in {better}", table.len(), table.len() - better))
+}
+
+/// A page without a counter gets one.
+fn late_counter(guest: &mut Guest) -> Result<String> {
+    let driver = guest.driver;
+    let bound = guest.with_page(
+        |page| page.counter_id = CounterId::NONE,
+        |guest| {
+            guest.bind(driver)?;
+            Ok(guest.machine.ask("driver has-ptp")? == true)
+        },
+    )?;
+    ensure!(!bound, "a PTP clock of a page without a counter");
+    // The publisher's own page is back. The guest is told with the next refresh; nobody needs to wait long.
+    guest.ring()?;
+    let mut appeared = false;
+    let _ = until("a PTP clock appears", Duration::from_secs(2), || {
+        appeared = guest.machine.ask("driver has-ptp")? == true;
+        Ok(appeared)
+    });
+    guest.bind(driver)?;
+    Ok(if appeared { "yes" } else { "no" }.to_owned())
+}
+
+/// The driver is bound while the page is odd, as a killed publisher leaves it.
+fn late_end(guest: &mut Guest) -> Result<String> {
+    let driver = guest.driver;
+    guest.with_page(|page| page.seq_count |= 1, |guest| guest.bind(driver))?;
+    guest.ring()?;
+    let works = until("the device node works", Duration::from_secs(5), || {
+        Ok(guest.fact("mmap").is_ok_and(|outcome| outcome == "allowed"))
+    });
+    Ok(if works.is_ok() { "works then" } else { "does not work" }.to_owned())
+}
+
+fn attributes(guest: &mut Guest) -> Result<String> {
+    let found = guest.machine.ask("driver attributes")?;
+    if found == json!({}) {
+        return Ok("none".to_owned());
+    }
+    let page = guest.machine.region()?.page()?;
+    let expected = json!({
+        "marker": [format!("{:#018x}", page.disruption_marker), "444"],
+        "generation": [format!("{:#018x}", page.vm_generation_counter), "444"],
+        "status": [page.clock_status.to_string(), "444"],
+        "tai_offset": [page.tai_offset_sec.to_string(), "444"],
+        "time_type": [page.time_type.to_string(), "444"],
+    });
+    ensure!(found == expected, "the attributes are {found}, and should be {expected}");
+    Ok("as on the page, for everyone".to_owned())
+}
+
+fn uevents(guest: &mut Guest) -> Result<String> {
+    guest.machine.ask("driver listen")?;
+    let mut told = Vec::new();
+    for (what, count) in [("migrate", 1), ("clone", 2)] {
+        guest.machine.signal(guest.lab, what)?;
+        // They may never come.
+        let _ = until("the kernel tells of it", Duration::from_secs(1), || {
+            let more = guest.machine.ask("driver uevents")?;
+            told.extend(more.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+            Ok(told.len() >= count)
+        });
+    }
+    Ok(if told.is_empty() { "none".to_owned() } else { told.join(", ") })
+}
+
+/// Another magic, another version, a size beyond the region.
+fn bad_pages(guest: &mut Guest) -> Result<String> {
+    let driver = guest.driver;
+    let changes: [fn(&mut Snapshot); 3] =
+        [|page| page.magic ^= 1, |page| page.version = 2, |page| page.size = 0x20_0000];
+    let mut answers = Vec::new();
+    let lines = |guest: &mut Guest| {
+        Ok::<_, anyhow::Error>(items(&json!({ "log": guest.machine.ask("driver log")? }), "log")?.len())
+    };
+    for change in changes {
+        let before = lines(guest)?;
+        let answer = guest.with_page(change, |guest| guest.text(&format!("bind {}", driver.word())))?;
+        answers.push(match (answer.as_str(), lines(guest)? - before) {
+            ("bound", _) => "taken".to_owned(),
+            (_, 1) => "refused with a line".to_owned(),
+            (_, count) => format!("refused with {count} lines"),
+        });
+    }
+    guest.bind(driver)?;
+    answers.dedup();
+    Ok(answers.join(", "))
+}
+
+/// In turns, so that both meet the same machine: the best of all rounds, and of the wake-ups, whose way through QEMU and ACPI is long and
+/// never twice the same, the median. More rounds, up to a limit, if it takes them to tell noise from a difference.
+fn cost(guest: &mut Guest) -> Result<String> {
+    let mut calls = [[f64::MAX; 2]; 2];
+    let mut wakes = [Vec::new(), Vec::new()];
+    for round in 1..=MOST_ROUNDS {
+        for (driver, (calls, wakes)) in Driver::BOTH.into_iter().zip(calls.iter_mut().zip(&mut wakes)) {
+            guest.bind(driver)?;
+            let cost = guest.machine.ask(&format!("driver cost {CALLS}"))?;
+            for (best, name) in calls.iter_mut().zip(["read", "gettime"]) {
+                *best = best.min(cost[name].as_f64().with_context(|| format!("no cost of {name}: {cost}"))?);
+            }
+            let late = guest.machine.ask(&format!("driver wakes {WAKES}"))?;
+            wakes.extend(late.as_array().into_iter().flatten().filter_map(Value::as_f64));
+            wakes.sort_by(f64::total_cmp);
+        }
+        let median = |wakes: &Vec<f64>| wakes.get(wakes.len() / 2).copied().unwrap_or(f64::MAX);
+        let pairs = [
+            ("read(2)", calls[0][0], calls[1][0]),
+            ("PTP gettime", calls[0][1], calls[1][1]),
+            ("poll(2) wake-up", median(&wakes[0]), median(&wakes[1])),
+        ];
+        let within = pairs.iter().all(|(_, linux, ours)| ours / linux <= RATIO);
+        if round < ROUNDS || (round < MOST_ROUNDS && !within) {
+            continue;
+        }
+        let mut figures = String::new();
+        for (what, linux, ours) in pairs {
+            write!(figures, "{what}: C {linux:.0} ns, Rust {ours:.0} ns, ratio {:.2}; ", ours / linux)?;
+        }
+        write!(figures, "{round} rounds in turns, to be at most {RATIO:.2}")?;
+        ensure!(within || !guest.lab.strict_costs, "{figures}");
+        return Ok(figures);
+    }
+    bail!("no rounds")
+}
+
+/// What is left of a file when its device is gone. Linux's own driver would use freed memory: see `--kasan`.
+fn outlive(guest: &mut Guest) -> Result<String> {
+    guest.bind(Driver::Ours)?;
+    let left = guest.machine.ask("driver outlive")?;
+    ensure!(left == json!({ "read": "ENODEV", "poll": "HUP ERR", "mapping": true }), "after unbind: {left}");
+    guest.bind(Driver::Ours)?;
+    Ok("after unbind read(2) gives ENODEV, poll(2) HUP ERR, the mapping stays; binding again works".to_owned())
+}
+
+fn print_table(report: &Report, table: &[Row]) {
+    let width = |column: usize| table.iter().map(|row| row.seen[column].len()).max().unwrap_or(0).max(4);
+    let what = table.iter().map(|row| row.what.len()).max().unwrap_or(0);
+    report.say(&format!("\n{:what$}  {:linux$}  Rust", "behaviour", "C", linux = width(0)));
+    for row in table {
+        let mark = if row.is_as_expected() { "" } else { "  <- not as expected" };
+        report.say(&format!("{:what$}  {:linux$}  {}{mark}", row.what, row.seen[0], row.seen[1], linux = width(0)));
+    }
+    report.say("");
+}
