@@ -20,7 +20,7 @@ use self::kernels::Kernels;
 use self::workshop::Workshop;
 
 /// The scenarios of `guest-test` in which a driver shows what it can, and those that compare two.
-const SCENARIOS: [&str; 4] = ["live", "life", "no-notify", "drivers"];
+const SCENARIOS: [&str; 5] = ["live", "life", "no-notify", "stock", "drivers"];
 
 /// The kernel's Rust interfaces change with each series: this is the one that the driver is written for.
 const SERIES: [u32; 2] = [7, 2];

@@ -71,6 +71,9 @@ pub(crate) fn run_side_by_side(lab: &Lab, kernel: &Kernel, driver: &Path, only: 
         for (_, scenario) in SCENARIOS.iter().filter(|(name, _)| wanted(name)) {
             scenario(lab, kernel, report);
         }
+        if wanted("stock") {
+            report.check(&format!("{} stock", kernel.version), || other::stock(lab, kernel));
+        }
     }
     if wanted("drivers") {
         drivers::run(lab, kernel, &ours, report);
