@@ -10,8 +10,10 @@ use vmclock_core::page::{Busy, Page};
 
 use crate::region::Region;
 
-/// How long an update may take before whoever reads gives up.
+/// How long an update may take before a program that reads is told that it takes too long.
 const PATIENCE: Delta = Delta::from_millis(100);
+/// The same for our own work, which can look again.
+const GLANCE: Delta = Delta::from_millis(1);
 
 #[pin_data]
 pub(crate) struct Clock {
@@ -44,6 +46,11 @@ impl Clock {
         self.page().snapshot(patience()).map_err(timed_out)
     }
 
+    /// The same, unless an update is in progress that takes a while.
+    pub(crate) fn glance(&self) -> Option<Snapshot> {
+        self.page().snapshot(waiting(GLANCE)).ok()
+    }
+
     /// Nothing more comes of it: the device was unbound.
     pub(crate) fn leave(&self) {
         self.is_gone.store(true, Relaxed);
@@ -55,10 +62,15 @@ impl Clock {
     }
 }
 
-/// Says yes for as long as one waits for an update. The time is not looked at unless there is something to wait for.
+/// Says yes for as long as a program waits for an update.
 pub(crate) fn patience() -> impl FnMut() -> bool {
+    waiting(PATIENCE)
+}
+
+/// The time is not looked at unless there is something to wait for.
+fn waiting(limit: Delta) -> impl FnMut() -> bool {
     let mut begin = None;
-    move || begin.get_or_insert_with(Instant::<Monotonic>::now).elapsed() < PATIENCE
+    move || begin.get_or_insert_with(Instant::<Monotonic>::now).elapsed() < limit
 }
 
 pub(crate) fn timed_out(_: Busy) -> Error {

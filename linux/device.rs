@@ -18,8 +18,10 @@ use crate::ptp::PtpClock;
 use crate::region::Region;
 use crate::work::{Work, Worker};
 
-/// How often a page is looked at that does not notify.
+/// How often a page is looked at that does not notify, in milliseconds.
 const LOOK: u32 = 1_000;
+/// When a page is looked at again that was in the middle of an update, in milliseconds.
+const LOOK_AGAIN: u32 = 100;
 
 #[pin_data]
 pub(crate) struct Device {
@@ -168,13 +170,13 @@ unsafe impl Worker for Device {
     }
 
     fn run(&self) {
-        let page = self.clock.snapshot();
+        let page = self.clock.glance();
         let mut shown = self.shown.lock();
         if shown.is_over {
             return;
         }
-        // Whoever publishes may be dead in the middle of an update, and be replaced: look again.
-        let Ok(page) = page else { return self.work.queue(LOOK) };
+        // Whoever publishes may be dead in the middle of an update, and be replaced.
+        let Some(page) = page else { return self.work.queue(LOOK_AGAIN) };
         if shown.last.is_none() {
             // It says why, and that was all: it is no page.
             if self.show(&mut shown, &page).is_err() {
