@@ -130,9 +130,11 @@ impl Events {
     /// after the look wakes us again.
     fn look(&mut self) -> Result<Option<Changes>, ReadError> {
         match (self.waking, &self.device) {
-            (Waking::Device, Some(device)) => {
-                pread(device)?;
-            }
+            (Waking::Device, Some(device)) => match pread(device) {
+                Ok(_) => {}
+                Err(ReadError::Io { errno: libc::ENODEV }) => self.lose_device()?,
+                Err(error) => return Err(error),
+            },
             _ => {
                 // How often it expired does not matter, nor whether it did.
                 let _ = rustix::io::read(&self.timer, &mut [0; 8]);
@@ -153,11 +155,20 @@ impl Events {
         });
         let mut ready = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         match epoll::wait(&self.epoll, &mut ready, timeout.as_ref()) {
+            // The driver has lost the device: whatever the page goes on to say, it is silent.
+            Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::ERR) => self.lose_device(),
             // The device does not notify any more, so that polling it returns at once.
             Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::HUP) => self.wake_by(Waking::Timer),
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// From now on a timer wakes us. The page may still be mapped, and go on.
+    fn lose_device(&mut self) -> Result<(), ReadError> {
+        self.wake_by(Waking::Timer)?;
+        self.device = None;
+        Ok(())
     }
 
     /// The page says whether its device notifies, and may change its mind (a migration to another host).

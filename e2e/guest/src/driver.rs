@@ -20,7 +20,7 @@ use rustix::net::{bind, recv, socket, AddressFamily, RecvFlags, SocketType};
 use serde_json::{json, Value};
 use vmclock::vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
 use vmclock::vmclock_core::counter;
-use vmclock::DEFAULT_PATH;
+use vmclock::{VmClock, DEFAULT_PATH};
 
 use crate::ptp;
 
@@ -290,7 +290,11 @@ fn outlive() -> Result<Value> {
             Ok(words(ready[0].revents()))
         })
     };
+    let mut events = VmClock::open()?.events()?;
+    let notified_before = events.notified();
     unbind()?;
+    // The page is still mapped, and its publisher goes on: a timer has to do.
+    let waited = events.wait(Some(Duration::from_millis(200)))?.is_some();
     let read = file
         .read_exact_at(&mut [0; STRUCTURE_LEN], 0)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
@@ -299,7 +303,11 @@ fn outlive() -> Result<Value> {
     // SAFETY: it is what was mapped, and nobody has a reference to it.
     unsafe { munmap(place, PAGE) }?;
     let polled = poller.join().map_err(|_| anyhow::anyhow!("the poller panicked"))??;
-    Ok(json!({ "read": outcome(read), "poll": polled, "mapping": magic == vmclock::vmclock_core::abi::MAGIC }))
+    Ok(json!({ "read": outcome(read),
+        "poll": polled,
+        "mapping": magic == vmclock::vmclock_core::abi::MAGIC,
+        "events": [notified_before, waited, events.notified()],
+    }))
 }
 
 /// The best nanoseconds a call of a few batches, by this CPU's counter: read(2) of the structure, and the PTP clock.
