@@ -2,6 +2,7 @@
 //! The `vmclock` command. Its definition is in [`cli`]; each subcommand has a file of its own in [`command`].
 #![forbid(unsafe_code)]
 
+mod calibration;
 mod cli;
 mod command;
 mod exit;

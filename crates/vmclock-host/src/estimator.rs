@@ -16,7 +16,7 @@ mod anchors;
 mod nesting;
 mod track;
 
-use vmclock_core::abi::{ClockStatus, Flags, Snapshot};
+use vmclock_core::abi::ClockStatus;
 use vmclock_core::calibration::Period;
 use vmclock_core::time::{Span, Tai, Time};
 
@@ -129,25 +129,6 @@ impl Estimate {
         let elapsed = ticks_between(self.counter, counter).unsigned_abs() as f64 * nanos_per_tick(self.period);
         let drifted = (elapsed * self.period_max_error as f64 / PARTS_PER_TRILLION).ceil() as u64;
         self.time_max_error.saturating_add(drifted).saturating_add(1)
-    }
-
-    /// Writes time and period, with their errors, to what is to be published. On a TAI page.
-    pub fn put_on(&self, page: &mut Snapshot) {
-        page.flags = page
-            .flags
-            .with(Flags::PERIOD_ESTERROR_VALID)
-            .with(Flags::PERIOD_MAXERROR_VALID)
-            .with(Flags::TIME_ESTERROR_VALID)
-            .with(Flags::TIME_MAXERROR_VALID);
-        page.counter_value = self.counter;
-        page.counter_period_shift = self.period.shift();
-        page.counter_period_frac_sec = self.period.frac();
-        page.counter_period_maxerror_rate_frac_sec = self.period.error_rate(self.period_max_error);
-        page.counter_period_esterror_rate_frac_sec = self.period.error_rate(self.period_estimated_error);
-        page.time_sec = self.time.seconds().unsigned_abs();
-        page.time_frac_sec = self.time.frac();
-        page.time_maxerror_nanosec = self.time_max_error;
-        page.time_esterror_nanosec = self.time_estimated_error;
     }
 
     /// How far the line has to be moved so that at `counter` it is not before another one.

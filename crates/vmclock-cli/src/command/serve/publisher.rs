@@ -25,6 +25,7 @@ use vmclock_vmm::counter::GuestCounter;
 use vmclock_vmm::device::Calibration;
 use vmclock_vmm::lifecycle;
 
+use crate::calibration;
 use crate::cli::{LeapKind, Signal};
 use crate::output::{civil, error};
 
@@ -513,16 +514,7 @@ impl Facts {
         let tai = estimate.time.checked_add(self.shift)?;
         let (offset, leap_indicator) = self.schedule.at(tai);
         let time = if page.time_type == TimeType::TAI { tai } else { tai.checked_add(seconds(offset.into()))? };
-        let host = Calibration {
-            counter: estimate.counter,
-            time: Time::from_raw(time.raw()),
-            period: estimate.period,
-            time_max_error: estimate.time_max_error,
-            time_estimated_error: estimate.time_estimated_error,
-            period_max_error: estimate.period_max_error,
-            period_estimated_error: estimate.period_estimated_error,
-            status: self.status,
-        };
+        let host = Calibration { time: Time::from_raw(time.raw()), ..calibration::of(estimate, self.status) };
         self.guest.map_or(Some(host), |guest| guest.calibration(&host))?.put_on(page)?;
         lifecycle::scaled(page, self.offset_is_known.then_some(offset), leap_indicator);
         let flags = page.flags.without(Flags::TIME_MONOTONIC);

@@ -15,6 +15,8 @@ use vmclock_host::schedule::UtcSchedule;
 use vmclock_host::source::{LeapNotice, Stamp};
 use vmclock_host::timescale::TaiFollower;
 
+use crate::calibration;
+
 use super::guest::{Guest, COUNTER};
 use super::network_guest::NetworkGuest;
 use super::oscillator::{Fault, Oscillator};
@@ -300,15 +302,13 @@ impl<'p> Host<'p> {
         self.next_marker += u64::from(disrupted);
         let monotonic = if self.monotonic { Flags::TIME_MONOTONIC } else { Flags::NONE };
         self.writer.update(|page| {
-            page.clock_status = status;
             if disrupted {
                 page.disruption_marker = marker;
             }
-            match publish {
-                Some(estimate) => {
-                    estimate.put_on(page);
-                    page.flags = page.flags.with(monotonic);
-                }
+            let put = publish.and_then(|estimate| calibration::of(&estimate, status).put_on(page));
+            page.clock_status = status;
+            match put {
+                Some(()) => page.flags = page.flags.with(monotonic),
                 // What was concluded could not be settled.
                 None if wanted => page.clock_status = ClockStatus::UNRELIABLE,
                 None => {}
