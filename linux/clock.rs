@@ -19,6 +19,7 @@ const GLANCE: Delta = Delta::from_millis(1);
 pub(crate) struct Clock {
     region: Region,
     is_gone: AtomicFlag,
+    is_told: AtomicFlag,
     /// Woken at each update, and when the device goes.
     #[pin]
     pub(crate) updates: PollCondVar,
@@ -29,6 +30,7 @@ impl Clock {
         pin_init!(Self {
             region,
             is_gone: AtomicFlag::new(false),
+            is_told: AtomicFlag::new(false),
             updates <- kernel::new_poll_condvar!("vmclock::updates"),
         })
     }
@@ -49,6 +51,16 @@ impl Clock {
     /// The same, unless an update is in progress that takes a while.
     pub(crate) fn glance(&self) -> Option<Snapshot> {
         self.page().snapshot(waiting(GLANCE)).ok()
+    }
+
+    /// There is somebody to tell of updates, if the hypervisor does.
+    pub(crate) fn will_be_told(&self) {
+        self.is_told.store(true, Relaxed);
+    }
+
+    /// Whether an update of this page makes itself known: the page must say so, and the machine have a way.
+    pub(crate) fn notifies(&self, page: &Snapshot) -> bool {
+        page.notifies() && self.is_told.load(Relaxed)
     }
 
     /// Nothing more comes of it: the device was unbound.

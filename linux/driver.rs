@@ -11,8 +11,7 @@
 //! | [`ptp`] | the PTP clock, in TAI |
 //! | [`attributes`] | sysfs |
 //! | [`notify`] | how the hypervisor tells of updates |
-//! | [`work`] | a piece of work that can be cancelled |
-//! | [`bindings`] | what the `kernel` crate has no bindings for |
+//! | [`upstream`] | what the `kernel` crate lacks, and nothing about VMClocks |
 //!
 //! Layout and arithmetic are `vmclock_core`'s, the same source that programs use. Nothing that the page says can stop the kernel: what is
 //! wrong is refused.
@@ -20,14 +19,13 @@
 use kernel::{acpi, device::Core, of, platform, prelude::*, sync::Arc};
 
 mod attributes;
-mod bindings;
 mod chardev;
 mod clock;
 mod device;
 mod notify;
 mod ptp;
 mod region;
-mod work;
+mod upstream;
 
 /// What is bound to a device. Dropped when it is unbound.
 struct Driver {
@@ -87,13 +85,11 @@ struct Module {
 
 impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        let mode = *module_parameters::mode.value();
-        if mode > 0o777 {
-            pr_err!("mode={mode:#o} is not allowed: give the device's permissions, such as mode=0444\n");
-        }
         try_pin_init!(Self {
             _: {
-                if mode > 0o777 {
+                let mode = *module_parameters::mode.value();
+                if !(1..=0o777).contains(&mode) {
+                    pr_err!("mode={mode:#o} is not allowed: give the device's permissions, such as mode=0444\n");
                     return Err(EINVAL);
                 }
             },

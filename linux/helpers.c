@@ -26,9 +26,9 @@ void *vmclock_rust_acpi_handle(struct device *dev)
 	return ACPI_HANDLE(dev);
 }
 
-void vmclock_rust_init_deferrable_work(struct delayed_work *work, work_func_t function)
+void vmclock_rust_init_delayed_work(struct delayed_work *work, work_func_t function)
 {
-	INIT_DEFERRABLE_WORK(work, function);
+	INIT_DELAYED_WORK(work, function);
 }
 
 static DEFINE_IDA(indices);
@@ -43,26 +43,29 @@ void vmclock_rust_index_put(unsigned int index)
 	ida_free(&indices, index);
 }
 
-bool vmclock_rust_kvm_clock(u64 tsc, u64 *cycles)
+int vmclock_rust_kvm_clock(u64 tsc, u64 *cycles)
 {
 #if defined(CONFIG_X86) && defined(CONFIG_KVM_GUEST)
 	struct pvclock_vcpu_time_info *info;
 	unsigned int version;
+	bool young;
 
 	/* The copy is per CPU: stay on this one. */
 	preempt_disable_notrace();
 	info = this_cpu_pvti();
 	if (!info) {
 		preempt_enable_notrace();
-		return false;
+		return -ENODEV;
 	}
 	do {
 		version = pvclock_read_begin(info);
+		/* Their difference is an unsigned one in what follows. */
+		young = (s64)(tsc - info->tsc_timestamp) < 0;
 		*cycles = __pvclock_read_cycles(info, tsc);
 	} while (pvclock_read_retry(info, version));
 	preempt_enable_notrace();
-	return true;
+	return young ? -EAGAIN : 0;
 #else
-	return false;
+	return -ENODEV;
 #endif
 }

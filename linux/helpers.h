@@ -16,16 +16,17 @@ int vmclock_rust_io_remap_pfn_range(struct vm_area_struct *vma, unsigned long ad
 /* ACPI_HANDLE() is a macro; NULL where the device is not from ACPI. */
 void *vmclock_rust_acpi_handle(struct device *dev);
 
-/* INIT_DEFERRABLE_WORK() is a macro. */
-void vmclock_rust_init_deferrable_work(struct delayed_work *work, work_func_t function);
+/* INIT_DELAYED_WORK() is a macro. */
+void vmclock_rust_init_delayed_work(struct delayed_work *work, work_func_t function);
 
 /* The numbers of clocks: an ida can be made by a macro only. */
 int vmclock_rust_index_get(void);
 void vmclock_rust_index_put(unsigned int index);
 
 /*
- * The value of the KVM clock when the TSC was @tsc, by this CPU's copy of its parameters. False where the kernel has no KVM clock.
+ * The value of the KVM clock when the TSC was @tsc, by this CPU's copy of its parameters. -EAGAIN where these are younger than that,
+ * -ENODEV where the kernel has no KVM clock.
  */
-bool vmclock_rust_kvm_clock(u64 tsc, u64 *cycles);
+int vmclock_rust_kvm_clock(u64 tsc, u64 *cycles);
 
 #endif

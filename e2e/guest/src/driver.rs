@@ -16,10 +16,11 @@ use anyhow::{bail, ensure, Context, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::mm::{mmap, mprotect, munmap, MapFlags, MprotectFlags, ProtFlags};
+use rustix::mount::{mount, MountFlags};
 use rustix::net::netlink::{SocketAddrNetlink, KOBJECT_UEVENT};
 use rustix::net::{bind, recv, socket, AddressFamily, RecvFlags, SocketType};
 use serde_json::{json, Value};
-use vmclock::vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
+use vmclock::vmclock_core::abi::{Snapshot, MAGIC, STRUCTURE_LEN};
 use vmclock::vmclock_core::counter;
 use vmclock::{VmClock, DEFAULT_PATH};
 
@@ -40,6 +41,7 @@ pub(crate) struct Held {
 pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
     match words {
         ["load", parameters @ ..] => load(&parameters.join(" ")),
+        ["unload"] => Ok(unload()),
         ["bind", driver] => bind_to(driver),
         ["facts"] => facts(),
         ["time"] => Ok(time()),
@@ -59,6 +61,8 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
         ["cost", calls] => cost(calls.parse()?),
         ["wakes", count] => wakes(count.parse()?),
         ["churn", driver, cycles] => churn(driver, cycles.parse()?),
+        ["other-counter"] => other_counter(),
+        ["leaks"] => leaks(),
         other => bail!("the guest does not know the words {other:?} of a driver"),
     }
 }
@@ -70,6 +74,11 @@ fn load(parameters: &str) -> Result<Value> {
         Ok(()) => Ok("loaded".into()),
         Err(errno) => Ok(name(errno).into()),
     }
+}
+
+/// Takes our driver out of the kernel, from whatever device it has.
+fn unload() -> Value {
+    rustix::system::delete_module(c"ptp_vmclock_rust", 0).map_or_else(name, |()| "unloaded".to_owned()).into()
 }
 
 /// What ACPI calls the device.
@@ -200,11 +209,12 @@ fn facts() -> Result<Value> {
 fn time() -> Value {
     match ptp::read_once() {
         Ok(nanos) => i64::try_from(nanos).map_or_else(|_| "beyond 2262".into(), Value::from),
-        Err(error) => match error.root_cause().downcast_ref::<Errno>() {
-            Some(errno) => name(*errno).into(),
-            None => format!("{error:#}").into(),
-        },
+        Err(error) => name_of(&error).into(),
     }
+}
+
+fn name_of(error: &anyhow::Error) -> String {
+    error.root_cause().downcast_ref::<Errno>().map_or_else(|| format!("{error:#}"), |errno| name(*errno))
 }
 
 /// One read(2) of the structure: the outcome, and the milliseconds that it took.
@@ -240,7 +250,7 @@ fn fresh_poll() -> Result<Value> {
 }
 
 /// The attributes of the device node, and who may read them.
-fn attributes() -> Result<Value> {
+pub(crate) fn attributes() -> Result<Value> {
     let folder = "/sys/class/misc/vmclock0";
     let mut found = BTreeMap::new();
     for name in ["marker", "generation", "status", "tai_offset", "time_type"] {
@@ -253,7 +263,7 @@ fn attributes() -> Result<Value> {
     Ok(json!(found))
 }
 
-/// The clock's events that were told since one listens, in the kernel's words.
+/// The clock's events that were told since one listens: event, marker and generation, in the kernel's words.
 fn uevents(socket: &OwnedFd) -> Result<Value> {
     let mut told = Vec::new();
     let mut buffer = [0; 8192];
@@ -261,8 +271,10 @@ fn uevents(socket: &OwnedFd) -> Result<Value> {
         match recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((_, len)) => {
                 let text = String::from_utf8_lossy(&buffer[..len]);
-                let event = text.split('\0').find_map(|word| word.strip_prefix("VMCLOCK_EVENT="));
-                told.extend(event.map(str::to_owned));
+                let word = |name: &str| text.split('\0').find_map(|word| word.strip_prefix(name));
+                if let Some(event) = word("VMCLOCK_EVENT=") {
+                    told.push(json!([event, word("VMCLOCK_MARKER="), word("VMCLOCK_GENERATION=")]));
+                }
             }
             Err(Errno::AGAIN) => return Ok(told.into()),
             Err(error) => return Err(error.into()),
@@ -280,14 +292,8 @@ fn outlive() -> Result<Value> {
         let file = file.try_clone()?;
         thread::spawn(move || -> Result<String> {
             let mut ready = [PollFd::new(&file, PollFlags::IN)];
-            // A refresh may come before the end does.
-            let until = Instant::now() + Duration::from_secs(5);
-            while Instant::now() < until {
-                poll(&mut ready, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }))?;
-                if ready[0].revents().contains(PollFlags::HUP) {
-                    break;
-                }
-            }
+            // The page stands: nothing but the end can wake it.
+            poll(&mut ready, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }))?;
             Ok(words(ready[0].revents()))
         })
     };
@@ -306,7 +312,7 @@ fn outlive() -> Result<Value> {
     let polled = poller.join().map_err(|_| anyhow::anyhow!("the poller panicked"))??;
     Ok(json!({ "read": outcome(read),
         "poll": polled,
-        "mapping": magic == vmclock::vmclock_core::abi::MAGIC,
+        "mapping": magic == MAGIC,
         "events": [notified_before, waited, events.notified()],
     }))
 }
@@ -352,30 +358,65 @@ fn wakes(count: usize) -> Result<Value> {
     Ok(late.into())
 }
 
-/// Binds and unbinds, while others read, map, poll, show attributes and read the PTP clock, of files from before and after.
+/// What became of what was tried, by name.
+#[derive(Default)]
+struct Tally([AtomicU64; 9]);
+
+impl Tally {
+    const NAMES: [&'static str; 9] = [
+        "reads",
+        "reads of a device that is gone",
+        "looks at a mapping",
+        "looks at the mapping of a device that is gone",
+        "wakes",
+        "hang-ups of a device that is gone",
+        "attributes",
+        "PTP times",
+        "cross timestamps",
+    ];
+
+    fn count(&self, name: &str) {
+        if let Some(index) = Self::NAMES.iter().position(|known| *known == name) {
+            self.0[index].fetch_add(1, Relaxed);
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let counted = Self::NAMES.iter().zip(&self.0).map(|(name, count)| (*name, count.load(Relaxed)));
+        json!(counted.collect::<BTreeMap<_, _>>())
+    }
+}
+
+/// Binds and unbinds, while others read, map, poll, show attributes and read the PTP clock, of files from before and after. Gives what they
+/// saw, all of which should have happened.
 fn churn(driver: &str, cycles: u32) -> Result<Value> {
     let ended = AtomicBool::new(false);
-    let operations = AtomicU64::new(0);
+    let tally = Tally::default();
     // Linux 7.2 lets a PTP clock be opened before `posix_clock_register` has noted its device, and then drops a reference that was
     // never taken. That is no driver's business: here nobody opens one while it is being registered. While it is unregistered, everybody may.
     let registering = Mutex::new(());
     let alone = || registering.lock().unwrap_or_else(PoisonError::into_inner);
-    let did = || {
-        operations.fetch_add(1, Relaxed);
+    let gone = |result: &io::Result<usize>| {
+        let errno = result.as_ref().err().and_then(Errno::from_io_error);
+        errno == Some(Errno::NODEV)
     };
     thread::scope(|scope| -> Result<()> {
         let again = |work: &(dyn Fn() + Sync)| {
             while !ended.load(Relaxed) {
                 work();
-                did();
             }
         };
         let reader = || {
-            if let Ok(file) = File::open(DEFAULT_PATH) {
-                // Held over some unbindings.
-                for _ in 0..200 {
-                    let _ = file.read_at(&mut [0; PAGE], 0);
-                    let _ = flags_now(&file);
+            let Ok(file) = File::open(DEFAULT_PATH) else { return };
+            // Held over some unbindings.
+            for _ in 0..200 {
+                match file.read_at(&mut [0; PAGE], 0) {
+                    Ok(PAGE) => tally.count("reads"),
+                    other if gone(&other) => tally.count("reads of a device that is gone"),
+                    _ => {}
+                }
+                if flags_now(&file).is_ok_and(|flags| flags.contains(PollFlags::HUP)) {
+                    tally.count("hang-ups of a device that is gone");
                 }
             }
         };
@@ -386,8 +427,13 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
                 return;
             };
             for _ in 0..200 {
-                // SAFETY: the mapping is of memory that stays.
-                unsafe { place.cast::<u32>().read_volatile() };
+                // SAFETY: the mapping is of memory that stays; four bytes that never change.
+                if unsafe { place.cast::<u32>().read_volatile() } == MAGIC {
+                    tally.count("looks at a mapping");
+                    if gone(&file.read_at(&mut [0; 4], 0)) {
+                        tally.count("looks at the mapping of a device that is gone");
+                    }
+                }
                 thread::yield_now();
             }
             // SAFETY: it is what was mapped, and nobody has a reference to it.
@@ -397,20 +443,28 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
             let Ok(file) = File::open(DEFAULT_PATH) else { return };
             let mut ready = [PollFd::new(&file, PollFlags::IN)];
             let _ = file.read_at(&mut [0; STRUCTURE_LEN], 0);
-            let _ = poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 }));
+            if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 })) == Ok(1) {
+                tally.count("wakes");
+            }
         };
         let shower = || {
-            let _ = attributes();
+            if attributes().is_ok_and(|found| found.get("marker").is_some()) {
+                tally.count("attributes");
+            }
             let opened = {
                 let _alone = alone();
                 ptp::open()
             };
             if let Ok((_, clock)) = opened {
                 for _ in 0..50 {
-                    let _ = ptp::gettime(&clock);
+                    if ptp::gettime(&clock).is_ok() {
+                        tally.count("PTP times");
+                    }
                 }
                 let _alone = alone();
-                let _ = ptp::precise();
+                if ptp::precise().is_ok() {
+                    tally.count("cross timestamps");
+                }
             }
         };
         scope.spawn(move || again(&reader));
@@ -433,7 +487,40 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
         ended.store(true, Relaxed);
         result
     })?;
-    Ok(json!({ "cycles": cycles, "operations": operations.load(Relaxed) }))
+    Ok(json!({ "cycles": cycles, "seen": tally.to_json() }))
+}
+
+/// With the system's clock made of another counter than the page's: what a cross timestamp gives, and the PTP clock beside our reader.
+fn other_counter() -> Result<Value> {
+    const FOLDER: &str = "/sys/devices/system/clocksource/clocksource0";
+    let chosen = format!("{FOLDER}/current_clocksource");
+    let own = fs::read_to_string(&chosen)?;
+    let available = fs::read_to_string(format!("{FOLDER}/available_clocksource"))?;
+    let other = available.split_whitespace().find(|name| *name != own.trim());
+    let other = other.with_context(|| format!("this machine has only {available:?}"))?;
+    fs::write(&chosen, other)?;
+    let look = || -> Result<Value> {
+        let cross = ptp::precise().map_or_else(|error| name_of(&error), |_| "allowed".to_owned());
+        Ok(json!({ "counter": other, "cross timestamp": cross, "samples": ptp::compare(20)?["ioctl"] }))
+    };
+    let seen = look();
+    fs::write(&chosen, &own)?;
+    seen
+}
+
+/// What the kernel has allocated, and nobody refers to any more, in its own words: of a kernel that can tell.
+fn leaks() -> Result<Value> {
+    const FOLDER: &str = "/sys/kernel/debug";
+    let file = format!("{FOLDER}/kmemleak");
+    if !fs::exists(&file)? {
+        mount("debugfs", FOLDER, "debugfs", MountFlags::empty(), None).context("cannot mount debugfs")?;
+    }
+    // What is younger than five seconds is not reported.
+    thread::sleep(Duration::from_secs(6));
+    for _ in 0..2 {
+        fs::write(&file, "scan").with_context(|| format!("cannot write {file}"))?;
+    }
+    Ok(fs::read_to_string(&file)?.into())
 }
 
 /// For `clock_settime` on a clock that is a file.

@@ -10,8 +10,8 @@ use serde_json::{json, Value};
 use vmclock::{OpenError, OpenOptions, Reading, VmClock, DEFAULT_PATH};
 use vmclock_e2e_guest::hex;
 
-use crate::ptp;
 use crate::region::Region;
+use crate::{driver, ptp};
 
 fn open(mapped: bool) -> Result<VmClock, OpenError> {
     OpenOptions::new().map(mapped).open(DEFAULT_PATH)
@@ -89,7 +89,13 @@ pub(crate) fn attempts() -> Value {
             Ok(if waited.is_some() { "a change" } else { "no change" }.to_owned())
         });
     }
-    attempt("PTP", &mut || ptp::read_once().map(|time| format!("{time} ns")).map_err(|error| format!("{error:#}")));
+    let nanos = |time: Result<i128>| time.map(|time| format!("{time} ns")).map_err(|error| format!("{error:#}"));
+    attempt("PTP time", &mut || nanos(ptp::read_once()));
+    attempt("PTP time beside the system's", &mut || nanos(ptp::read_beside()));
+    attempt("PTP cross timestamp", &mut || nanos(ptp::cross()));
+    attempt("attributes", &mut || {
+        driver::attributes().map(|found| found.to_string()).map_err(|error| format!("{error:#}"))
+    });
     // What is on its way to other programs gets its turn, as there is but one CPU.
     sleep(Duration::from_millis(1));
     json!(outcomes)

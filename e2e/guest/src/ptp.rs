@@ -77,14 +77,8 @@ struct SysOffsetPrecise {
 
 /// By how many nanoseconds a cross timestamp of the driver's and one of ours differ for certain.
 pub(crate) fn precise() -> Result<i128> {
-    const PTP_SYS_OFFSET_PRECISE: u32 = opcode::read_write::<SysOffsetPrecise>(b'=', 8);
-    let (_, file) = open()?;
     let cross = VmClock::open()?.cross_timestamp()?;
-    let mut stamp = SysOffsetPrecise::default();
-    // SAFETY: number and structure belong together, as linux/ptp_clock.h says.
-    let request = unsafe { Updater::<PTP_SYS_OFFSET_PRECISE, _>::new(&mut stamp) };
-    // SAFETY: the kernel writes nothing but the structure, which outlives the call.
-    unsafe { ioctl(&file, request) }.context("PTP_SYS_OFFSET_PRECISE")?;
+    let stamp = sys_offset_precise()?;
     let ours = stamp.realtime.nanos() - realtime_ahead(&cross)?;
     Ok((stamp.device.nanos() - ours).abs())
 }
@@ -104,6 +98,17 @@ pub(crate) fn set_time() -> Result<(), Errno> {
 /// What the clock says, in nanoseconds.
 pub(crate) fn read_once() -> Result<i128> {
     gettime(&open()?.1)
+}
+
+/// The same by way of a cross timestamp.
+pub(crate) fn cross() -> Result<i128> {
+    Ok(sys_offset_precise()?.device.nanos())
+}
+
+/// The same by way of samples between the system's clock.
+pub(crate) fn read_beside() -> Result<i128> {
+    let samples = sys_offset_extended(&open()?.1)?;
+    Ok(samples.first().context("no samples")?[1])
 }
 
 /// The device of the VMClock's PTP clock.
@@ -128,6 +133,17 @@ pub(crate) fn gettime(file: &File) -> Result<i128> {
     let time =
         clock_gettime_dynamic(DynamicClockId::Dynamic(file.as_fd())).context("clock_gettime on the PTP clock")?;
     Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
+}
+
+fn sys_offset_precise() -> Result<SysOffsetPrecise> {
+    const PTP_SYS_OFFSET_PRECISE: u32 = opcode::read_write::<SysOffsetPrecise>(b'=', 8);
+    let (_, file) = open()?;
+    let mut stamp = SysOffsetPrecise::default();
+    // SAFETY: number and structure belong together, as linux/ptp_clock.h says.
+    let request = unsafe { Updater::<PTP_SYS_OFFSET_PRECISE, _>::new(&mut stamp) };
+    // SAFETY: the kernel writes nothing but the structure, which outlives the call.
+    unsafe { ioctl(&file, request) }.context("PTP_SYS_OFFSET_PRECISE")?;
+    Ok(stamp)
 }
 
 fn sys_offset_extended(file: &File) -> Result<Vec<[i128; 3]>> {

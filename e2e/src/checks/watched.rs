@@ -20,8 +20,17 @@ const UPDATES: u32 = 1_000;
 const LONG: Duration = Duration::from_secs(480);
 
 /// What the kernel says when something is wrong with memory, locks, or itself.
-const COMPLAINTS: [&str; 7] =
-    ["BUG:", "WARNING:", "KASAN", "possible recursive locking", "possible circular locking", "Kernel panic", "Oops"];
+const COMPLAINTS: [&str; 9] = [
+    "BUG:",
+    "WARNING:",
+    "KASAN",
+    "possible recursive locking",
+    "possible circular locking",
+    "trying to register non-static key",
+    "blocked for more than",
+    "Kernel panic",
+    "Oops",
+];
 
 pub(super) fn run(lab: &Lab, kernel: &Kernel, driver: &Path, report: &mut Report) {
     let ours = Kernel { other: Some(driver.to_owned()), warns: true, ..kernel.clone() };
@@ -35,7 +44,7 @@ fn boot(lab: &Lab, kernel: &Kernel, name: &str, refresh: &str) -> Result<Machine
         kernel,
         name,
         &Clock::Ours(&["--refresh", refresh]),
-        &["-cpu", "max,la57=off", "-m", "1G"],
+        &["-cpu", "max,la57=off", "-m", "1G", "-smp", "2"],
     )?;
     machine.wait_for("calibrated")?;
     Ok(machine)
@@ -57,14 +66,25 @@ fn churn(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let before = machine.region()?.page()?.seq_count;
     let done = machine.port()?.ask(&format!("driver churn rust {CYCLES}"), LONG)?;
     let updates = machine.region()?.page()?.seq_count.wrapping_sub(before) / 2;
-    let hostile = hostile::run(&mut machine).map_err(|error| machine.explain(error))?;
+    let seen = done["seen"].as_object().with_context(|| format!("the guest does not say what it saw: {done}"))?;
+    let hostile = hostile::run_rust(&mut machine).map_err(|error| machine.explain(error))?;
+    let leaks = machine.port()?.ask("driver leaks", LONG)?;
+    let leaks: Vec<_> = leaks.as_str().context("no text")?.split("unreferenced object").collect();
+    let leaks: Vec<_> = leaks.into_iter().filter(|object| object.contains("vmclock")).collect();
+    let unloaded = machine.port()?.ask("driver unload", LONG)?;
     let complaints = complaints(&machine)?;
+    let seen_by = seen.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
     let figures = format!(
-        "{} bind and unbind cycles, {updates} updates, {} operations beside; hostile: {hostile}; the kernel complains {} times",
-        done["cycles"], done["operations"], complaints.len()
+        "{} bind and unbind cycles, {updates} updates; beside: {seen_by}; hostile: {hostile}; the kernel complains {} times, and finds {} leaks of ours",
+        done["cycles"],
+        complaints.len(),
+        leaks.len()
     );
     ensure!(complaints.is_empty(), "{figures}: {}", complaints.join("\n"));
+    ensure!(leaks.is_empty(), "{figures}: {}", leaks.join("\n"));
+    ensure!(unloaded == "unloaded", "{figures}; our driver cannot be unloaded: {unloaded}");
     ensure!(updates >= UPDATES, "{figures}");
+    ensure!(seen.values().all(|count| *count != 0), "nothing of some: {figures}");
     machine.quit()?;
     Ok(figures)
 }

@@ -9,7 +9,7 @@
 use kernel::bindings::*;
 use kernel::ffi;
 
-include!("bindings_generated.rs");
+include!("../bindings_generated.rs");
 
 /// For features that this clock does not have.
 #[repr(C)]
