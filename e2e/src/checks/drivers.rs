@@ -168,38 +168,57 @@ fn on_utc(page: &mut Snapshot) {
 
 /// Boots a guest with both drivers and compares them.
 pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, report: &mut Report) {
-    let both =
-        Kernel { version: format!("{}-both", kernel.version), other: Some(ours.driver.clone()), ..kernel.clone() };
+    let both = Kernel { version: format!("{}-both", kernel.version), other: ours.driver.clone(), ..kernel.clone() };
     let mut booted = None;
     report.check(&format!("{} drivers boot", kernel.version), || {
         let mut machine = Machine::boot(lab, &both, "drivers", &Clock::Ours(&["--refresh", "25ms"]))?;
         machine.wait_for("calibrated")?;
-        for mode in ["01000", "0"] {
-            let refused = machine.ask(&format!("driver load mode={mode}"))?;
-            ensure!(refused == "EINVAL", "the mode {mode}: {refused}");
-        }
-        for (parameters, mode) in [("", "0600"), ("mode=0444", "0444")] {
-            let loaded = machine.ask(&format!("driver load {parameters}"))?;
-            ensure!(loaded == "loaded", "our driver cannot be loaded: {loaded}");
-            ensure!(machine.ask("driver bind rust")? == "bound", "our driver cannot be bound");
-            let seen = machine.ask("driver facts")?["mode"].take();
-            ensure!(seen == mode, "with {parameters:?} the mode is {seen}");
-            // The last one stays.
-            let unloaded = if mode == "0600" { machine.ask("driver unload")? } else { "unloaded".into() };
-            ensure!(unloaded == "unloaded", "our driver cannot be unloaded: {unloaded}");
-        }
+        let figures = load_ours(&mut machine)?;
         booted = Some(machine);
-        Ok("both are loaded; the mode is 0600 unless one is given, and others than of permissions are refused"
-            .to_owned())
+        Ok(figures)
     });
-    let Some(machine) = booted else { return };
+    if let Some(machine) = booted {
+        compare(lab, machine, &kernel.version, Costs::AreMeasured, report);
+    }
+}
+
+/// Whether there is something to be learned of how long things take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Costs {
+    AreMeasured,
+    AreNot,
+}
+
+/// Loads our driver, beside Linux's own.
+pub(super) fn load_ours(machine: &mut Machine) -> Result<String> {
+    for mode in ["01000", "0"] {
+        let refused = machine.ask(&format!("driver load mode={mode}"))?;
+        ensure!(refused == "EINVAL", "the mode {mode}: {refused}");
+    }
+    for (parameters, mode) in [("", "0600"), ("mode=0444", "0444")] {
+        let loaded = machine.ask(&format!("driver load {parameters}"))?;
+        ensure!(loaded == "loaded", "our driver cannot be loaded: {loaded}");
+        ensure!(machine.ask("driver bind rust")? == "bound", "our driver cannot be bound");
+        let seen = machine.ask("driver facts")?["mode"].take();
+        ensure!(seen == mode, "with {parameters:?} the mode is {seen}");
+        // The last one stays.
+        let unloaded = if mode == "0600" { machine.ask("driver unload")? } else { "unloaded".into() };
+        ensure!(unloaded == "unloaded", "our driver cannot be unloaded: {unloaded}");
+    }
+    Ok("both are loaded; the mode is 0600 unless one is given, and others than of permissions are refused".to_owned())
+}
+
+/// Compares the two in a guest that has loaded both.
+pub(super) fn compare(lab: &Lab, machine: Machine, name: &str, costs: Costs, report: &mut Report) {
     let mut guest = Guest { lab, machine, driver: Driver::Linux };
     let mut table = Vec::new();
-    report.check(&format!("{} drivers behave", kernel.version), || behave(&mut guest, &mut table));
-    report.check(&format!("{} drivers other-counter", kernel.version), || other_counter(&mut guest));
-    report.check(&format!("{} drivers cost", kernel.version), || cost(&mut guest));
-    report.check(&format!("{} drivers outlive", kernel.version), || outlive(&mut guest));
-    print_table(report, &table);
+    report.check(&format!("{name} drivers behave"), || behave(&mut guest, &mut table));
+    if costs == Costs::AreMeasured {
+        report.check(&format!("{name} drivers other-counter"), || other_counter(&mut guest));
+        report.check(&format!("{name} drivers cost"), || cost(&mut guest));
+    }
+    report.check(&format!("{name} drivers outlive"), || outlive(&mut guest));
+    print_table(report, name, &table);
 }
 
 struct Guest<'a> {
@@ -485,10 +504,10 @@ fn outlive(guest: &mut Guest) -> Result<String> {
         .to_owned())
 }
 
-fn print_table(report: &Report, table: &[Row]) {
+fn print_table(report: &Report, name: &str, table: &[Row]) {
     let width = |column: usize| table.iter().map(|row| row.seen[column].len()).max().unwrap_or(0).max(4);
     let what = table.iter().map(|row| row.what.len()).max().unwrap_or(0);
-    report.say(&format!("\n{:what$}  {:linux$}  Rust", "behaviour", "C", linux = width(0)));
+    report.say(&format!("\n{:what$}  {:linux$}  Rust", format!("behaviour on {name}"), "C", linux = width(0)));
     for row in table {
         let mark = if row.is_as_expected() { "" } else { "  <- not as expected" };
         report.say(&format!("{:what$}  {:linux$}  {}{mark}", row.what, row.seen[0], row.seen[1], linux = width(0)));
