@@ -329,7 +329,7 @@ fn end_group(process: &Child) {
     let _ = kill_process_group(Pid::from_child(process), Signal::KILL);
 }
 
-/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter.
+/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter, and on arm64 the device tree.
 fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result<Vec<String>> {
     let (init, vmclock) = match clock {
         Clock::Tree(arm) => (&arm.init, None),

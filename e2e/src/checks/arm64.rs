@@ -10,7 +10,7 @@ use crate::patience::until;
 use crate::report::Report;
 use crate::Lab;
 
-use super::drivers::{self, Costs};
+use super::drivers::{self, On};
 use super::{items, live};
 
 pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
@@ -36,7 +36,7 @@ pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
     report.check("arm64 ptp", || live::ptp(&mut machine, &mut None));
     report.check("arm64 interrupt", || interrupt(lab, &mut machine));
     report.check("arm64 refusals", || refusals(&mut machine));
-    drivers::compare(lab, machine, &kernel.version, Costs::AreNot, report);
+    drivers::compare(lab, machine, &kernel.version, On::Arm64, report);
 }
 
 /// The clock's line of /proc/interrupts counts one for each update.
