@@ -53,23 +53,23 @@ pub(crate) const BAD_NODES: [(&str, &[u64], &str); 5] = [
 #[derive(clap::Args)]
 pub(crate) struct Arm {
     /// QEMU, as `qemu-system-aarch64`: for a guest on arm64 too
-    #[arg(id = "arm-qemu", long = "arm-qemu", value_name = "QEMU")]
+    #[arg(id = "arm-qemu", long = "arm-qemu", required = false, value_name = "QEMU")]
     pub(crate) qemu: PathBuf,
 
     /// The program that merges overlays into device trees
-    #[arg(id = "arm-fdtoverlay", long = "arm-fdtoverlay", value_name = "PROGRAM")]
+    #[arg(id = "arm-fdtoverlay", long = "arm-fdtoverlay", required = false, value_name = "PROGRAM")]
     fdtoverlay: PathBuf,
 
     /// A kernel for arm64, with Linux's own driver built in
-    #[arg(id = "arm-kernel", long = "arm-kernel", value_name = "IMAGE")]
+    #[arg(id = "arm-kernel", long = "arm-kernel", required = false, value_name = "IMAGE")]
     pub(crate) kernel: PathBuf,
 
     /// Our driver for it
-    #[arg(id = "arm-driver", long = "arm-driver", value_name = "MODULE")]
+    #[arg(id = "arm-driver", long = "arm-driver", required = false, value_name = "MODULE")]
     pub(crate) driver: PathBuf,
 
     /// The guest's first program
-    #[arg(id = "arm-init", long = "arm-init", value_name = "PROGRAM")]
+    #[arg(id = "arm-init", long = "arm-init", required = false, value_name = "PROGRAM")]
     pub(crate) init: PathBuf,
 }
 
