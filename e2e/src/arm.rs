@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest on arm64, which finds the clock by its device tree: QEMU's board `virt`, with a node of ours merged into its tree.
+//! A guest on arm64, which finds the clock by its device tree: QEMU's board `virt`, with a node of ours merged into its
+//! tree.
 //!
-//! Its RAM is a file, whose end the tree reserves for the page. Nobody publishes there but the harness itself: the counter under TCG is no
-//! host's, and `vmclock qemu` is for x86-64.
+//! Its RAM is a file, whose end the tree reserves for the page. Nobody publishes there but the harness itself: the
+//! counter under TCG is no host's, and `vmclock qemu` is for x86-64.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -39,8 +40,9 @@ const FREQUENCY: NonZeroU64 = NonZeroU64::new(1_000_000_000).unwrap();
 /// By how much the host's clock may be steered, in parts per 10^12.
 const STEERED: u64 = 500_000_000;
 
-/// Nodes like ours whose `reg` no driver may take: what they are called, the ranges, and what our driver says to them. Behind the page there
-/// are only zeros: for Linux's own driver, which is there first, these are no pages at all, so that it leaves them alone.
+/// Nodes like ours whose `reg` no driver may take: what they are called, the ranges, and what our driver says to them.
+/// Behind the page there are only zeros: for Linux's own driver, which is there first, these are no pages at all, so
+/// that it leaves them alone.
 pub(crate) const BAD_NODES: [(&str, &[u64], &str); 5] = [
     ("unaligned", &[REGION + PAGE + 4, PAGE], "aligned to 8"),
     ("short", &[REGION + 2 * PAGE, STRUCTURE_LEN as u64 - 8], "cannot hold the page"),
@@ -138,7 +140,8 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What an overlay's node has to be called, which is no name for a node of a tree, so that `FdtWriter` refuses it; and one as long.
+/// What an overlay's node has to be called, which is no name for a node of a tree, so that `FdtWriter` refuses it; and
+/// one as long.
 const OVERLAY: &str = "__overlay__";
 const STANDS_FOR_OVERLAY: &str = "the-overlay";
 
@@ -223,7 +226,8 @@ impl Publisher {
         Ok(Self { bell, controller: format!("{parent}/{name}") })
     }
 
-    /// Gives the page the time that it was when the guest's counter had a value: in TAI nanoseconds, and by how many it may be off.
+    /// Gives the page the time that it was when the guest's counter had a value: in TAI nanoseconds, and by how many it
+    /// may be off.
     pub(crate) fn calibrate(&self, region: &Region, counter: u64, time: i128, off: i128) -> Result<()> {
         let seconds = u64::try_from(time / 1_000_000_000)?;
         let nanos = u128::try_from(time % 1_000_000_000)?;

@@ -243,7 +243,8 @@ impl Machine {
         result
     }
 
-    /// Publishes the time of the guest's counter, where nobody else does. It is known as well as the guest answers quickly.
+    /// Publishes the time of the guest's counter, where nobody else does. It is known as well as the guest answers
+    /// quickly.
     pub(crate) fn calibrate(&mut self, lab: &Lab) -> Result<i128> {
         let before = lab.truth.now();
         let counter = self.ask("counter")?.as_u64().context("the guest tells no counter")?;
@@ -253,7 +254,8 @@ impl Machine {
         Ok(off)
     }
 
-    /// Lets the publisher stand, until it is [continued](Self::continue_publisher). We do nothing meanwhile in any case.
+    /// Lets the publisher stand, until it is [continued](Self::continue_publisher). We do nothing meanwhile in any
+    /// case.
     pub(crate) fn stop_publisher(&self) -> Result<()> {
         if self.publisher.is_some() {
             return Ok(());
@@ -329,7 +331,8 @@ fn end_group(process: &Child) {
     let _ = kill_process_group(Pid::from_child(process), Signal::KILL);
 }
 
-/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter, and on arm64 the device tree.
+/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter, and on arm64 the
+/// device tree.
 fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result<Vec<String>> {
     let (init, vmclock) = match clock {
         Clock::Tree(arm) => (&arm.init, None),

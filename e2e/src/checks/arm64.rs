@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest on arm64, whose kernel has Linux's own driver built in and finds the clock by its device tree: our library there, what our driver
-//! must not take, and the two drivers compared.
+//! A guest on arm64, whose kernel has Linux's own driver built in and finds the clock by its device tree: our library
+//! there, what our driver must not take, and the two drivers compared.
 
 use anyhow::{ensure, Context, Result};
 
@@ -24,9 +24,7 @@ pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
     let mut booted = None;
     report.check("arm64 boot", || {
         let mut machine = Machine::boot(lab, &kernel, "tree", &Clock::Tree(arm))?;
-        let before = machine.region()?.page()?;
         let off = machine.calibrate(lab)?;
-        ensure!(before.seq_count != machine.region()?.page()?.seq_count, "the page was not updated");
         booted = Some(machine);
         Ok(format!("the guest's counter is known within {off} ns"))
     });

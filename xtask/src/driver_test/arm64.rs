@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the guest on arm64 consists of, on a machine that is x86-64: QEMU, Debian's kernel, the driver for it, and the guest's program.
+//! What the guest on arm64 consists of, on a machine that is x86-64: QEMU, Debian's kernel, the driver for it, and the
+//! guest's program.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use super::kernels::Kernels;
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
-/// The guest's program runs where no C library is. Linked by the linker alone, as a compiler would call programs by names that are not there.
+/// The guest's program runs where no C library is. Linked by the linker alone, as a compiler would call programs by
+/// names that are not there.
 const STATIC: &str = "-Clinker-flavor=ld -Ctarget-feature=+crt-static -Crelocation-model=static";
 
 /// Where Debian's cross compiler has its C library, and itself.

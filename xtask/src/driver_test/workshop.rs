@@ -21,7 +21,8 @@ const TOOLS: [&str; 28] = [
     "base-files", "bash", "bc", "bindgen", "binutils", "bison", "coreutils", "cpio", "dash", "diffutils", "dwarves", "findutils", "flex", "gcc",
     "grep", "gzip", "hostname", "kmod", "libc6-dev", "libelf-dev", "libssl-dev", "make", "mawk", "perl", "python3-minimal", "sed", "tar", "xz-utils",
 ];
-/// The compiler and C library of a machine that this one is not: the kernel takes the former, the guest's program the latter.
+/// The compiler and C library of a machine that this one is not: the kernel takes the former, the guest's program the
+/// latter.
 const ARM64: [&str; 2] = ["gcc-14-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
 /// Their Rust is the kernel's.
 const RUST: [&str; 2] = ["rust-src", "rustc"];
