@@ -11,17 +11,28 @@ const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const DEVICE: u32 = 0o020_600;
 
-/// Writes an archive with our init, a driver, perhaps one more, and the `vmclock` command.
-pub(crate) fn write(archive: &Path, init: &Path, driver: &Path, other: Option<&Path>, vmclock: &Path) -> Result<()> {
+/// What a guest may or may not need: a driver, where the kernel has none built in; one more; the `vmclock` command.
+pub(crate) struct Files<'a> {
+    pub(crate) driver: Option<&'a Path>,
+    pub(crate) other: Option<&'a Path>,
+    pub(crate) vmclock: Option<&'a Path>,
+}
+
+/// Writes an archive with our init and these files.
+pub(crate) fn write(archive: &Path, init: &Path, files: &Files) -> Result<()> {
     let mut cpio = Cpio::default();
     for folder in ["dev", "proc", "sys", "tmp"] {
         cpio.add(folder, FOLDER, (0, 0), &[])?;
     }
     // Without it the kernel gives its first process no output.
     cpio.add("dev/console", DEVICE, (5, 1), &[])?;
-    let other = other.map(|path| ("ptp_vmclock_rust.ko.xz", path));
-    let files = [("init", init), ("ptp_vmclock.ko.xz", driver), ("vmclock", vmclock)];
-    for (name, path) in files.into_iter().chain(other) {
+    let files = [
+        ("init", Some(init)),
+        ("ptp_vmclock.ko.xz", files.driver),
+        ("vmclock", files.vmclock),
+        ("ptp_vmclock_rust.ko.xz", files.other),
+    ];
+    for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path?))) {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         cpio.add(name, PROGRAM, (0, 0), &bytes)?;
     }

@@ -14,8 +14,9 @@ use rustix::process::{kill_process, kill_process_group, Pid, Signal};
 use serde_json::{json, Value};
 use vmclock_e2e_guest::PORT;
 
+use crate::arm::{self, Arm, Publisher};
 use crate::checks::TAI_MINUS_UTC;
-use crate::initramfs;
+use crate::initramfs::{self, Files};
 use crate::patience::until;
 use crate::port::Port;
 use crate::qmp::Qmp;
@@ -32,7 +33,8 @@ const BOOT: Duration = Duration::from_secs(60);
 pub(crate) struct Kernel {
     pub(crate) version: String,
     pub(crate) image: PathBuf,
-    pub(crate) driver: PathBuf,
+    /// Linux's own, or ours; none where the kernel has Linux's built in.
+    pub(crate) driver: Option<PathBuf>,
     /// One more, that the guest loads when it is told to.
     pub(crate) other: Option<PathBuf>,
     /// Whether it has warnings to print that matter.
@@ -47,6 +49,8 @@ pub(crate) enum Clock<'a> {
     Attached(&'a [&'a str]),
     /// QEMU's own device.
     Stock,
+    /// The harness itself, of a guest on arm64.
+    Tree(&'a Arm),
 }
 
 /// A QEMU that runs.
@@ -61,6 +65,8 @@ pub(crate) struct Machine {
     /// Before the guest has said that it is ready, there is none.
     port: Option<Port>,
     region: Option<Region>,
+    /// We are, where nobody else is.
+    publisher: Option<Publisher>,
 }
 
 impl Machine {
@@ -91,16 +97,17 @@ impl Machine {
     fn start(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, extra: &[&str]) -> Result<Self> {
         let folder = lab.folder.join(format!("{name}-{}", kernel.version));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        for socket in ["qmp", "port", "page.qmp", "page.bell"] {
+        for socket in ["qmp", "port", "bell", "page.qmp", "page.bell"] {
             let _ = fs::remove_file(folder.join(socket));
         }
         let page = folder.join("page");
-        let extra = arguments(lab, kernel, &folder)?.into_iter().chain(extra.iter().map(|word| (*word).to_owned()));
+        let extra =
+            arguments(lab, kernel, clock, &folder)?.into_iter().chain(extra.iter().map(|word| (*word).to_owned()));
         let errors = File::create(folder.join("errors"))?;
         // A group of its own, so that QEMU too can be ended if all else fails.
         let start = |mut command: Command, output: Stdio| {
             command.stdin(Stdio::null()).stdout(output).stderr(errors.try_clone()?).process_group(0);
-            command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))
+            command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
         };
         let publisher = |options: &[&str]| {
             let mut command = Command::new(&lab.vmclock);
@@ -135,6 +142,11 @@ impl Machine {
                 command.args(["-device", "vmclock"]).args(extra);
                 start(command, Stdio::piped())?
             }
+            Clock::Tree(arm) => {
+                let mut command = Command::new(&arm.qemu);
+                command.args(extra);
+                start(command, Stdio::piped())?
+            }
         };
         let lines = lines(process.stdout.take().context("no pipe")?);
         let connected = (|| {
@@ -146,11 +158,19 @@ impl Machine {
             let region = match clock {
                 Clock::Ours(_) | Clock::Attached(_) => Some(Region::open(&page)?),
                 Clock::Stock => None,
+                Clock::Tree(_) => Some(arm::region_in(&folder)?),
             };
-            Ok((Qmp::connect(&socket)?, region))
+            let mut qmp = Qmp::connect(&socket)?;
+            let publisher = match clock {
+                Clock::Tree(_) => Some(Publisher::connect(&folder, &mut qmp)?),
+                _ => None,
+            };
+            Ok((qmp, region, publisher))
         })();
         match connected {
-            Ok((qmp, region)) => Ok(Self { folder, process, qemu, lines, qmp, port: None, region }),
+            Ok((qmp, region, publisher)) => {
+                Ok(Self { folder, process, qemu, lines, qmp, port: None, region, publisher })
+            }
             Err(error) => {
                 for process in [Some(&mut process), qemu.as_mut()].into_iter().flatten() {
                     end_group(process);
@@ -223,17 +243,38 @@ impl Machine {
         result
     }
 
-    /// Lets the publisher stand, until it is [continued](Self::continue_publisher).
+    /// Publishes the time of the guest's counter, where nobody else does. It is known as well as the guest answers
+    /// quickly.
+    pub(crate) fn calibrate(&mut self, lab: &Lab) -> Result<i128> {
+        let before = lab.truth.now();
+        let counter = self.ask("counter")?.as_u64().context("the guest tells no counter")?;
+        let off = (lab.truth.now() - before) / 2;
+        let publisher = self.publisher.as_ref().context("somebody else publishes")?;
+        publisher.calibrate(self.region()?, counter, before + off, off + 1)?;
+        Ok(off)
+    }
+
+    /// Lets the publisher stand, until it is [continued](Self::continue_publisher). We do nothing meanwhile in any
+    /// case.
     pub(crate) fn stop_publisher(&self) -> Result<()> {
+        if self.publisher.is_some() {
+            return Ok(());
+        }
         Ok(kill_process(Pid::from_child(&self.process), Signal::STOP)?)
     }
 
     pub(crate) fn continue_publisher(&self) -> Result<()> {
+        if self.publisher.is_some() {
+            return Ok(());
+        }
         Ok(kill_process(Pid::from_child(&self.process), Signal::CONT)?)
     }
 
     /// Tells the publisher something, as an operator does.
     pub(crate) fn signal(&self, lab: &Lab, what: &str) -> Result<()> {
+        if let Some(publisher) = &self.publisher {
+            return publisher.signal(self.region()?, what);
+        }
         let output =
             Command::new(&lab.vmclock).args(["signal", what, "--page"]).arg(self.folder.join("page")).output()?;
         if !output.status.success() {
@@ -290,20 +331,32 @@ fn end_group(process: &Child) {
     let _ = kill_process_group(Pid::from_child(process), Signal::KILL);
 }
 
-/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter.
-fn arguments(lab: &Lab, kernel: &Kernel, folder: &Path) -> Result<Vec<String>> {
+/// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter, and on arm64 the
+/// device tree.
+fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result<Vec<String>> {
+    let (init, vmclock) = match clock {
+        Clock::Tree(arm) => (&arm.init, None),
+        _ => (&lab.init, Some(&*lab.vmclock)),
+    };
     let initramfs = lab.folder.join(format!("initramfs-{}", kernel.version));
     if !initramfs.exists() {
-        initramfs::write(&initramfs, &lab.init, &kernel.driver, kernel.other.as_deref(), &lab.vmclock)?;
+        let files = Files { driver: kernel.driver.as_deref(), other: kernel.other.as_deref(), vmclock };
+        initramfs::write(&initramfs, init, &files)?;
     }
+    let (board, console) = match clock {
+        Clock::Tree(arm) => (arm.make_board(folder)?, "ttyAMA0".to_owned()),
+        // On a busy machine the kernel measures its counter wrongly; with KVM it would be told.
+        _ => (
+            ["-accel", "tcg", "-machine", "q35", "-cpu", "max"].map(str::to_owned).to_vec(),
+            format!("ttyS0 tsc_early_khz={}", lab.tsc_khz),
+        ),
+    };
     let path = |name: &str| folder.join(name).display().to_string();
-    // On a busy machine the kernel measures its counter wrongly; with KVM it would be told.
     let level = if kernel.warns { 5 } else { 4 };
-    let kernel_line = format!("console=ttyS0 loglevel={level} panic=-1 tsc_early_khz={}", lab.tsc_khz);
+    let kernel_line = format!("console={console} loglevel={level} panic=-1");
     #[rustfmt::skip] // an option and its value a line
     let words = [
-        "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "256", "-nodefaults", "-no-user-config",
-        "-display", "none",
+        "-m", "256", "-nodefaults", "-no-user-config", "-display", "none",
         "-serial", &format!("file:{}", path("console")),
         "-kernel", &kernel.image.display().to_string(),
         "-initrd", &initramfs.display().to_string(),
@@ -313,7 +366,7 @@ fn arguments(lab: &Lab, kernel: &Kernel, folder: &Path) -> Result<Vec<String>> {
         "-chardev", &format!("socket,id=port,path={},server=on,wait=off", path("port")),
         "-device", &format!("virtserialport,chardev=port,name={PORT}"),
     ];
-    Ok(words.map(str::to_owned).to_vec())
+    Ok(board.into_iter().chain(words.map(str::to_owned)).collect())
 }
 
 /// What `vmclock qemu --json` prints, line by line, without making it wait.

@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`checks`] | what is checked |
+//! | [`arm`] | what is different of a guest on arm64, which finds the clock by its device tree |
 //! | [`machine`] | a guest in QEMU; [`qmp`] and [`port`] are the ways to talk to QEMU and to the guest |
 //! | [`region`] | the memory that guest and host share |
 //! | [`truth`] | what time it really was |
@@ -13,6 +14,7 @@
 //! | [`patience`] | waiting with a deadline |
 #![forbid(unsafe_code)]
 
+mod arm;
 mod checks;
 mod initramfs;
 mod machine;
@@ -29,6 +31,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 
+use crate::arm::Arm;
 use crate::machine::Kernel;
 use crate::report::Report;
 use crate::truth::Truth;
@@ -66,6 +69,9 @@ struct Arguments {
     /// Fail if our driver costs too much; a busy machine may say so where it is not true
     #[arg(long, requires = "rust_driver")]
     strict_costs: bool,
+
+    #[command(flatten)]
+    arm: Option<Arm>,
 
     /// Only the scenarios with this word in their names (may be given more than once)
     #[arg(long)]
@@ -144,7 +150,12 @@ fn run(arguments: Arguments) -> Result<bool> {
     let first = kernels.first().context("no kernel")?;
     match arguments.rust_driver {
         Some(driver) if arguments.kasan => checks::run_watched(&lab, first, &driver, &mut report),
-        Some(driver) => checks::run_side_by_side(&lab, first, &driver, &arguments.only, &mut report),
+        Some(driver) => {
+            checks::run_side_by_side(&lab, first, &driver, &arguments.only, &mut report);
+            if let Some(arm) = &arguments.arm {
+                checks::run_on_arm64(&lab, arm, &arguments.only, &mut report);
+            }
+        }
         None => checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report),
     }
     Ok(report.finish())
@@ -152,5 +163,5 @@ fn run(arguments: Arguments) -> Result<bool> {
 
 fn kernel(words: &[String]) -> Kernel {
     let [version, image, driver] = words else { unreachable!("clap counts them") };
-    Kernel { version: version.clone(), image: image.into(), driver: driver.into(), other: None, warns: false }
+    Kernel { version: version.clone(), image: image.into(), driver: Some(driver.into()), other: None, warns: false }
 }

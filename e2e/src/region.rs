@@ -19,33 +19,40 @@ const ROUNDS: u32 = 2000;
 
 pub(crate) struct Region {
     file: File,
+    /// Where it begins in the file.
+    start: u64,
 }
 
 impl Region {
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        Self::open_at(path, 0)
+    }
+
+    /// One that is a part of a file.
+    pub(crate) fn open_at(path: &Path, start: u64) -> Result<Self> {
         let file = File::options().read(true).write(true).open(path);
-        Ok(Self { file: file.with_context(|| format!("cannot open the page {}", path.display()))? })
+        Ok(Self { file: file.with_context(|| format!("cannot open the page {}", path.display()))?, start })
     }
 
     pub(crate) fn word(&self, offset: usize) -> Result<u64> {
         let mut bytes = [0; 8];
-        self.file.read_exact_at(&mut bytes, offset as u64)?;
+        self.file.read_exact_at(&mut bytes, self.start + offset as u64)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
     pub(crate) fn set_word(&self, offset: usize, word: u64) -> Result<()> {
-        Ok(self.file.write_all_at(&word.to_le_bytes(), offset as u64)?)
+        Ok(self.file.write_all_at(&word.to_le_bytes(), self.start + offset as u64)?)
     }
 
     /// The bytes of the structure, as they are.
     pub(crate) fn bytes(&self) -> Result<[u8; STRUCTURE_LEN]> {
         let mut bytes = [0; STRUCTURE_LEN];
-        self.file.read_exact_at(&mut bytes, 0)?;
+        self.file.read_exact_at(&mut bytes, self.start)?;
         Ok(bytes)
     }
 
     pub(crate) fn set_bytes(&self, bytes: &[u8]) -> Result<()> {
-        Ok(self.file.write_all_at(bytes, 0)?)
+        Ok(self.file.write_all_at(bytes, self.start)?)
     }
 
     /// The page as its publisher has written it: two copies must agree.

@@ -31,7 +31,8 @@ pub(crate) struct Request<'a> {
     pub(crate) name: &'a str,
     /// The release by its code name: `trixie`, `trixie-backports`, `sid`.
     pub(crate) suite: &'a str,
-    /// Packages without what they depend on; `name:arch` is one of a foreign architecture.
+    /// Packages without what they depend on; `name:arch` is one of a foreign architecture, `name=version` a certain
+    /// one.
     pub(crate) alone: &'a [&'a str],
     /// Packages with all that they depend on, down to the C library.
     pub(crate) with_dependencies: &'a [&'a str],

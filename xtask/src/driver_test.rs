@@ -2,6 +2,7 @@
 //! `cargo xtask driver-test`: the Linux driver in Rust, built for Debian's stock kernel, beside Linux's own in C, in real guests. What is checked is in
 //! the crate `vmclock-e2e`; here is how the driver is built.
 
+mod arm64;
 mod kernels;
 mod workshop;
 
@@ -16,11 +17,15 @@ use crate::project::Project;
 use crate::shell::{say, Cmd};
 use crate::steps::Done;
 
+use self::arm64::Arm64;
 use self::kernels::Kernels;
 use self::workshop::Workshop;
 
 /// The scenarios of `guest-test` in which a driver shows what it can, and those that compare two.
-const SCENARIOS: [&str; 5] = ["live", "life", "no-notify", "stock", "drivers"];
+const SCENARIOS: [&str; 6] = ["live", "life", "no-notify", "stock", "drivers", ARM64];
+
+/// Those two in a guest on arm64, which finds the clock by its device tree.
+const ARM64: &str = "arm64";
 
 /// The kernel's Rust interfaces change with each series: this is the one that the driver is written for.
 const SERIES: [u32; 2] = [7, 2];
@@ -71,13 +76,20 @@ fn run_or_skip(project: &Project, options: &Options, costs: Costs) -> Result<Don
     if let Some(reason) = workshop::forbidden() {
         return Ok(Done::Skipped(format!("the kernel's compilers need mount namespaces and chroot: {reason}")));
     }
+    let chosen: Vec<&str> = match &options.only[..] {
+        [] if options.kasan => Vec::new(),
+        [] => SCENARIOS.to_vec(),
+        some => some.iter().map(String::as_str).collect(),
+    };
+    let with_arm64 = !options.kasan && chosen.iter().any(|word| ARM64.contains(word));
     let fetched = Cache::open().and_then(|cache| {
         let (assets, kernel) = Assets::fetch(&cache)?.kernel_of(&cache, &SERIES)?;
         let workshop = if options.kasan { Workshop::fetch_with_clang(&cache) } else { Workshop::fetch(&cache) };
         let kernels = Kernels::fetch(&cache, &kernel, workshop?)?;
-        Ok((assets, kernel, cache, kernels))
+        let arm64 = if with_arm64 { Some(Arm64::fetch(&cache, &kernel)?) } else { None };
+        Ok((assets, kernel, cache, kernels, arm64))
     });
-    let (assets, kernel, cache, kernels) = match fetched {
+    let (assets, kernel, cache, kernels, arm64) = match fetched {
         Ok(fetched) => fetched,
         Err(error) => return debian::skip_unless_ci(error),
     };
@@ -91,10 +103,9 @@ fn run_or_skip(project: &Project, options: &Options, costs: Costs) -> Result<Don
         let module = kernels.build_driver(project, &stock)?;
         with_drivers(harness, &kernel.version, &kernel.image, &kernel.driver, module)
     };
-    let chosen: Vec<&str> = match &options.only[..] {
-        [] if options.kasan => Vec::new(),
-        [] => SCENARIOS.to_vec(),
-        some => some.iter().map(String::as_str).collect(),
+    let harness = match arm64 {
+        Some(arm64) => arm64.add_to(harness, &cache, project, &kernels)?,
+        None => harness,
     };
     let harness = harness.args(chosen.iter().flat_map(|word| ["--only", word]));
     let harness = if costs == Costs::AreJudged { harness.arg("--strict-costs") } else { harness };

@@ -12,7 +12,7 @@ use crate::project::Project;
 use crate::shell::{say, Cmd};
 use crate::steps::Done;
 
-pub(crate) use self::assets::{Assets, Kernel, KERNEL_SUITE};
+pub(crate) use self::assets::{Assets, Kernel, KERNEL_SUITE, QEMU_SUITE};
 
 /// What the guest's programs are built for: they run where no C library is.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

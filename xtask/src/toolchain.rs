@@ -39,8 +39,8 @@ pub(crate) fn check(project: &Project) -> Result<Done> {
     Ok(Done::Passed)
 }
 
-/// The path of a `rustc` of the oldest version that can be called like any other.
-fn fetch(cache: &Cache) -> Result<PathBuf> {
+/// The path of a `rustc` of the oldest version that can be called like any other, for every architecture.
+pub(crate) fn fetch(cache: &Cache) -> Result<PathBuf> {
     // The compiler is in a library; its own dependencies are needed, those of `rustc` (all of gcc) are not.
     let library = format!("libstd-rust-{OLDEST_RUST}");
     let tree = debian::fetch(

@@ -28,8 +28,8 @@ use crate::ptp;
 
 /// Where the harness puts our driver into the initramfs.
 const OURS: &str = "/ptp_vmclock_rust.ko.xz";
-const DRIVERS: &str = "/sys/bus/platform/drivers";
-const DEVICES: &str = "/sys/bus/platform/devices";
+pub(crate) const DRIVERS: &str = "/sys/bus/platform/drivers";
+pub(crate) const DEVICES: &str = "/sys/bus/platform/devices";
 const PAGE: usize = 4096;
 
 /// What stays between two of the harness's words.
@@ -49,7 +49,7 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
         ["fresh-poll"] => fresh_poll(),
         ["has-ptp"] => Ok(ptp::path().is_ok().into()),
         ["attributes"] => attributes(),
-        ["log"] => log(),
+        ["log"] => Ok(log(&device()?)?.into()),
         ["listen"] => {
             let socket = socket(AddressFamily::NETLINK, SocketType::DGRAM, Some(KOBJECT_UEVENT))?;
             bind(&socket, &SocketAddrNetlink::new(0, 1))?;
@@ -81,13 +81,13 @@ fn unload() -> Value {
     rustix::system::delete_module(c"ptp_vmclock_rust", 0).map_or_else(name, |()| "unloaded".to_owned()).into()
 }
 
-/// What ACPI calls the device.
+/// What ACPI or the device tree makes of the device's name.
 fn device() -> Result<String> {
     let entries = fs::read_dir(DEVICES).with_context(|| format!("cannot list {DEVICES}"))?;
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     names
         .into_iter()
-        .find(|name| name.starts_with("AMZNC10C"))
+        .find(|name| name.starts_with("AMZNC10C") || name.rsplit('.').next() == Some("ptp"))
         .context("there is no VMClock among the platform's devices")
 }
 
@@ -126,7 +126,7 @@ fn bind_to(driver: &str) -> Result<Value> {
 }
 
 /// The error's name in C, of those that may come.
-fn name(errno: Errno) -> String {
+pub(crate) fn name(errno: Errno) -> String {
     let known = [
         (Errno::ROFS, "EROFS"),
         (Errno::ACCESS, "EACCES"),
@@ -147,9 +147,8 @@ fn outcome(result: Result<(), Errno>) -> String {
     result.map_or_else(name, |()| "allowed".to_owned())
 }
 
-/// The kernel's lines about the device.
-fn log() -> Result<Value> {
-    let device = device()?;
+/// The kernel's lines about a device.
+pub(crate) fn log(device: &str) -> Result<Vec<String>> {
     let log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
     let mut lines = Vec::new();
     let mut record = [0; 8192];
@@ -160,13 +159,13 @@ fn log() -> Result<Value> {
                 // "level,number,time,flags;text", and more lines with facts.
                 let line = text.lines().next().and_then(|line| line.split_once(';')).map_or("", |(_, line)| line);
                 // The driver's own: the core has one more for each that fails.
-                if line.contains(&device) && !line.contains("probe with driver") {
+                if line.contains(device) && !line.contains("probe with driver") {
                     lines.push(line.to_owned());
                 }
             }
             // Overwritten before it was read.
             Err(Errno::PIPE) => {}
-            Err(Errno::AGAIN) => return Ok(lines.into()),
+            Err(Errno::AGAIN) => return Ok(lines),
             Err(error) => return Err(error.into()),
         }
     }
@@ -205,10 +204,10 @@ fn facts() -> Result<Value> {
     }))
 }
 
-/// One reading of the PTP clock: nanoseconds, or the error.
+/// One reading of the PTP clock: nanoseconds, or the error. Those beyond 2262 are all the same.
 fn time() -> Value {
     match ptp::read_once() {
-        Ok(nanos) => i64::try_from(nanos).map_or_else(|_| "beyond 2262".into(), Value::from),
+        Ok(nanos) => i64::try_from(nanos).unwrap_or(i64::MAX).into(),
         Err(error) => name_of(&error).into(),
     }
 }

@@ -42,5 +42,8 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// How nodes of the device tree are called that are like the clock's and that no driver may take.
+pub const REFUSED: &str = "-clock";
+
 /// The name of the serial port in QEMU.
 pub const PORT: &str = "vmclock-e2e";

@@ -11,6 +11,7 @@
 //! | [`notify`] | poll(2), and our events |
 //! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
 //! | [`driver`] | which driver has the device, what it allows, what it costs |
+//! | [`refused`] | devices that our driver must not take |
 //! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
 //! | [`command`] | the `vmclock` command, run in here |
 
@@ -21,6 +22,7 @@ mod notify;
 mod observe;
 mod page;
 mod ptp;
+mod refused;
 mod region;
 mod source;
 
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
+use vmclock::vmclock_core::counter;
 
 use crate::command::Watch;
 use crate::region::Region;
@@ -91,6 +94,7 @@ fn run(
 ) -> Result<Value> {
     let region = || region.map_err(|error| anyhow::anyhow!("{error:#}"));
     match words {
+        ["counter"] => Ok(counter::read_ordered().into()),
         ["fields"] => page::fields(),
         ["readings", count, pause] => page::readings(count.parse()?, Duration::from_micros(pause.parse()?), region()?),
         ["attempts"] => Ok(page::attempts()),
@@ -108,6 +112,7 @@ fn run(
             *watch = Some(Watch::start()?);
             Ok(Value::Null)
         }
+        ["refusals"] => refused::all(),
         ["driver", words @ ..] => driver::run(words, held),
         ["serve-from", kind, scale] => source::serve_from(kind, scale),
         ["saw", events] => Ok(watch.as_ref().context("nothing is being watched")?.saw(events.parse()?)),

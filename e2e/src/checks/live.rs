@@ -161,7 +161,7 @@ fn accuracy(lab: &Lab, machine: &mut Machine) -> Result<String> {
 
 /// What Linux's PTP clock counts in; which of them is told by comparing, as some vendors change it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Scale {
+pub(super) enum Scale {
     Tai,
     Utc,
 }
@@ -184,7 +184,7 @@ impl Scale {
 }
 
 /// Linux's PTP clock against our reader; which scale it has is found out on the way.
-fn ptp(machine: &mut Machine, scale: &mut Option<Scale>) -> Result<String> {
+pub(super) fn ptp(machine: &mut Machine, scale: &mut Option<Scale>) -> Result<String> {
     let compared = machine.ask("ptp 200")?;
     let first = compared["gettime"][0][0].as_i64().context("the guest sends no number")?;
     let found = if first < -1_000_000_000 { Scale::Utc } else { Scale::Tai };

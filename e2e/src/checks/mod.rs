@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is checked, in scenarios: each boots a machine, and has a list of checks for it.
 
+mod arm64;
 mod attach;
 mod chrony;
 mod drivers;
@@ -17,6 +18,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::arm::Arm;
 use crate::machine::Kernel;
 use crate::report::Report;
 use crate::{Lab, Tools};
@@ -36,7 +38,7 @@ const SCENARIOS: [(&str, Scenario); 4] =
 
 /// Runs what is wanted: all of it where nothing is named.
 pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String], report: &mut Report) {
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
+    let wanted = |name: &str| is_wanted(name, only);
     if wanted("table") {
         report.check("table", || other::table(lab, &tools.iasl));
     }
@@ -65,8 +67,9 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
 
 /// A kernel with Linux's own driver and with ours, and the two compared.
 pub(crate) fn run_side_by_side(lab: &Lab, kernel: &Kernel, driver: &Path, only: &[String], report: &mut Report) {
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(word.as_str()));
-    let ours = Kernel { version: format!("{}-rust", kernel.version), driver: driver.to_owned(), ..kernel.clone() };
+    let wanted = |name: &str| is_wanted(name, only);
+    let ours =
+        Kernel { version: format!("{}-rust", kernel.version), driver: Some(driver.to_owned()), ..kernel.clone() };
     for kernel in [kernel, &ours] {
         for (_, scenario) in SCENARIOS.iter().filter(|(name, _)| wanted(name)) {
             scenario(lab, kernel, report);
@@ -80,9 +83,21 @@ pub(crate) fn run_side_by_side(lab: &Lab, kernel: &Kernel, driver: &Path, only: 
     }
 }
 
+/// Both drivers on arm64.
+pub(crate) fn run_on_arm64(lab: &Lab, arm: &Arm, only: &[String], report: &mut Report) {
+    if is_wanted("arm64", only) {
+        arm64::run(lab, arm, report);
+    }
+}
+
 /// A kernel that watches memory and locks.
 pub(crate) fn run_watched(lab: &Lab, kernel: &Kernel, driver: &Path, report: &mut Report) {
     watched::run(lab, kernel, driver, report);
+}
+
+/// All names are where none is named.
+fn is_wanted(name: &str, only: &[String]) -> bool {
+    only.is_empty() || only.iter().any(|word| name.contains(word.as_str()))
 }
 
 /// Whether the kernel's driver has poll, and its PTP clock reports TAI: both came with Linux 7.0.

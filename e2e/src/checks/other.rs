@@ -16,9 +16,9 @@ use super::{live, notify};
 pub(super) fn table(lab: &Lab, iasl: &Path) -> Result<String> {
     let table = lab.folder.join("table.aml");
     let run = |command: &mut Command| -> Result<String> {
-        let output = command.output().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        let output = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        ensure!(output.status.success(), "{:?} failed: {said}", command.get_program());
+        ensure!(output.status.success(), "{} failed: {said}", command.get_program().display());
         Ok(said)
     };
     let mut print = Command::new(&lab.vmclock);

@@ -123,7 +123,9 @@ fn suites<'a>(request: &Request<'a>) -> Vec<&'a str> {
 fn architectures(request: &Request) -> Result<Vec<String>> {
     let own = Cmd::new("dpkg").arg("--print-architecture").read()?;
     let mut architectures = vec![own.trim().to_owned()];
-    for (_, named) in request.alone.iter().filter_map(|package| package.split_once(':')) {
+    // `name:architecture=version`, whose version may have a colon too.
+    let names = request.alone.iter().filter_map(|package| package.split('=').next());
+    for (_, named) in names.filter_map(|name| name.split_once(':')) {
         if architectures.iter().all(|known| known != named) {
             architectures.push(named.to_owned());
         }
@@ -206,6 +208,13 @@ mod tests {
         assert_eq!(suites(&request("trixie-backports", &[], &["qemu"])), ["trixie-backports", "trixie"]);
         assert_eq!(suites(&request("trixie-backports", &["linux-libc-dev"], &[])), ["trixie-backports"]);
         assert_eq!(suites(&request("sid", &[], &["qemu"])), ["sid"]);
+    }
+
+    #[test]
+    fn a_version_says_nothing_of_the_architecture() {
+        let of = |package| architectures(&request("sid", &[package], &[])).unwrap();
+        assert_eq!(of("linux-source-7.2=1:7.2.12-1").len(), 1);
+        assert_eq!(of("linux-headers-7.2:s390x=1:7.2.12-1").last().map(String::as_str), Some("s390x"));
     }
 
     #[test]

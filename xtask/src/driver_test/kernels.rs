@@ -18,8 +18,9 @@ use super::workshop::Workshop;
 const UNUSED: &str = "--exclude='*/Documentation/*/*' --exclude='*/tools/testing/*' --exclude='*/sound/*.[ch]' --exclude='*/drivers/gpu/drm/*.c' \
                       --exclude='*/drivers/gpu/drm/amd/*.[ch]' --exclude='*/drivers/net/*.[ch]' --exclude='*/drivers/media/*.[ch]' --exclude='*/fs/*.c'";
 
-/// Of what `make` has to be told that of a stock kernel is Debian's own.
+/// Of what `make` has to be told that of stock kernels is Debian's own.
 const STOCK_MAKE: &str = "make -s -j$(nproc) CROSS_COMPILE=x86_64-linux-gnu- CC=x86_64-linux-gnu-gcc-14";
+const ARM64_MAKE: &str = "make -s -j$(nproc) ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc-14";
 const WATCHED_MAKE: &str = "make -s -j$(nproc) LLVM=-19";
 
 /// What all kernels here are made of.
@@ -37,6 +38,8 @@ pub(super) struct BuildTree {
     folder: PathBuf,
     /// How to call `make` for it, inside the workshop.
     make: String,
+    /// What removes from a module what only a debugger wants.
+    strip: &'static str,
     name: &'static str,
 }
 
@@ -70,13 +73,25 @@ impl Kernels {
     /// The tree of Debian's stock kernel.
     pub(super) fn stock(&self, cache: &Cache) -> Result<BuildTree> {
         let make = format!("{STOCK_MAKE} KERNELRELEASE={}", self.release);
-        let headers = format!("/mnt/packages/usr/src/linux-headers-{}", self.release);
-        let script = format!(
+        let script = self.prepare(&make, &format!("/mnt/packages/usr/src/linux-headers-{}", self.release));
+        let folder = self.made(cache, "stock", &script, &[])?;
+        Ok(BuildTree { folder, make, strip: "strip", name: "stock" })
+    }
+
+    /// The same for arm64, of its own headers and the same source.
+    pub(super) fn arm64(&self, cache: &Cache, release: &str, headers: &Tree) -> Result<BuildTree> {
+        let make = format!("{ARM64_MAKE} KERNELRELEASE={release}");
+        let script = self.prepare(&make, &format!("/mnt/headers/usr/src/linux-headers-{release}"));
+        let folder = self.made(cache, "arm64", &script, &[("headers", &headers.path(""))])?;
+        Ok(BuildTree { folder, make, strip: "aarch64-linux-gnu-strip", name: "arm64" })
+    }
+
+    /// Makes a tree for modules of the source and a kernel's headers.
+    fn prepare(&self, make: &str, headers: &str) -> String {
+        format!(
             "{}\ncp {headers}/.config .\n{make} olddefconfig\n{make} modules_prepare\ncp {headers}/Module.symvers .",
             self.unpack(UNUSED)
-        );
-        let folder = self.made(cache, "stock", &script, &[])?;
-        Ok(BuildTree { folder, make, name: "stock" })
+        )
     }
 
     /// A small kernel with KASAN and lockdep.
@@ -97,8 +112,12 @@ impl Kernels {
         Ok(Watched {
             image: folder.join("arch/x86/boot/bzImage"),
             driver: folder.join("drivers/ptp/ptp_vmclock.ko.xz"),
-            tree: BuildTree { folder, make: WATCHED_MAKE.to_owned(), name: "watched" },
+            tree: BuildTree { folder, make: WATCHED_MAKE.to_owned(), strip: "strip", name: "watched" },
         })
+    }
+
+    pub(super) fn workshop(&self) -> &Workshop {
+        &self.workshop
     }
 
     /// The driver as a module for a kernel, compressed as Debian's are.
@@ -112,11 +131,11 @@ impl Kernels {
             fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
             Cmd::new("cp").arg("-r").arg(project.path(from)).arg(&to).read()?;
         }
-        say(&format!("building the driver for the {} kernel ({})", kernel.name, self.release));
+        say(&format!("building the driver for the {} kernel (Linux {})", kernel.name, self.series));
         let script = format!(
-            "cd /mnt/build/linux\n{} -C /mnt/kernel M=/mnt/build/linux modules\nstrip --strip-debug ptp_vmclock_rust.ko\n\
+            "cd /mnt/build/linux\n{} -C /mnt/kernel M=/mnt/build/linux modules\n{} --strip-debug ptp_vmclock_rust.ko\n\
              xz --check=crc32 --force ptp_vmclock_rust.ko",
-            kernel.make
+            kernel.make, kernel.strip
         );
         let said = self.workshop.run(&[("kernel", &kernel.folder), ("build", &build)], &script)?;
         if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
@@ -150,7 +169,7 @@ impl Kernels {
         if made.is_dir() {
             return Ok(made);
         }
-        say(&format!("making the {name} kernel's tree of {}: some minutes", self.release));
+        say(&format!("making the {name} kernel's tree of Linux {}: some minutes", self.series));
         let scratch = cache.scratch()?;
         let (source, half) = (self.source.path(""), scratch.path().join("kernel"));
         fs::create_dir(&half).with_context(|| format!("cannot make {}", half.display()))?;

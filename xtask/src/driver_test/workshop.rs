@@ -4,12 +4,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
-use crate::debian::{self, Freshness, Request};
+use crate::debian::{self, Freshness, Request, Tree};
 use crate::shell::Cmd;
 
 /// The release that Debian's backported kernels are built on.
@@ -21,6 +21,9 @@ const TOOLS: [&str; 28] = [
     "base-files", "bash", "bc", "bindgen", "binutils", "bison", "coreutils", "cpio", "dash", "diffutils", "dwarves", "findutils", "flex", "gcc",
     "grep", "gzip", "hostname", "kmod", "libc6-dev", "libelf-dev", "libssl-dev", "make", "mawk", "perl", "python3-minimal", "sed", "tar", "xz-utils",
 ];
+/// The compiler and C library of a machine that this one is not: the kernel takes the former, the guest's program the
+/// latter.
+const ARM64: [&str; 2] = ["gcc-14-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
 /// Their Rust is the kernel's.
 const RUST: [&str; 2] = ["rust-src", "rustc"];
 /// A kernel that watches its memory has to have all of it compiled by one compiler's back end, Rust's.
@@ -38,13 +41,13 @@ exec chroot "$root" /usr/bin/env -i HOME=/ LC_ALL=C PATH=/usr/bin:/usr/sbin \
 
 /// A Debian system that nobody ever booted.
 pub(super) struct Workshop {
-    root: PathBuf,
+    tree: Tree,
 }
 
 impl Workshop {
     /// With what Debian's kernel is built with.
     pub(super) fn fetch(cache: &Cache) -> Result<Self> {
-        Self::with(cache, "kernel-tools", &[&TOOLS[..], &RUST].concat())
+        Self::with(cache, "kernel-tools", &[&TOOLS[..], &RUST, &ARM64].concat())
     }
 
     /// The same with clang.
@@ -55,7 +58,8 @@ impl Workshop {
     fn with(cache: &Cache, name: &str, packages: &[&str]) -> Result<Self> {
         let request =
             Request { name, suite: SUITE, alone: &[], with_dependencies: packages, freshness: Freshness::Any };
-        let root = debian::fetch(cache, &request)?.path("");
+        let tree = debian::fetch(cache, &request)?;
+        let root = tree.path("");
         // What an installation would have made.
         let awk = root.join("usr/bin/awk");
         if !awk.exists() {
@@ -65,20 +69,25 @@ impl Workshop {
             fs::create_dir_all(root.join(folder))
                 .with_context(|| format!("cannot make {folder} in {}", root.display()))?;
         }
-        Ok(Self { root })
+        Ok(Self { tree })
+    }
+
+    /// Its files, for programs that run outside of it.
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Runs a script in here, with folders of the machine under these names in `/mnt`. What it prints is shown only if it fails.
     pub(super) fn run(&self, folders: &[(&str, &Path)], script: &str) -> Result<String> {
         for (name, _) in folders {
-            let place = self.root.join("mnt").join(name);
+            let place = self.tree.path("mnt").join(name);
             fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
         }
         let mut command = Cmd::new("unshare").arg("--mount");
         if !is_root()? {
             command = command.arg("--map-root-user");
         }
-        let mut command = command.args(["sh", "-euc", ENTER, "enter"]).arg(&self.root).arg(script);
+        let mut command = command.args(["sh", "-euc", ENTER, "enter"]).arg(self.tree.path("")).arg(script);
         for (name, folder) in folders {
             command = command.arg(name).arg(folder);
         }

@@ -11,7 +11,7 @@ use crate::debian::{self, Freshness, Request, Tree};
 use crate::shell::{say, Cmd};
 
 /// Where QEMU comes from: the first release whose QEMU is 10.
-const QEMU_SUITE: &str = "trixie";
+pub(crate) const QEMU_SUITE: &str = "trixie";
 
 /// Where kernels come from: the suite that always has the newest, and keeps some of the older ones.
 pub(crate) const KERNEL_SUITE: &str = "trixie-backports";
