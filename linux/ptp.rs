@@ -6,7 +6,7 @@ use kernel::ffi::{c_int, c_long};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use vmclock_core::abi::{CounterId, Snapshot, TimeType};
+use vmclock_core::abi::{CounterId, Snapshot, TimeType, MAGIC, VERSION};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
 use vmclock_core::leap;
@@ -52,7 +52,6 @@ impl VmClock {
     }
 
     /// The time in TAI, and the counter that it was at. `capture` reads the counter, between the two looks at the sequence count.
-    #[inline(always)] // as what is below: each call more would be seen in what a reading costs
     fn read(&self, capture: impl FnMut() -> u64) -> Result<(Time<Tai>, u64)> {
         // The hypervisor should say so on the page; but it may not know.
         #[cfg(CONFIG_X86)]
@@ -62,7 +61,10 @@ impl VmClock {
         }
         let (words, counter) = self.clock.page().words_with(capture, patience()).map_err(timed_out)?;
         let page = words.decode().clipped();
-        page.validate(self.clock.region().len()).map_err(|_| EINVAL)?;
+        // Whatever else may be wrong gives no time anyway.
+        if page.magic != MAGIC || page.version != VERSION {
+            return Err(EINVAL);
+        }
         let calibration = Calibration::from_snapshot(&page, counter::ID).map_err(|_| EINVAL)?;
         let time = calibration.time_at(counter).map_err(|_| EINVAL)?;
         Ok((leap::tai(&page, time).ok_or(EINVAL)?, counter))
@@ -92,7 +94,7 @@ impl VmClock {
 }
 
 impl PtpClock for VmClock {
-    #[inline(always)]
+    #[inline]
     fn time(&self, mut system: Option<&mut SystemTimestamps>) -> Result<bindings::timespec64> {
         let (tai, _) = self.read(|| match &mut system {
             Some(system) => between(system),
@@ -118,7 +120,6 @@ impl PtpClock for VmClock {
 
 /// The counter, with the system's time before and after. Where the system's clock is made of the same counter, all three are of
 /// one reading of it.
-#[inline(never)] // nor in the way of those who do not ask for it
 fn between(system: &mut SystemTimestamps) -> u64 {
     let first = system.take_first();
     let same = if first.cs_id == COUNTER {

@@ -16,8 +16,8 @@ use crate::Lab;
 use super::items;
 
 /// In how many machines each cost is measured, and how often in each, for both drivers in turns.
-const BOOTS: usize = 4;
-const ROUNDS: usize = 4;
+const BOOTS: usize = 8;
+const ROUNDS: usize = 2;
 const CALLS: u32 = 400;
 const WAKES: u32 = 12;
 /// How much more anything may cost than with Linux's own driver.
