@@ -265,7 +265,7 @@ impl Publisher {
     }
 
     /// An edge of the interrupt's line.
-    fn ring(&self) -> Result<()> {
+    pub(crate) fn ring(&self) -> Result<()> {
         for level in [1, 0] {
             let line = format!("set_irq_in {} unnamed-gpio-in {SPI} {level}", self.controller);
             writeln!(&self.bell, "{line}").with_context(|| format!("cannot tell QEMU {line:?}"))?;

@@ -10,7 +10,7 @@ use crate::patience::until;
 use crate::report::Report;
 use crate::Lab;
 
-use super::{drivers, items, live};
+use super::{drivers, hostile, items, live};
 
 pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
     let kernel = Kernel {
@@ -44,6 +44,7 @@ pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
     // It has the device now.
     our_reader(&mut machine, "arm64-rust", report);
     report.check("arm64-rust refusals", || refusals(&mut machine));
+    report.check("arm64-rust hostile", || hostile::run_rust(&mut machine));
     drivers::compare(lab, machine, &kernel.version, report);
 }
 
