@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::time::Instant;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
-use vmclock_core::abi::{ClockStatus, CounterId};
+use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator};
 use vmclock_core::calibration::Period;
 use vmclock_core::time::Time;
 use vmclock_vmm::device::{Calibration, Device, Options};
@@ -30,6 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         period_max_error: 15_000_000,
         period_estimated_error: 10_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     };
     let mut best = f64::MAX;
     for _ in 0..ROUNDS {

@@ -57,6 +57,8 @@ fn known(counter: u64, seconds: i64) -> Option<Calibration> {
         period_max_error: 15_000_000,
         period_estimated_error: 20_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     })
 }
 

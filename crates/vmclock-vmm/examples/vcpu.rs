@@ -23,7 +23,7 @@ mod x86 {
     use kvm_bindings::kvm_userspace_memory_region;
     use kvm_ioctls::{Cap, Kvm, VcpuExit};
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-    use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, STRUCTURE_LEN};
+    use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
     use vmclock_core::calibration;
     use vmclock_core::counter;
     use vmclock_host::estimator::{Estimator, Evidence, Settings};
@@ -135,6 +135,8 @@ mod x86 {
             period_max_error: estimate.period_max_error,
             period_estimated_error: estimate.period_estimated_error,
             status: ClockStatus::SYNCHRONIZED,
+            utc_minus_tai: None,
+            leap_indicator: LeapIndicator::NONE,
         })
     }
 }

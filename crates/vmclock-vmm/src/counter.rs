@@ -164,7 +164,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use proptest::prelude::*;
-    use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot};
+    use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot};
     use vmclock_core::calibration::Calibration as OnPage;
     use vmclock_core::time::{Span, Tai, Time};
 
@@ -180,6 +180,8 @@ mod tests {
             period_max_error: 1_000_000,
             period_estimated_error: 1_000,
             status: ClockStatus::SYNCHRONIZED,
+            utc_minus_tai: None,
+            leap_indicator: LeapIndicator::NONE,
         }
     }
 

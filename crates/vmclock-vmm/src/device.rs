@@ -61,7 +61,29 @@ impl Options {
     }
 }
 
-/// The guest's counter and the time, with how far off they may be. On TAI.
+/// The guest's counter and the time, with how far off they may be, and what goes with that time to make UTC of it.
+///
+/// ```
+/// use vmclock_core::abi::{ClockStatus, LeapIndicator};
+/// use vmclock_core::calibration::Period;
+/// use vmclock_core::time::Time;
+/// use vmclock_vmm::device::Calibration;
+///
+/// let calibration = Calibration {
+///     counter: 5_000_000_000,
+///     time: Time::from_parts(1_800_000_000, 0),
+///     period: Period::from_frequency(2_500_000_000.try_into()?),
+///     time_max_error: 500,
+///     time_estimated_error: 50,
+///     period_max_error: 15_000_000, // 15 ppm
+///     period_estimated_error: 10_000,
+///     status: ClockStatus::SYNCHRONIZED,
+///     utc_minus_tai: Some(-37),
+///     leap_indicator: LeapIndicator::NONE,
+/// };
+/// assert_eq!(calibration.offset_by(7).counter, 5_000_000_007);
+/// # Ok::<(), std::num::TryFromIntError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Calibration {
     /// The guest's counter at the reference time.
@@ -80,10 +102,14 @@ pub struct Calibration {
     pub period_estimated_error: u64,
     /// Synchronized or free-running; with any other the page gives no time.
     pub status: ClockStatus,
+    /// UTC - TAI in seconds at the reference time: -37 since 2017. `None` where it is not known; then a guest has no UTC.
+    pub utc_minus_tai: Option<i16>,
+    /// Where the reference time stands relative to a leap second.
+    pub leap_indicator: LeapIndicator,
 }
 
 impl Calibration {
-    /// Writes it to what a page is to say. `None` if the time is before 1970.
+    /// Writes all of it to what a page is to say. `None` if the time is before 1970; then nothing is written.
     pub fn put_on(&self, page: &mut Snapshot) -> Option<()> {
         page.time_sec = u64::try_from(self.time.seconds()).ok()?;
         page.clock_status = self.status;
@@ -101,6 +127,7 @@ impl Calibration {
         page.time_frac_sec = self.time.frac();
         page.time_maxerror_nanosec = self.time_max_error;
         page.time_esterror_nanosec = self.time_estimated_error;
+        lifecycle::scaled(page, self.utc_minus_tai, self.leap_indicator);
         Some(())
     }
 
@@ -282,7 +309,8 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.save()
     }
 
-    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one.
+    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one; what the other host
+    /// knew of UTC and of maintenance is gone either way.
     pub fn migrate_in(
         memory: M,
         trigger: T,
@@ -294,7 +322,8 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         Self::arrive(memory, trigger, events, state, calibration, false, fresh)
     }
 
-    /// A guest came out of saved state and does not run yet.
+    /// A guest came out of saved state and does not run yet. Without a calibration it has no time until there is one; what the page
+    /// said of UTC and of maintenance is gone either way.
     pub fn restore(
         memory: M,
         trigger: T,
@@ -374,7 +403,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         })
     }
 
-    /// The time, by the guest's counter.
+    /// The time, by the guest's counter, and the facts that make UTC of it: all in one update, as they hold at one reference time.
     pub fn calibrate(&mut self, calibration: &Calibration) -> Outcome<M, T> {
         if self.page.counter_id == CounterId::NONE {
             return Err(Error::NoTime("the device was made without a counter"));
@@ -389,8 +418,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.publish()
     }
 
-    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the last calibration's reference time. `None`: UTC
-    /// is not known.
+    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the reference time that is on the page now: for what became
+    /// known after the last calibration. What holds at the next reference time comes with the next calibration. `None`: UTC is not
+    /// known.
     pub fn leap(&mut self, utc_minus_tai: Option<i16>, indicator: LeapIndicator) -> Outcome<M, T> {
         lifecycle::scaled(&mut self.page, utc_minus_tai, indicator);
         self.publish()

@@ -30,13 +30,14 @@ pub enum Came {
     OutOfSavedState(u64),
 }
 
-/// A machine came, and does not run yet: `marker` is new, and time and announcements were the other host's.
+/// A machine came, and does not run yet: `marker` is new, and time, UTC and announcements were the other host's.
 pub fn arrived(page: &mut Snapshot, came: Came, marker: u64) {
     disrupted(page, marker);
     if let Came::OutOfSavedState(generation) = came {
         page.vm_generation_counter = generation;
     }
     announced(page, Maintenance::None);
+    scaled(page, None, LeapIndicator::NONE);
 }
 
 /// The counter was disturbed: `marker` is new, and there is no time until there is a calibration.

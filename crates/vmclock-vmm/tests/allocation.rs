@@ -27,6 +27,8 @@ fn nothing_is_allocated_after_construction() {
         period_max_error: 15_000_000,
         period_estimated_error: 10_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     };
     let mut device = Device::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), 3).expect("written");
     let life = allocation_counter::measure(|| {

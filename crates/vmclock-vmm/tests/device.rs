@@ -12,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, STRUCTURE_LEN};
 use vmclock_core::calibration::Period;
 use vmclock_core::event::{changes, Maintenance};
+use vmclock_core::leap::UtcRule;
 use vmclock_core::time::{Interval, PageScale, Span, Tai, Time};
 use vmclock_vmm::device::{Calibration, Device, Error, Options};
 use vmclock_vmm::memory::{GuestRegion, PageMemory};
@@ -72,6 +73,8 @@ fn calibration(counter: u64, seconds: i64) -> Calibration {
         period_max_error: 15_000_000,
         period_estimated_error: 10_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     }
 }
 
@@ -128,6 +131,60 @@ fn staged_use() {
     assert!(error.to_string().contains("without a counter"), "{error}");
     let before = Calibration { time: Time::from_parts(-1, 0), ..calibration(5, 0) };
     assert!(matches!(device.calibrate(&before), Err(Error::NoTime(_))));
+}
+
+/// Where an offset changes, and the last second of the month is one too many: 2017-01-01 00:00:00 UTC.
+const LEAP: i64 = 1_483_228_800;
+
+/// UTC by what the guest sees, `seconds` after the leap second's end by a right clock.
+fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
+    let page = seen(memory);
+    let clock = vmclock_core::calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
+    // In the middle of the second, as a period is rounded down.
+    let time = clock.time_at(counter_at(LEAP + 37 + seconds) + 1_000_000_000).expect("in range");
+    let utc = UtcRule::from_snapshot(&page).expect("UTC").utc(time).expect("in range");
+    utc.time.seconds() - LEAP
+}
+
+/// The guest's counter at a second of TAI.
+fn counter_at(tai: i64) -> u64 {
+    2_000_000_000 * u64::try_from(tai).expect("after 1970")
+}
+
+#[test]
+fn utc_changes_with_the_time_that_it_belongs_to() {
+    let memory = guest();
+    let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let on = |tai| calibration(counter_at(tai), tai);
+    let (before, after) = (LEAP - 10 + 36, LEAP + 10 + 37);
+    let announced = Calibration { utc_minus_tai: Some(-36), leap_indicator: LeapIndicator::PRE_POSITIVE, ..on(before) };
+    device.calibrate(&announced).expect("written");
+    assert_eq!(utc(&memory, 10), 10, "by the announcement");
+    let sequence = seen(&memory).seq_count;
+    let over = Calibration { leap_indicator: LeapIndicator::POST_POSITIVE, ..on(after) };
+    device.calibrate(&over).expect("written");
+    assert_eq!((utc(&memory, 10), seen(&memory).seq_count), (10, sequence + 2), "in one update");
+
+    // From before the leap second to long after it.
+    device.calibrate(&announced).expect("written");
+    device.maintenance(Maintenance::Soon).expect("written");
+    let state = device.save();
+    let month = 40 * 86_400;
+    Device::restore(region(&memory), (), (), &state, Some(&on(after + month)), 7).expect("written");
+    let page = seen(&memory);
+    assert_eq!((utc(&memory, 10 + month), page.leap_indicator), (10 + month, LeapIndicator::NONE));
+    let unknown = Calibration { utc_minus_tai: None, ..on(after + month) };
+    for calibration in [None, Some(&unknown)] {
+        for is_restored in [false, true] {
+            let arrive = if is_restored { Device::restore } else { Device::migrate_in };
+            arrive(region(&memory), (), (), &state, calibration, 7).expect("written");
+            let page = seen(&memory);
+            assert_eq!((page.tai_offset(), page.leap_indicator), (None, LeapIndicator::NONE), "the old host's");
+            assert!(!page.flags.contains(Flags::TAI_OFFSET_VALID));
+            assert_eq!((page.tai_offset_sec, Maintenance::of(&page)), (0, Maintenance::None));
+            assert_eq!(page.clock_status.gives_time(), calibration.is_some());
+        }
+    }
 }
 
 #[test]
@@ -455,7 +512,6 @@ fn states_of_every_version_are_read() {
     let state: State = serde_json::from_str(golden).expect("version 1");
     let memory = guest();
     let device = Device::restore(region(&memory), (), (), &state, None, 7).expect("written");
-    assert_eq!(device.page().tai_offset(), Some(-37));
     assert_eq!(device.page().time_sec, 1_800_000_000);
     assert!(device.page().seq_count > 1 << 28);
 
