@@ -20,7 +20,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{kvm_device_attr, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET};
-use kvm_ioctls::{DeviceFd, Error, Kvm, VcpuFd};
+use kvm_ioctls::{Cap, DeviceFd, Error, Kvm, VcpuFd};
 use rustix::io::Errno;
 
 use crate::counter::{GuestCounter, Scale};
@@ -34,6 +34,8 @@ const TOLERANCE: u64 = 250;
 pub struct Host {
     khz: u32,
     fraction_bits: u8,
+    /// `KVM_CAP_TSC_CONTROL`.
+    can_scale: bool,
 }
 
 impl Host {
@@ -43,7 +45,8 @@ impl Host {
         let is_intel =
             leaves.as_slice().iter().any(|leaf| leaf.function == 0 && leaf.ebx == u32::from_le_bytes(*b"Genu"));
         // AMD's manual, volume 2, "TSC Ratio MSR"; Intel's, volume 3, "TSC multiplier".
-        Ok(Self { khz: cpu.get_tsc_khz()?, fraction_bits: if is_intel { 48 } else { 32 } })
+        let fraction_bits = if is_intel { 48 } else { 32 };
+        Ok(Self { khz: cpu.get_tsc_khz()?, fraction_bits, can_scale: kvm.check_extension(Cap::TscControl) })
     }
 
     /// The host's rate, in kHz.
@@ -52,16 +55,29 @@ impl Host {
     }
 
     /// How a vCPU's counter is scaled; `None` where it is not.
+    ///
+    /// `EOPNOTSUPP` where a rate was set that this host cannot scale to: KVM answers with the wish all the same, and either
+    /// moves the counter by hand each time that the vCPU enters, or does nothing. What the guest reads is then no function of the host's
+    /// counter; give it the host's rate, or a device without a counter. `ERANGE` where no ratio says it.
     pub fn scale(&self, cpu: &VcpuFd) -> Result<Option<Scale>, Error> {
-        let (host, guest) = (u64::from(self.khz), cpu.get_tsc_khz()?);
-        let tolerated = host * (1_000_000 - TOLERANCE) / 1_000_000..=host * (1_000_000 + TOLERANCE) / 1_000_000;
-        if tolerated.contains(&guest.into()) {
-            return Ok(None);
-        }
-        Ok(Scale::between(self.khz, guest, self.fraction_bits))
+        self.scale_to(cpu.get_tsc_khz()?)
     }
 
-    /// A vCPU's counter, exactly.
+    fn scale_to(&self, khz: u32) -> Result<Option<Scale>, Error> {
+        let (host, guest) = (u64::from(self.khz), u64::from(khz));
+        // As Linux computes them.
+        let tolerated = host * (1_000_000 - TOLERANCE) / 1_000_000..=host * (1_000_000 + TOLERANCE) / 1_000_000;
+        if tolerated.contains(&guest) {
+            return Ok(None);
+        }
+        if !self.can_scale {
+            return Err(Error::new(Errno::OPNOTSUPP.raw_os_error()));
+        }
+        let scale = Scale::between(self.khz, khz, self.fraction_bits);
+        scale.map(Some).ok_or(Error::new(Errno::RANGE.raw_os_error()))
+    }
+
+    /// A vCPU's counter, exactly; with the errors of [`scale`](Self::scale).
     pub fn guest_counter(&self, cpu: &VcpuFd) -> Result<GuestCounter, Error> {
         Ok(GuestCounter::exact(counter_offset(cpu)?, self.scale(cpu)?))
     }
@@ -100,4 +116,36 @@ fn attributes(cpu: &VcpuFd) -> Result<DeviceFd, Error> {
     let own = file.try_clone_to_owned().map_err(|error| Error::new(error.raw_os_error().unwrap_or_default()))?;
     // SAFETY: the file was duplicated for this, and nobody else has its number.
     Ok(unsafe { DeviceFd::from_raw_fd(own.into_raw_fd()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_scaled_where_the_cpu_can_and_beyond_the_tolerance() {
+        let intel = Host { khz: 2_000_000, fraction_bits: 48, can_scale: true };
+        let (amd, none) = (Host { fraction_bits: 32, ..intel }, Host { can_scale: false, ..intel });
+        for host in [intel, amd, none] {
+            for khz in [1_999_500, 2_000_000, 2_000_500] {
+                assert_eq!(host.scale_to(khz), Ok(None), "{khz}");
+            }
+        }
+        for khz in [1, 1_000_000, 1_999_499, 2_000_501, 4_000_000] {
+            for host in [intel, amd] {
+                let Ok(Some(Scale { ratio, fraction_bits })) = host.scale_to(khz) else {
+                    panic!("{khz} is not scaled")
+                };
+                assert_eq!(fraction_bits, host.fraction_bits);
+                assert_eq!(
+                    u128::from(ratio),
+                    (u128::from(khz) << fraction_bits) / 2_000_000,
+                    "rounded down, as by KVM"
+                );
+            }
+            assert_eq!(none.scale_to(khz).map_err(|error| error.errno()), Err(Errno::OPNOTSUPP.raw_os_error()));
+        }
+        let zero = Errno::RANGE.raw_os_error();
+        assert_eq!(intel.scale_to(0).map_err(|error| error.errno()), Err(zero), "not a counter that stands");
+    }
 }
