@@ -63,7 +63,7 @@ impl Host {
         self.scale_to(cpu.get_tsc_khz()?)
     }
 
-    fn scale_to(&self, khz: u32) -> Result<Option<Scale>, Error> {
+    fn scale_to(self, khz: u32) -> Result<Option<Scale>, Error> {
         let (host, guest) = (u64::from(self.khz), u64::from(khz));
         // As Linux computes them.
         let tolerated = host * (1_000_000 - TOLERANCE) / 1_000_000..=host * (1_000_000 + TOLERANCE) / 1_000_000;

@@ -26,8 +26,10 @@ const ROUNDS: u64 = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Lineage {
-    key: [u64; 2],
-    count: u32,
+    /// Random bits. Who has them can tell the values to come from others.
+    pub key: [u64; 2],
+    /// How many values were made with this key.
+    pub count: u32,
 }
 
 /// Without the key, which is nobody's business.
@@ -47,7 +49,7 @@ impl Lineage {
     #[must_use]
     pub fn next(&mut self, fresh: u64) -> u64 {
         loop {
-            self.count += 1;
+            self.count = self.count.saturating_add(1);
             if self.count >> COUNT_BITS != 0 {
                 // After sixteen million values: another key, for which no value has been used.
                 self.key = [self.hash(u64::MAX, fresh), self.hash(u64::MAX - 1, fresh)];
@@ -60,6 +62,11 @@ impl Lineage {
                 return value;
             }
         }
+    }
+
+    /// Whether so many values can have been made with one key.
+    pub(crate) const fn is_in_range(&self) -> bool {
+        self.count >> COUNT_BITS == 0
     }
 
     /// A Feistel network.

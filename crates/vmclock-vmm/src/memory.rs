@@ -172,7 +172,8 @@ impl<'a, B: BitmapSlice> HostRegion<'a, B> {
     }
 }
 
-const fn is_length(len: u64) -> bool {
+/// Whether a region may have this length, in bytes.
+pub(crate) const fn is_length(len: u64) -> bool {
     len == PAGE_LEN || len == 16 * PAGE_LEN
 }
 

@@ -3,14 +3,12 @@
 
 use std::fmt;
 
-use vmclock_core::abi::{ParseError, Snapshot, STRUCTURE_LEN};
-use vmclock_core::calibration::Calibration;
+use vmclock_core::abi::{CounterId, Flags, ParseError, SmearingHint, Snapshot, TimeType, STRUCTURE_LEN};
+use vmclock_core::calibration::{Calibration, NoTime};
 use vmclock_core::time::{Tai, Time};
 
 use crate::lineage::Lineage;
-
-/// The version that is written. Older ones are read.
-const VERSION: u32 = 1;
+use crate::memory::is_length;
 
 /// How markers and generations are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,62 +29,122 @@ impl Identities {
     }
 }
 
-/// A device's saved state: plain data, with a version. With the feature `serde` it can be written by any of serde's formats; it
-/// has the key of the markers and generations to come, so it is as secret as the guest's memory.
+/// A device's saved state: plain numbers, with a version. With the feature `serde` any of serde's formats writes and reads it; without,
+/// whoever keeps it does. It has the key of the markers and generations to come, so it is as secret as the guest's memory.
+///
+/// What is in it is looked at when a device is made of it, so it may come from anywhere.
+///
+/// ```
+/// use vm_memory::{GuestAddress, GuestMemoryMmap};
+/// use vmclock_core::abi::CounterId;
+/// use vmclock_vmm::device::{Device, Options};
+/// use vmclock_vmm::memory::GuestRegion;
+/// use vmclock_vmm::state::{State, StateError};
+///
+/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+/// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
+/// let clock = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), 3)?;
+/// let State { version, page, identities } = clock.save();
+/// assert_eq!((version, page.len()), (State::VERSION, 14));
+///
+/// let error = Device::restore(region()?, (), (), &State { version: 7, page, identities }, None, 4).unwrap_err();
+/// assert!(error.to_string().contains("version 7"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct State {
-    version: u32,
-    /// The page's words. Its sequence count is even: it is what an update in progress was about to say.
-    page: Vec<u64>,
-    identities: Identities,
+    /// [`State::VERSION`], for a state that this crate wrote.
+    pub version: u32,
+    /// The page's 14 words of eight bytes, each as a number. Its sequence count is even: it is what an update in progress was about
+    /// to say.
+    pub page: Vec<u64>,
+    /// How the next markers and generations are made.
+    pub identities: Identities,
 }
 
 /// Why a state cannot be taken up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StateError {
-    /// It is of a newer version of this crate.
+    /// It is of a newer version of this crate, or of one that there never was.
     Version {
         /// What it says.
         found: u32,
         /// The newest that is known.
         known: u32,
     },
-    /// Its page has another number of words.
+    /// Its page has another number of words than 14.
     Length(usize),
     /// What is in it is no page.
     Page(ParseError),
+    /// Its page is of a region that is neither 4 KiB nor 64 KiB.
+    Region {
+        /// The region's length in bytes, as the page says it.
+        found: u32,
+    },
+    /// Its page is about a counter that there is not, or on a scale that no device has with that.
+    Counter {
+        /// The counter.
+        counter: CounterId,
+        /// The scale: TAI with a counter, UTC without.
+        time_type: TimeType,
+    },
+    /// Its page is to give time, and cannot.
+    Time(NoTime),
+    /// It has used more markers and generations than one key gives.
+    Count(u32),
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the saved state of the VMClock device cannot be restored: ")?;
+        f.write_str("the saved state of the VMClock device cannot be taken up: ")?;
         match self {
-            Self::Version { found, known } => write!(
+            Self::Version { found, known } if found > known => write!(
                 f,
-                "it is of version {found}, and the newest known here is {known}; restore it with a newer monitor"
+                "it is of version {found}, and the newest known here is {known}; take it up with a newer monitor"
             ),
-            Self::Length(words) => write!(f, "its page has {words} words, not {}; it is damaged", STRUCTURE_LEN / 8),
+            Self::Version { found, known } => {
+                write!(f, "it is of version {found}, and there are 1 to {known}; it is damaged")
+            }
+            Self::Length(words) => write!(f, "its page has {words} words, not {WORDS}; it is damaged"),
             Self::Page(error) => write!(f, "{error}; it is damaged"),
+            Self::Region { found } => {
+                write!(f, "its page is of a region of {found:#x} bytes, not 0x1000 or 0x10000; it is damaged")
+            }
+            Self::Counter { counter, time_type } => {
+                write!(f, "its page is about the counter {counter} on the scale {time_type}; it is damaged")
+            }
+            Self::Time(error) => write!(f, "{error}; it is damaged"),
+            Self::Count(count) => write!(f, "it counts {count} markers and generations of one key; it is damaged"),
         }
     }
 }
 
 impl std::error::Error for StateError {}
 
+const WORDS: usize = STRUCTURE_LEN / 8;
+
+/// The flags that a device sets; the others promise what nobody here keeps.
+const FLAGS: Flags = Flags::TAI_OFFSET_VALID
+    .with(Flags::DISRUPTION_SOON)
+    .with(Flags::DISRUPTION_IMMINENT)
+    .with(Flags::PERIOD_ESTERROR_VALID)
+    .with(Flags::PERIOD_MAXERROR_VALID)
+    .with(Flags::TIME_ESTERROR_VALID)
+    .with(Flags::TIME_MAXERROR_VALID)
+    .with(Flags::NOTIFICATION_PRESENT);
+
 impl State {
+    /// The version that is written. Older ones are read.
+    pub const VERSION: u32 = 1;
+
     pub(crate) fn of(page: &Snapshot, identities: Identities) -> Self {
         let words = page
             .to_bytes()
             .chunks_exact(8)
             .map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
             .collect();
-        Self { version: VERSION, page: words, identities }
-    }
-
-    /// Its version.
-    pub const fn version(&self) -> u32 {
-        self.version
+        Self { version: Self::VERSION, page: words, identities }
     }
 
     /// What the guest's counter would be at `time` had it never stopped, and how far off that may be, in ± nanoseconds of time: a
@@ -101,15 +159,116 @@ impl State {
         Some((counter, calibration.max_error_at(counter)?))
     }
 
+    /// The page, and how its next values are made: as some device could have left them.
     pub(crate) fn open(&self) -> Result<(Snapshot, Identities), StateError> {
-        if self.version != VERSION {
-            return Err(StateError::Version { found: self.version, known: VERSION });
-        }
-        if self.page.len() != STRUCTURE_LEN / 8 {
+        check_version(self.version)?;
+        if self.page.len() != WORDS {
             return Err(StateError::Length(self.page.len()));
         }
         let bytes: Vec<u8> = self.page.iter().flat_map(|word| word.to_le_bytes()).collect();
         let page = Snapshot::from_prefix(&bytes).map_err(StateError::Page)?;
+        let Snapshot { size, counter_id, time_type, .. } = page;
+        if !is_length(size.into()) {
+            return Err(StateError::Region { found: size });
+        }
+        if !matches!(
+            (counter_id, time_type),
+            (CounterId::NONE, TimeType::UTC) | (CounterId::X86_TSC | CounterId::ARM_CNTVCT, TimeType::TAI)
+        ) {
+            return Err(StateError::Counter { counter: counter_id, time_type });
+        }
+        if page.clock_status.gives_time() {
+            Calibration::from_snapshot(&page, counter_id).map_err(StateError::Time)?;
+        }
+        if let Identities::Unpredictable(lineage) = &self.identities {
+            if !lineage.is_in_range() {
+                return Err(StateError::Count(lineage.count));
+            }
+        }
+        let flags = Flags(page.flags.0 & FLAGS.0).with(Flags::VM_GEN_COUNTER_PRESENT);
+        let page = Snapshot { flags, pad: [0; 2], leap_second_smearing_hint: SmearingHint::STRICT, ..page };
         Ok((page, self.identities))
+    }
+}
+
+const fn check_version(found: u32) -> Result<(), StateError> {
+    match found {
+        State::VERSION => Ok(()),
+        _ => Err(StateError::Version { found, known: State::VERSION }),
+    }
+}
+
+/// The version first: a newer state may have any shape.
+#[cfg(feature = "serde")]
+mod reading {
+    use std::fmt;
+
+    use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+    use super::{check_version, Identities, State};
+
+    const FIELDS: [&str; 3] = ["version", "page", "identities"];
+
+    /// A field that came before the version.
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Early<T> {
+        Known(T),
+        Other(IgnoredAny),
+    }
+
+    impl<'de> Deserialize<'de> for State {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_struct("State", &FIELDS, Fields)
+        }
+    }
+
+    struct Fields;
+
+    impl<'de> Visitor<'de> for Fields {
+        type Value = State;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the saved state of a VMClock device")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<State, A::Error> {
+            let version = fields.next_element()?.ok_or_else(|| Error::invalid_length(0, &self))?;
+            check_version(version).map_err(Error::custom)?;
+            let page = fields.next_element()?.ok_or_else(|| Error::invalid_length(1, &self))?;
+            let identities = fields.next_element()?.ok_or_else(|| Error::invalid_length(2, &self))?;
+            Ok(State { version, page, identities })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<State, A::Error> {
+            let (mut version, mut page, mut identities) = (None, None, None);
+            while let Some(name) = fields.next_key::<String>()? {
+                match (name.as_str(), version) {
+                    ("version", None) => {
+                        let found = fields.next_value()?;
+                        check_version(found).map_err(Error::custom)?;
+                        version = Some(found);
+                    }
+                    ("version", Some(_)) => return Err(Error::duplicate_field("version")),
+                    ("page", None) => page = Some(fields.next_value::<Early<Vec<u64>>>()?),
+                    ("page", Some(_)) => page = Some(Early::Known(fields.next_value()?)),
+                    ("identities", None) => identities = Some(fields.next_value::<Early<Identities>>()?),
+                    ("identities", Some(_)) => identities = Some(Early::Known(fields.next_value()?)),
+                    _ => {
+                        fields.next_value::<IgnoredAny>()?;
+                    }
+                }
+            }
+            let version = version.ok_or_else(|| Error::missing_field("version"))?;
+            Ok(State { version, page: known(page, "page")?, identities: known(identities, "identities")? })
+        }
+    }
+
+    fn known<T, E: Error>(field: Option<Early<T>>, name: &'static str) -> Result<T, E> {
+        match field {
+            Some(Early::Known(value)) => Ok(value),
+            Some(Early::Other(_)) => Err(Error::custom(format_args!("`{name}` is not what it is in this version"))),
+            None => Err(Error::missing_field(name)),
+        }
     }
 }

@@ -15,8 +15,9 @@ use vmclock_core::event::{changes, Maintenance};
 use vmclock_core::leap::UtcRule;
 use vmclock_core::time::{Interval, PageScale, Span, Tai, Time};
 use vmclock_vmm::device::{Calibration, Device, Error, Options};
+use vmclock_vmm::lineage::Lineage;
 use vmclock_vmm::memory::{GuestRegion, PageMemory};
-use vmclock_vmm::state::{Identities, State};
+use vmclock_vmm::state::{Identities, State, StateError};
 use vmclock_vmm::trigger::Trigger;
 
 const PLACE: GuestAddress = GuestAddress(0xf000);
@@ -361,6 +362,30 @@ impl World {
 }
 
 proptest! {
+    /// Damaged, or made by somebody who means harm: it is refused, or the page is one that readers take.
+    #[test]
+    fn any_state_is_taken_up_or_refused(
+        state in states(), is_restored in any::<bool>(), is_calibrated in any::<bool>(), fresh in any::<u64>(),
+    ) {
+        let memory = guest();
+        let known = calibration(5, 1_800_000_000);
+        let known = is_calibrated.then_some(&known);
+        let arrive = if is_restored { Device::restore } else { Device::migrate_in };
+        let _ = state.guest_counter_at(Time::from_parts(1_900_000_000, 0));
+        match arrive(region(&memory), (), (), &state, known, fresh) {
+            Ok(mut device) => {
+                let page = seen(&memory);
+                prop_assert_eq!(&page, device.page());
+                prop_assert_eq!(page.clock_status.gives_time(), is_calibrated);
+                prop_assert!(page.generation().is_some() && !page.flags.contains(Flags::TIME_MONOTONIC));
+                device.disrupt(fresh).expect("written");
+                prop_assert_ne!(page.disruption_marker, seen(&memory).disruption_marker);
+            }
+            Err(Error::State(_) | Error::NoTime(_)) => prop_assert_eq!(bytes(&memory), [0; STRUCTURE_LEN]),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// After each step the guest sees the events of the table, none missed and none invented, and no identity twice.
     #[test]
     fn a_life(life in prop::collection::vec((steps(), any::<u64>()), 1..60)) {
@@ -505,6 +530,15 @@ proptest! {
     }
 }
 
+/// A state as a device of one calibration leaves it.
+fn saved() -> State {
+    let memory = guest();
+    let mut source = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    source.leap(Some(-37), LeapIndicator::NONE).expect("written");
+    source.save()
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn states_of_every_version_are_read() {
@@ -515,20 +549,112 @@ fn states_of_every_version_are_read() {
     assert_eq!(device.page().time_sec, 1_800_000_000);
     assert!(device.page().seq_count > 1 << 28);
 
-    // It is written as it was.
-    let mut source = Device::new(region(&memory), (), (), options(), 1).expect("written");
-    source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
-    source.leap(Some(-37), LeapIndicator::NONE).expect("written");
-    assert_eq!(serde_json::to_string(&source.save()).expect("text"), golden.trim_end());
+    // It is written as it was, and read in any order.
+    assert_eq!(serde_json::to_string(&state).expect("text"), golden.trim_end());
+    let (mut new, old) = (saved(), state.clone());
+    // But for marker and generation.
+    (new.page[2], new.page[13]) = (old.page[2], old.page[13]);
+    assert_eq!(new, old);
+    let parts: serde_json::Value = serde_json::from_str(golden).expect("JSON");
+    let turned = format!(r#"{{"identities":{},"more":[1],"page":{},"version":1}}"#, parts["identities"], parts["page"]);
+    assert_eq!(serde_json::from_str::<State>(&turned).expect("text"), state);
+    for damaged in ["{}", r#"{"version":1,"page":[]}"#, r#"{"version":1,"version":1}"#, r#"{"page":7,"version":1}"#] {
+        assert!(serde_json::from_str::<State>(damaged).is_err(), "{damaged}");
+    }
+}
 
+/// Whatever a newer version is like: what is said of it is that it is newer.
+#[cfg(feature = "serde")]
+#[test]
+fn states_of_newer_versions_are_refused_by_name() {
+    let golden = include_str!("golden/state-1.json");
     let newer = golden.replace("\"version\":1", "\"version\":2");
-    let state: State = serde_json::from_str(&newer).expect("text");
-    let error = Device::restore(region(&memory), (), (), &state, None, 7).expect_err("newer").to_string();
-    assert!(error.contains("version 2") && error.contains("newer monitor"), "{error}");
-    let long = golden.replacen("\"page\":[", "\"page\":[0,", 1);
-    let state: State = serde_json::from_str(&long).expect("text");
-    let error = Device::restore(region(&memory), (), (), &state, None, 7).expect_err("damaged").to_string();
-    assert!(error.contains("15 words"), "{error}");
+    for newer in [
+        newer.as_str(),
+        &newer.replace("Unpredictable", "Keyed"),
+        &newer.replacen("\"page\":[", "\"page\":[-1,{},", 1),
+        r#"{"version":2,"words":[1],"identities":"Counting"}"#,
+        r#"{"version":2}"#,
+        r#"{"words":{"a":[]},"page":"none","identities":{"Keyed":-1.5},"version":2}"#,
+        r#"[2, "all", {"else": true}]"#,
+    ] {
+        let error = serde_json::from_str::<State>(newer).expect_err("newer").to_string();
+        assert!(error.contains("version 2") && error.contains("known here is 1"), "{newer}: {error}");
+        assert!(error.contains("newer monitor"), "{error}");
+    }
+    assert!(serde_json::from_str::<State>("[1,[],\"Counting\"]").is_ok(), "as formats without names have it");
+}
+
+#[test]
+fn what_no_device_could_have_saved_is_refused() {
+    let memory = guest();
+    let refused = |change: &dyn Fn(&mut State)| {
+        let mut state = saved();
+        change(&mut state);
+        let Err(Error::State(error)) = Device::restore(region(&memory), (), (), &state, None, 7) else {
+            panic!("taken up: {state:?}")
+        };
+        let text = error.to_string();
+        assert!(text.contains("is damaged") || text.contains("newer monitor"), "{text}");
+        error
+    };
+    assert_eq!(refused(&|state| state.version = 2), StateError::Version { found: 2, known: 1 });
+    assert_eq!(refused(&|state| state.version = 0), StateError::Version { found: 0, known: 1 });
+    assert_eq!(refused(&|state| state.page.push(0)), StateError::Length(15));
+    assert_eq!(refused(&|state| state.page.clear()), StateError::Length(0));
+    assert!(matches!(refused(&|state| state.page[0] = 0), StateError::Page(_)));
+    assert!(matches!(refused(&|state| state.page[1] |= 1 << 32), StateError::Page(_)), "in the middle of an update");
+    for size in [16, 112, 0x2000, u32::MAX] {
+        let word = u64::from(size) << 32 | 0x4b4c_4356;
+        assert_eq!(refused(&|state| state.page[0] = word), StateError::Region { found: size });
+    }
+    for (counter, time_type) in [(0xff, 1), (1, 0), (1, 2), (0, 0), (7, 1), (1, 3)] {
+        let word = 4 << 32 | time_type << 24 | counter << 16 | 1;
+        assert!(matches!(refused(&|state| state.page[1] = word), StateError::Counter { .. }));
+    }
+    assert!(matches!(refused(&|state| state.page[6] = 0), StateError::Time(_)), "a period of 0");
+    assert!(matches!(refused(&|state| state.page[9] = 1 << 63), StateError::Time(_)));
+    for count in [1 << 24, u32::MAX] {
+        let lineage = Lineage { key: [1, 2], count };
+        let error = refused(&|state| state.identities = Identities::Unpredictable(lineage));
+        assert_eq!(error, StateError::Count(count));
+    }
+
+    // Promises that nobody here keeps, and what no device writes.
+    let mut state = saved();
+    state.page[3] = u64::MAX;
+    state.page[4] |= 0x0100_ffff;
+    let device = Device::restore(region(&memory), (), (), &state, None, 7).expect("taken up");
+    let kept = Flags::VM_GEN_COUNTER_PRESENT.with(Flags::NOTIFICATION_PRESENT);
+    let errors = Flags::PERIOD_ESTERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID);
+    let errors = errors.with(Flags::TIME_ESTERROR_VALID).with(Flags::TIME_MAXERROR_VALID);
+    assert_eq!(device.page().flags, kept.with(errors));
+    assert_eq!(device.page().pad, [0; 2]);
+}
+
+fn states() -> impl Strategy<Value = State> {
+    let page = prop_oneof![
+        Just(saved().page),
+        prop::collection::vec(any::<u64>(), 0..20),
+        // A page with a few words of it changed, or a few bits.
+        prop::collection::vec((0..14_usize, any::<u64>(), any::<bool>()), 0..4).prop_map(|changes| {
+            let mut page = saved().page;
+            for (word, value, is_bit) in changes {
+                page[word] = if is_bit { page[word] ^ 1 << (value % 64) } else { value };
+            }
+            page
+        }),
+    ];
+    let count = prop_oneof![any::<u32>(), (1_u32 << 24) - 3..1 << 24, Just(u32::MAX)];
+    let identities = prop_oneof![
+        Just(Identities::Counting),
+        (any::<[u64; 2]>(), count).prop_map(|(key, count)| Identities::Unpredictable(Lineage { key, count })),
+    ];
+    (prop_oneof![9 => Just(1), 1 => any::<u32>()], page, identities).prop_map(|(version, page, identities)| State {
+        version,
+        page,
+        identities,
+    })
 }
 
 #[test]
