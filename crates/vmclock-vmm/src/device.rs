@@ -209,6 +209,8 @@ pub struct Device<M, T, E = ()> {
     events: E,
     page: Snapshot,
     identities: Identities,
+    /// The last relation of counter and time by which a guest could read the time, and the marker that it was under.
+    promised: Option<(u64, page::Calibration)>,
     /// What the page should say is not on it yet.
     is_written: bool,
     /// The guest was not yet told of it.
@@ -244,7 +246,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh) },
             ..Snapshot::BLANK
         };
-        let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
+        let mut device = Self::unwritten(memory, trigger, events, page, identities);
         if is_compatible {
             // The guest does not run yet: no update, just the page.
             device.store_words().map_err(Error::Memory)?;
@@ -254,6 +256,10 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             device.publish_quietly()?;
         }
         Ok(device)
+    }
+
+    const fn unwritten(memory: M, trigger: T, events: E, page: Snapshot, identities: Identities) -> Self {
+        Self { memory, trigger, events, page, identities, promised: None, is_written: false, is_told: true }
     }
 
     /// What the page says, or will as soon as it can be written.
@@ -358,7 +364,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             let came = memory.load_u32(SEQUENCE, Ordering::Relaxed).map_err(Error::Memory)?;
             page.seq_count = lifecycle::unseen_after(lifecycle::later(saved.seq_count, came));
         }
-        let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
+        let mut device = Self::unwritten(memory, trigger, events, page, identities);
         match calibration {
             Some(calibration) => device.calibrate(calibration)?,
             None => device.publish()?,
@@ -386,16 +392,26 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.publish()
     }
 
-    /// Whether a calibration keeps what the page promises: that no guest is ever told a time outside the bounds that it was given
-    /// for the same counter value. With one that does not, something happened to the counter or to the host's clock: call
-    /// [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate). A page that gives no time promises nothing.
-    pub fn agrees(&self, calibration: &Calibration) -> bool {
-        let Ok(old) = page::Calibration::from_snapshot(&self.page, self.page.counter_id) else { return true };
+    /// Whether a calibration keeps what the last page that gave time promised under this marker: that for no counter value from that
+    /// page's reference to `now` (the guest's counter about when the calibration will be on the page) the time is outside the
+    /// bounds that a guest could read there. With one that does not, something happened to the counter or to the host's clock: call
+    /// [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate).
+    ///
+    /// The promise outlives [`distrust`](Self::distrust) and pauses; only a new marker ends it. Where there is none, all agrees. It is the
+    /// promise of the last page alone: from page to page the time of an old counter value can move on, and
+    /// UAPI.13 wants bounds that hold for *any* earlier one. For that the calibrations have to come from an estimator that
+    /// remembers all that it promised, as `vmclock-host`'s does.
+    pub fn agrees(&self, calibration: &Calibration, now: u64) -> bool {
+        let Some((_, old)) = self.promised.filter(|(marker, _)| *marker == self.page.disruption_marker) else {
+            return true;
+        };
         let mut next = self.page;
-        let new = calibration.put_on(&mut next).map(|()| page::Calibration::from_snapshot(&next, next.counter_id));
-        let Some(Ok(new)) = new else { return false };
-        // Both are straight lines, and so is the bound between the two reference points: if it holds at both, it does between.
-        [self.page.counter_value, calibration.counter].into_iter().all(|counter| {
+        let Some(()) = calibration.put_on(&mut next) else { return false };
+        // Whatever the status is: it is the relation that is judged.
+        next.clock_status = ClockStatus::SYNCHRONIZED;
+        let Ok(new) = page::Calibration::from_snapshot(&next, next.counter_id) else { return false };
+        // Both are straight lines, and the bound is one on each side of its reference: if it holds at two points, it does between.
+        [old.reference_counter(), new.reference_counter(), now].into_iter().all(|counter| {
             let (Ok(interval), Ok(time)) = (old.interval_at(counter), new.time_at(counter)) else { return false };
             interval.is_none_or(|interval| {
                 interval.earliest.nanos() <= time.floor_nanos() && time.ceil_nanos() <= interval.latest.nanos()
@@ -440,6 +456,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             return Err(Error::Memory(error));
         }
         self.is_written = true;
+        if let Ok(relation) = page::Calibration::from_snapshot(&self.page, self.page.counter_id) {
+            self.promised = Some((self.page.disruption_marker, relation));
+        }
         self.events.updated(&self.page);
         Ok(())
     }

@@ -143,9 +143,9 @@ mod tests {
                     "rounded down, as by KVM"
                 );
             }
-            assert_eq!(none.scale_to(khz).map_err(|error| error.errno()), Err(Errno::OPNOTSUPP.raw_os_error()));
+            assert_eq!(none.scale_to(khz).map_err(Error::errno), Err(Errno::OPNOTSUPP.raw_os_error()));
         }
         let zero = Errno::RANGE.raw_os_error();
-        assert_eq!(intel.scale_to(0).map_err(|error| error.errno()), Err(zero), "not a counter that stands");
+        assert_eq!(intel.scale_to(0).map_err(Error::errno), Err(zero), "not a counter that stands");
     }
 }

@@ -188,6 +188,62 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
     }
 }
 
+/// A calibration with its reference `nanos` after a moment, of a counter whose ticks are so much longer.
+fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibration {
+    let hertz = 2_000_000_000 - 2_000 * ppm;
+    let time = Time::from_nanos(1_800_000_000_000_000_000 + nanos).expect("in range");
+    let period = Period::from_frequency(NonZeroU64::new(hertz).expect("not 0"));
+    Calibration { counter, time, period, ..calibration(0, 0) }
+}
+
+#[test]
+fn a_calibration_agrees_only_if_it_keeps_the_last_promise() {
+    const SECOND: u64 = 2_000_000_000;
+    let memory = guest();
+    let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    assert!(device.agrees(&relation(0, -77, 500_000), SECOND), "nothing is promised yet");
+    // Promised: 500 ns, and 15 us more for each second.
+    device.calibrate(&relation(0, 0, 0)).expect("written");
+    for (counter, nanos, ppm, now, agrees) in [
+        (SECOND, 1_000_000_000, 0, SECOND, true),
+        (SECOND, 1_000_015_400, 0, SECOND, false), // at the old reference
+        (SECOND, 1_000_000_400, 0, SECOND, true),
+        (SECOND, 999_999_400, 0, SECOND, false),
+        (SECOND, 1_000_014_000, 14, SECOND, true),
+        (SECOND, 1_000_014_000, 14, 10 * SECOND, true),
+        // It runs out of the bounds between its reference and when it is published.
+        (SECOND / 100, 10_000_640, 110, SECOND / 100, true),
+        (SECOND / 100, 10_000_640, 110, SECOND, false),
+        // It is a refresh from before the last, and right there, but not now.
+        (0, 0, 30, SECOND, false),
+        (0, 499, 0, SECOND, true),
+        (0, 501, 0, SECOND, false),
+        // A reference that is ahead is looked at, too.
+        (2 * SECOND, 2_000_060_000, 30, 0, false),
+        (0, -3_000_000_000_000_000_000, 0, SECOND, false), // before 1970
+    ] {
+        let next = relation(counter, nanos, ppm);
+        assert_eq!(device.agrees(&next, now), agrees, "{nanos} ns at {counter}, {ppm} ppm, now {now}");
+    }
+    // Whatever bounds the new one has: it is the old one's that hold.
+    let vague = Calibration { time_max_error: u64::MAX, ..relation(SECOND, 2_000_000_000, 0) };
+    assert!(!device.agrees(&vague, SECOND));
+
+    // The clock was lost, and came back a second later than it was.
+    let (stepped, right) = (relation(SECOND, 2_000_000_000, 0), relation(SECOND, 1_000_000_000, 0));
+    device.distrust().expect("written");
+    device.pause().expect("nothing to do");
+    device.resume(None).expect("nothing to do");
+    device.clone_running(3).expect("written");
+    let lost = Calibration { status: ClockStatus::UNRELIABLE, ..stepped };
+    device.calibrate(&lost).expect("written");
+    assert_eq!((device.agrees(&stepped, SECOND), device.agrees(&right, SECOND)), (false, true));
+    device.disrupt(4).expect("written");
+    assert!(device.agrees(&stepped, SECOND), "of a counter of which nothing was said");
+    device.calibrate(&stepped).expect("written");
+    assert_eq!((device.agrees(&stepped, SECOND), device.agrees(&right, SECOND)), (true, false));
+}
+
 #[test]
 fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
     let memory = guest();
@@ -470,7 +526,7 @@ proptest! {
                 }
             }
             let known = world.calibration(off, vague);
-            if device.page().clock_status.gives_time() && !device.agrees(&known) {
+            if !device.agrees(&known, world.counter) {
                 device.disrupt(fresh).expect("written");
             }
             device.calibrate(&known).expect("written");
