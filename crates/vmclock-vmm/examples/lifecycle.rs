@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut guest = Guest { memory: &memory, interrupt: &interrupt, last: Snapshot::BLANK };
     let calibrated = |counter, seconds| known(counter, seconds).ok_or("a frequency of 0");
 
-    let mut clock = Device::new(region()?, &interrupt, (), Options::new(CounterId::X86_TSC, key), 0xa409_3822)?;
+    let mut clock = Device::new(region()?, &interrupt, (), Options::new(CounterId::X86_TSC, key), [0xa409_3822, 2])?;
     guest.look("boot, nothing is known of the time yet", 0)?;
     clock.calibrate(&calibrated(0, 0)?)?;
     clock.leap(Some(-37), LeapIndicator::NONE)?;
@@ -94,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     clock.clone_running(0x082e_fa98)?;
     guest.look("a clone on the same host", 5 * HERTZ)?;
     let state = clock.save();
-    let mut clock = Device::restore(region()?, &interrupt, (), &state, None, 0xec4e_6c89)?;
+    let mut clock = Device::restore(region()?, &interrupt, (), &state, None, [0xec4e_6c89, 8])?;
     guest.look("restore, without a calibration", 5 * HERTZ)?;
     clock.calibrate(&calibrated(6 * HERTZ, 6)?)?;
     guest.look("calibrate", 6 * HERTZ)?;

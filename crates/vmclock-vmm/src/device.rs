@@ -197,8 +197,8 @@ impl Events for () {}
 /// let region = GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000)?;
 /// let interrupt = EventFd::new()?; // for KVM_IRQFD
 /// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
-/// let mut clock = Device::new(region, interrupt, (), Options::new(CounterId::X86_TSC, random), 42)?;
-/// clock.disrupt(43)?;
+/// let mut clock = Device::new(region, interrupt, (), Options::new(CounterId::X86_TSC, random), [42, 43])?;
+/// clock.disrupt(44)?;
 /// assert_eq!(clock.page().seq_count, 4);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -224,13 +224,14 @@ fn rate(period: Period, parts_per_trillion: u64) -> u64 {
 }
 
 impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
-    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now.
+    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now; 64 for the marker, and as many more for the generation where
+    /// that is new too.
     pub fn new(
         memory: M,
         trigger: T,
         events: E,
         options: Options,
-        fresh: u64,
+        fresh: [u64; 2],
     ) -> Result<Self, Error<M::Error, T::Error>> {
         let mut identities = options.identities;
         let notify = if options.notifies { Flags::NOTIFICATION_PRESENT } else { Flags::NONE };
@@ -242,8 +243,8 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             time_type: if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI },
             clock_status: lifecycle::without_time(options.counter),
             flags: Flags::VM_GEN_COUNTER_PRESENT.with(notify),
-            disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh) },
-            vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh) },
+            disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh[0]) },
+            vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh[1]) },
             ..Snapshot::BLANK
         };
         let mut device = Self::unwritten(memory, trigger, events, page, identities);
@@ -325,7 +326,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         calibration: Option<&Calibration>,
         fresh: u64,
     ) -> Result<Self, Error<M::Error, T::Error>> {
-        Self::arrive(memory, trigger, events, state, calibration, false, fresh)
+        Self::arrive(memory, trigger, events, state, calibration, fresh, None)
     }
 
     /// A guest came out of saved state and does not run yet. Without a calibration it has no time until there is one; what the page
@@ -336,9 +337,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         events: E,
         state: &State,
         calibration: Option<&Calibration>,
-        fresh: u64,
+        fresh: [u64; 2],
     ) -> Result<Self, Error<M::Error, T::Error>> {
-        Self::arrive(memory, trigger, events, state, calibration, true, fresh)
+        Self::arrive(memory, trigger, events, state, calibration, fresh[0], Some(fresh[1]))
     }
 
     fn arrive(
@@ -347,16 +348,15 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         events: E,
         state: &State,
         calibration: Option<&Calibration>,
-        is_restored: bool,
         fresh: u64,
+        fresh_generation: Option<u64>,
     ) -> Result<Self, Error<M::Error, T::Error>> {
         let (saved, mut identities) = state.open().map_err(Error::State)?;
         let mut page = saved;
         let marker = identities.next(saved.disruption_marker, fresh);
-        let came = if is_restored {
-            Came::OutOfSavedState(identities.next(saved.vm_generation_counter, fresh))
-        } else {
-            Came::FromAnotherHost
+        let came = match fresh_generation {
+            Some(fresh) => Came::OutOfSavedState(identities.next(saved.vm_generation_counter, fresh)),
+            None => Came::FromAnotherHost,
         };
         lifecycle::arrived(&mut page, came, marker);
         if !matches!(identities, Identities::Counting) {

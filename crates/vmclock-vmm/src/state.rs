@@ -43,11 +43,11 @@ impl Identities {
 ///
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
 /// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
-/// let clock = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), 3)?;
+/// let clock = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
 /// let State { version, page, identities } = clock.save();
 /// assert_eq!((version, page.len()), (State::VERSION, 14));
 ///
-/// let error = Device::restore(region()?, (), (), &State { version: 7, page, identities }, None, 4).unwrap_err();
+/// let error = Device::restore(region()?, (), (), &State { version: 7, page, identities }, None, [5, 6]).unwrap_err();
 /// assert!(error.to_string().contains("version 7"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

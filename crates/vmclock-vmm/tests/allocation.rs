@@ -30,7 +30,8 @@ fn nothing_is_allocated_after_construction() {
         utc_minus_tai: Some(-37),
         leap_indicator: LeapIndicator::NONE,
     };
-    let mut device = Device::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), 3).expect("written");
+    let mut device =
+        Device::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 2]).expect("written");
     let life = allocation_counter::measure(|| {
         for fresh in 0..100 {
             device.calibrate(&calibration).expect("written");

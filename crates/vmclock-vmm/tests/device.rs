@@ -92,7 +92,7 @@ fn firecrackers_pages_byte_for_byte() {
     booted[0x18..0x20].copy_from_slice(&0x300_u64.to_le_bytes());
     let memory = guest();
     let interrupt = Interrupt::default();
-    let device = Device::new(region(&memory), &interrupt, (), Options::compatible(), 99).expect("written");
+    let device = Device::new(region(&memory), &interrupt, (), Options::compatible(), [99, 2]).expect("written");
     assert_eq!(bytes(&memory), booted);
     assert_eq!(interrupt.raised.get(), 0);
 
@@ -101,7 +101,7 @@ fn firecrackers_pages_byte_for_byte() {
     restored[0x10] = 1;
     restored[0x68] = 1;
     let state = device.save();
-    let device = Device::restore(region(&memory), &interrupt, (), &state, None, 99).expect("written");
+    let device = Device::restore(region(&memory), &interrupt, (), &state, None, [99, 8]).expect("written");
     assert_eq!(bytes(&memory), restored);
     assert_eq!((interrupt.raised.get(), device.page().generation()), (1, Some(1)));
 }
@@ -110,7 +110,7 @@ fn firecrackers_pages_byte_for_byte() {
 fn staged_use() {
     let memory = guest();
     let interrupt = Interrupt::default();
-    let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
+    let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
     assert_eq!(seen(&memory).clock_status, ClockStatus::INITIALIZING);
     device.maintenance(Maintenance::Imminent).expect("written");
     assert_eq!(Maintenance::of(&seen(&memory)), Maintenance::Imminent);
@@ -126,7 +126,7 @@ fn staged_use() {
     assert_eq!(interrupt.raised.get(), 4);
 
     let mut signals =
-        Device::new(region(&memory), &interrupt, (), Options { counter: CounterId::NONE, ..options() }, 1)
+        Device::new(region(&memory), &interrupt, (), Options { counter: CounterId::NONE, ..options() }, [1, 2])
             .expect("written");
     let error = signals.calibrate(&calibration(5, 1_800_000_000)).expect_err("no counter");
     assert!(error.to_string().contains("without a counter"), "{error}");
@@ -147,6 +147,21 @@ fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
     utc.time.seconds() - LEAP
 }
 
+type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
+
+/// From another host, or out of saved state.
+fn arrive<'a>(
+    memory: &'a GuestMemoryMmap,
+    state: &State,
+    calibration: Option<&Calibration>,
+    restored: Option<u64>,
+) -> Result<Quiet<'a>, Error<vm_memory::GuestMemoryError, std::convert::Infallible>> {
+    match restored {
+        Some(fresh) => Device::restore(region(memory), (), (), state, calibration, [7, fresh]),
+        None => Device::migrate_in(region(memory), (), (), state, calibration, 7),
+    }
+}
+
 /// The guest's counter at a second of TAI.
 fn counter_at(tai: i64) -> u64 {
     2_000_000_000 * u64::try_from(tai).expect("after 1970")
@@ -155,7 +170,7 @@ fn counter_at(tai: i64) -> u64 {
 #[test]
 fn utc_changes_with_the_time_that_it_belongs_to() {
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     let on = |tai| calibration(counter_at(tai), tai);
     let (before, after) = (LEAP - 10 + 36, LEAP + 10 + 37);
     let announced = Calibration { utc_minus_tai: Some(-36), leap_indicator: LeapIndicator::PRE_POSITIVE, ..on(before) };
@@ -171,14 +186,13 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
     device.maintenance(Maintenance::Soon).expect("written");
     let state = device.save();
     let month = 40 * 86_400;
-    Device::restore(region(&memory), (), (), &state, Some(&on(after + month)), 7).expect("written");
+    Device::restore(region(&memory), (), (), &state, Some(&on(after + month)), [7, 8]).expect("written");
     let page = seen(&memory);
     assert_eq!((utc(&memory, 10 + month), page.leap_indicator), (10 + month, LeapIndicator::NONE));
     let unknown = Calibration { utc_minus_tai: None, ..on(after + month) };
     for calibration in [None, Some(&unknown)] {
         for is_restored in [false, true] {
-            let arrive = if is_restored { Device::restore } else { Device::migrate_in };
-            arrive(region(&memory), (), (), &state, calibration, 7).expect("written");
+            arrive(&memory, &state, calibration, is_restored.then_some(8)).expect("written");
             let page = seen(&memory);
             assert_eq!((page.tai_offset(), page.leap_indicator), (None, LeapIndicator::NONE), "the old host's");
             assert!(!page.flags.contains(Flags::TAI_OFFSET_VALID));
@@ -200,7 +214,7 @@ fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibration {
 fn a_calibration_agrees_only_if_it_keeps_the_last_promise() {
     const SECOND: u64 = 2_000_000_000;
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     assert!(device.agrees(&relation(0, -77, 500_000), SECOND), "nothing is promised yet");
     // Promised: 500 ns, and 15 us more for each second.
     device.calibrate(&relation(0, 0, 0)).expect("written");
@@ -247,13 +261,13 @@ fn a_calibration_agrees_only_if_it_keeps_the_last_promise() {
 #[test]
 fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
     let state = device.save();
     // The memory was copied when the count was odd, and some words were new.
     memory.store(7_u32.to_le(), GuestAddress(PLACE.0 + 0x0c), Ordering::Relaxed).expect("inside");
     memory.write_slice(&[0xee; 32], GuestAddress(PLACE.0 + 0x30)).expect("inside");
-    Device::restore(region(&memory), (), (), &state, None, 2).expect("written");
+    Device::restore(region(&memory), (), (), &state, None, [2, 8]).expect("written");
     let page = seen(&memory);
     assert_eq!((page.seq_count & 1, page.clock_status), (0, ClockStatus::INITIALIZING));
     assert!(page.seq_count.wrapping_sub(7) >> 31 == 0, "further on than what the guest may have seen");
@@ -262,16 +276,28 @@ fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
 #[test]
 fn siblings_and_their_parent_never_share_an_identity() {
     let memory = guest();
-    let parent = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let parent = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     let mut known = HashSet::from([parent.page().disruption_marker, parent.page().vm_generation_counter]);
     let state = parent.save();
     for sibling in 0..1000 {
         let fresh = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sibling + 1);
-        let device = Device::restore(region(&memory), (), (), &state, None, fresh).expect("written");
+        let device = Device::restore(region(&memory), (), (), &state, None, [fresh, !fresh]).expect("written");
         for value in [device.page().disruption_marker, device.page().vm_generation_counter] {
             assert!(known.insert(value), "{value:#x} came twice");
         }
     }
+}
+
+#[test]
+fn marker_and_generation_are_drawn_apart() {
+    let (memory, state) = (guest(), saved());
+    let identity = |fresh| {
+        let device = Device::restore(region(&memory), (), (), &state, None, fresh).expect("written");
+        (device.page().disruption_marker, device.page().vm_generation_counter)
+    };
+    let (one, same_marker, same_generation) = (identity([1, 2]), identity([1, 3]), identity([4, 2]));
+    assert!(one.0 == same_marker.0 && one.1 != same_marker.1);
+    assert!(one.0 != same_generation.0 && one.1 == same_generation.1);
 }
 
 /// Words that fail after so many stores.
@@ -313,7 +339,7 @@ fn a_write_that_fails_leaves_the_old_page_or_an_odd_one_and_is_retried() {
     for allowed in 0..40 {
         let memory = Failing { words: RefCell::new([0; STRUCTURE_LEN]), left: Cell::new(u32::MAX) };
         let interrupt = Interrupt::default();
-        let mut device = Device::new(&memory, &interrupt, (), options(), 1).expect("written");
+        let mut device = Device::new(&memory, &interrupt, (), options(), [1, 2]).expect("written");
         device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
         let (before, raised) = (*memory.words.borrow(), interrupt.raised.get());
         memory.left.set(allowed);
@@ -341,7 +367,7 @@ fn a_write_that_fails_leaves_the_old_page_or_an_odd_one_and_is_retried() {
 fn an_interrupt_that_fails_is_raised_later() {
     let memory = guest();
     let interrupt = Interrupt::default();
-    let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
+    let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
     interrupt.is_broken.set(true);
     assert!(matches!(device.disrupt(2), Err(Error::Trigger(Broken))));
     assert_eq!(&seen(&memory), device.page(), "the page is as it should be");
@@ -426,9 +452,8 @@ proptest! {
         let memory = guest();
         let known = calibration(5, 1_800_000_000);
         let known = is_calibrated.then_some(&known);
-        let arrive = if is_restored { Device::restore } else { Device::migrate_in };
         let _ = state.guest_counter_at(Time::from_parts(1_900_000_000, 0));
-        match arrive(region(&memory), (), (), &state, known, fresh) {
+        match arrive(&memory, &state, known, is_restored.then_some(fresh)) {
             Ok(mut device) => {
                 let page = seen(&memory);
                 prop_assert_eq!(&page, device.page());
@@ -447,7 +472,7 @@ proptest! {
     fn a_life(life in prop::collection::vec((steps(), any::<u64>()), 1..60)) {
         let memory = guest();
         let interrupt = Interrupt::default();
-        let mut device = Device::new(region(&memory), &interrupt, (), options(), 1).expect("written");
+        let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
         let mut before = seen(&memory);
         let mut known = HashSet::from([before.disruption_marker, before.vm_generation_counter]);
         for (turn, (step, fresh)) in (0_u32..).zip(life) {
@@ -464,7 +489,7 @@ proptest! {
                 }
                 Step::Restore => {
                     let state = device.save();
-                    device = Device::restore(region(&memory), &interrupt, (), &state, None, fresh).expect("written");
+                    device = Device::restore(region(&memory), &interrupt, (), &state, None, [fresh, !fresh]).expect("written");
                     Ok(())
                 }
                 Step::Clone => device.clone_running(fresh),
@@ -507,7 +532,7 @@ proptest! {
     ) {
         let memory = guest();
         let mut world = World { counter: 1 << 40, nanos: 1_800_000_000_000_000_000, drift };
-        let mut device = Device::new(region(&memory), (), (), options(), 1).expect("written");
+        let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
         // The last reading since the marker changed: the counter, and where the time was said to be.
         let mut said: Option<(u64, Interval<PageScale>)> = None;
         for (happening, ticks, off, vague, fresh) in life {
@@ -562,7 +587,7 @@ proptest! {
         let truth = Time::<Tai>::from_parts(1_800_000_000, 0);
         let off = |time: Time<Tai>, nanos: i64| time.checked_add(Span::from_nanos(nanos)).expect("in range");
         let base = Calibration { period, ..calibration(guest_counter, 0) };
-        let mut source = Device::new(region(&memory), (), (), options(), 1).expect("written");
+        let mut source = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
         source.calibrate(&Calibration { time: off(truth, source_off), ..base }).expect("written");
         let state = source.migrate_out();
         // The destination knows its own counter's time.
@@ -589,7 +614,7 @@ proptest! {
 /// A state as a device of one calibration leaves it.
 fn saved() -> State {
     let memory = guest();
-    let mut source = Device::new(region(&memory), (), (), options(), 1).expect("written");
+    let mut source = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
     source.leap(Some(-37), LeapIndicator::NONE).expect("written");
     source.save()
@@ -601,7 +626,7 @@ fn states_of_every_version_are_read() {
     let golden = include_str!("golden/state-1.json");
     let state: State = serde_json::from_str(golden).expect("version 1");
     let memory = guest();
-    let device = Device::restore(region(&memory), (), (), &state, None, 7).expect("written");
+    let device = Device::restore(region(&memory), (), (), &state, None, [7, 8]).expect("written");
     assert_eq!(device.page().time_sec, 1_800_000_000);
     assert!(device.page().seq_count > 1 << 28);
 
@@ -647,7 +672,7 @@ fn what_no_device_could_have_saved_is_refused() {
     let refused = |change: &dyn Fn(&mut State)| {
         let mut state = saved();
         change(&mut state);
-        let Err(Error::State(error)) = Device::restore(region(&memory), (), (), &state, None, 7) else {
+        let Err(Error::State(error)) = Device::restore(region(&memory), (), (), &state, None, [7, 8]) else {
             panic!("taken up: {state:?}")
         };
         let text = error.to_string();
@@ -680,7 +705,7 @@ fn what_no_device_could_have_saved_is_refused() {
     let mut state = saved();
     state.page[3] = u64::MAX;
     state.page[4] |= 0x0100_ffff;
-    let device = Device::restore(region(&memory), (), (), &state, None, 7).expect("taken up");
+    let device = Device::restore(region(&memory), (), (), &state, None, [7, 8]).expect("taken up");
     let kept = Flags::VM_GEN_COUNTER_PRESENT.with(Flags::NOTIFICATION_PRESENT);
     let errors = Flags::PERIOD_ESTERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID);
     let errors = errors.with(Flags::TIME_ESTERROR_VALID).with(Flags::TIME_MAXERROR_VALID);

@@ -51,7 +51,7 @@ fn no_guest_sees_half_an_update() {
         let words = Words { sequence: AtomicU32::new(0), marker: AtomicU64::new(0), generation: AtomicU64::new(0) };
         let shared = Shared(Arc::new(words));
         let options = Options { counter: CounterId::NONE, notifies: false, ..Options::compatible() };
-        let device = Device::new(shared.clone(), (), (), options, 0).expect("written");
+        let device = Device::new(shared.clone(), (), (), options, [0, 2]).expect("written");
         let state = device.save();
         let reader = {
             let words = Arc::clone(&shared.0);
@@ -69,8 +69,8 @@ fn no_guest_sees_half_an_update() {
             })
         };
         // Two updates of both words.
-        let device = Device::restore(shared.clone(), (), (), &state, None, 0).expect("written");
-        Device::restore(shared, (), (), &device.save(), None, 0).expect("written");
+        let device = Device::restore(shared.clone(), (), (), &state, None, [0, 8]).expect("written");
+        Device::restore(shared, (), (), &device.save(), None, [0, 8]).expect("written");
         reader.join().expect("no panic");
     });
 }
