@@ -19,7 +19,7 @@ const CALLS: u32 = 2_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x10000), (GuestAddress(1 << 32), 0x10000)])?;
     let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000)?;
-    let options = Options { notifies: false, ..Options::new(CounterId::X86_TSC, [1, 2]) };
+    let options = Options::new(CounterId::X86_TSC, [1, 2]);
     let mut device = Device::new(region, (), (), options, [3, 2])?;
     let mut calibration = Calibration {
         counter: 5,

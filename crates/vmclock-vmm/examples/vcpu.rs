@@ -56,7 +56,7 @@ mod x86 {
         memory.write_slice(&PROGRAM, CODE)?;
         let key = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
         let region = GuestRegion::new(&memory, PAGE, 0x1000)?;
-        let options = Options { notifies: false, ..Options::new(CounterId::X86_TSC, key) };
+        let options = Options::new(CounterId::X86_TSC, key);
         let mut clock = Device::new(region, (), (), options, [0xa409_3822, 2])?;
 
         let kvm = Kvm::new()?;

@@ -26,7 +26,7 @@ use vmclock_core::time::{Tai, Time};
 
 use crate::lifecycle::{self, Came};
 use crate::lineage::Lineage;
-use crate::memory::PageMemory;
+use crate::memory::{is_length, PageMemory, RegionError};
 use crate::state::{Identities, State, StateError};
 use crate::trigger::Trigger;
 
@@ -37,12 +37,8 @@ const CHANGING: u64 = offset_of!(Snapshot, disruption_marker) as u64;
 /// What a device is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// The region's length, 4 KiB or 64 KiB, as the page states it.
-    pub region_len: u32,
     /// The guest's counter; none for a device that only ever signals events. It cannot change later.
     pub counter: CounterId,
-    /// Whether the guest is told of each update: the trigger leads to an interrupt that the firmware's tables name.
-    pub notifies: bool,
     /// How markers and generations are made.
     pub identities: Identities,
 }
@@ -51,13 +47,13 @@ impl Options {
     /// For a guest that is to get time: on TAI, with markers and generations that nobody can guess. `key`: random bits, from the
     /// system.
     pub const fn new(counter: CounterId, key: [u64; 2]) -> Self {
-        Self { region_len: 0x1000, counter, notifies: true, identities: Identities::Unpredictable(Lineage::new(key)) }
+        Self { counter, identities: Identities::Unpredictable(Lineage::new(key)) }
     }
 
     /// As Firecracker 1.15 does it: no time, and markers and generations that count by one. Two machines restored from one
     /// image get the same values, so take this only where something depends on it.
     pub const fn compatible() -> Self {
-        Self { region_len: 0x1000, counter: CounterId::NONE, notifies: true, identities: Identities::Counting }
+        Self { counter: CounterId::NONE, identities: Identities::Counting }
     }
 }
 
@@ -152,6 +148,8 @@ pub enum Error<M, T> {
     NoTime(&'static str),
     /// A state that cannot be taken up.
     State(StateError),
+    /// Memory that cannot be a page's, by its length.
+    Region(RegionError),
 }
 
 impl<M: fmt::Display, T: fmt::Display> fmt::Display for Error<M, T> {
@@ -163,6 +161,7 @@ impl<M: fmt::Display, T: fmt::Display> fmt::Display for Error<M, T> {
             }
             Self::NoTime(reason) => write!(f, "the VMClock page cannot give this time: {reason}"),
             Self::State(error) => error.fmt(f),
+            Self::Region(error) => write!(f, "the VMClock page cannot be in {error}"),
         }
     }
 }
@@ -223,6 +222,21 @@ fn rate(period: Period, parts_per_trillion: u64) -> u64 {
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
+fn region_len<M: PageMemory, T>(memory: &M) -> Result<u32, Error<M::Error, T>> {
+    let len = memory.region_len();
+    let size = u32::try_from(len).ok().filter(|_| is_length(len));
+    size.ok_or(Error::Region(RegionError::Length(len)))
+}
+
+/// The flags of a device with such a trigger.
+const fn notification<T: Trigger>(flags: Flags) -> Flags {
+    if T::NOTIFIES {
+        flags.with(Flags::NOTIFICATION_PRESENT)
+    } else {
+        flags.without(Flags::NOTIFICATION_PRESENT)
+    }
+}
+
 impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now; 64 for the marker, and as many more for the generation where
     /// that is new too.
@@ -233,16 +247,16 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         options: Options,
         fresh: [u64; 2],
     ) -> Result<Self, Error<M::Error, T::Error>> {
+        let size = region_len(&memory)?;
         let mut identities = options.identities;
-        let notify = if options.notifies { Flags::NOTIFICATION_PRESENT } else { Flags::NONE };
         let is_compatible = matches!(identities, Identities::Counting);
         let page = Snapshot {
-            size: options.region_len,
+            size,
             counter_id: options.counter,
             // Without a counter there is no time either, and then 0 is what others have there.
             time_type: if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI },
             clock_status: lifecycle::without_time(options.counter),
-            flags: Flags::VM_GEN_COUNTER_PRESENT.with(notify),
+            flags: notification::<T>(Flags::VM_GEN_COUNTER_PRESENT),
             disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh[0]) },
             vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh[1]) },
             ..Snapshot::BLANK
@@ -352,7 +366,11 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         fresh_generation: Option<u64>,
     ) -> Result<Self, Error<M::Error, T::Error>> {
         let (saved, mut identities) = state.open().map_err(Error::State)?;
-        let mut page = saved;
+        let size = region_len(&memory)?;
+        if saved.size != size {
+            return Err(Error::State(StateError::Region { found: saved.size, memory: size }));
+        }
+        let mut page = Snapshot { flags: notification::<T>(saved.flags), ..saved };
         let marker = identities.next(saved.disruption_marker, fresh);
         let came = match fresh_generation {
             Some(fresh) => Came::OutOfSavedState(identities.next(saved.vm_generation_counter, fresh)),
@@ -488,7 +506,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     }
 
     fn tell(&mut self) -> Outcome<M, T> {
-        self.is_told = !self.page.flags.contains(Flags::NOTIFICATION_PRESENT);
+        self.is_told = !T::NOTIFIES;
         if self.is_told {
             return Ok(());
         }

@@ -19,6 +19,9 @@ pub trait PageMemory {
     /// Why a word cannot be written.
     type Error: Error + Send + Sync + 'static;
 
+    /// The region's length in bytes, as the page states it: 0x1000 or 0x10000.
+    fn region_len(&self) -> u64;
+
     /// Stores four bytes.
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Self::Error>;
 
@@ -131,6 +134,10 @@ where
 {
     type Error = E;
 
+    fn region_len(&self) -> u64 {
+        self.len
+    }
+
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), E> {
         self.memory.store(value.to_le(), self.at(offset), order)
     }
@@ -181,6 +188,10 @@ pub(crate) const fn is_length(len: u64) -> bool {
 impl<B: BitmapSlice> PageMemory for HostRegion<'_, B> {
     type Error = VolatileMemoryError;
 
+    fn region_len(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), VolatileMemoryError> {
         self.mapping.store(value.to_le(), offset as usize, order)
     }
@@ -196,6 +207,10 @@ impl<B: BitmapSlice> PageMemory for HostRegion<'_, B> {
 
 impl<M: PageMemory + ?Sized> PageMemory for &M {
     type Error = M::Error;
+
+    fn region_len(&self) -> u64 {
+        (**self).region_len()
+    }
 
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), M::Error> {
         (**self).store_u32(offset, value, order)

@@ -77,10 +77,12 @@ pub enum StateError {
     Length(usize),
     /// What is in it is no page.
     Page(ParseError),
-    /// Its page is of a region that is neither 4 KiB nor 64 KiB.
+    /// Its page is of a region of another length.
     Region {
         /// The region's length in bytes, as the page says it.
         found: u32,
+        /// The length of the memory that there is for it, in bytes.
+        memory: u32,
     },
     /// Its page is about a counter that there is not, or on a scale that no device has with that.
     Counter {
@@ -108,7 +110,11 @@ impl fmt::Display for StateError {
             }
             Self::Length(words) => write!(f, "its page has {words} words, not {WORDS}; it is damaged"),
             Self::Page(error) => write!(f, "{error}; it is damaged"),
-            Self::Region { found } => {
+            Self::Region { found, memory } if is_length((*found).into()) => write!(
+                f,
+                "its guest knows a region of {found:#x} bytes, and here it has {memory:#x}; make it as long as it was"
+            ),
+            Self::Region { found, .. } => {
                 write!(f, "its page is of a region of {found:#x} bytes, not 0x1000 or 0x10000; it is damaged")
             }
             Self::Counter { counter, time_type } => {
@@ -124,15 +130,14 @@ impl std::error::Error for StateError {}
 
 const WORDS: usize = STRUCTURE_LEN / 8;
 
-/// The flags that a device sets; the others promise what nobody here keeps.
+/// The flags that a state keeps. The others are the destination's to set, or promise what nobody here keeps.
 const FLAGS: Flags = Flags::TAI_OFFSET_VALID
     .with(Flags::DISRUPTION_SOON)
     .with(Flags::DISRUPTION_IMMINENT)
     .with(Flags::PERIOD_ESTERROR_VALID)
     .with(Flags::PERIOD_MAXERROR_VALID)
     .with(Flags::TIME_ESTERROR_VALID)
-    .with(Flags::TIME_MAXERROR_VALID)
-    .with(Flags::NOTIFICATION_PRESENT);
+    .with(Flags::TIME_MAXERROR_VALID);
 
 impl State {
     /// The version that is written. Older ones are read.
@@ -167,10 +172,7 @@ impl State {
         }
         let bytes: Vec<u8> = self.page.iter().flat_map(|word| word.to_le_bytes()).collect();
         let page = Snapshot::from_prefix(&bytes).map_err(StateError::Page)?;
-        let Snapshot { size, counter_id, time_type, .. } = page;
-        if !is_length(size.into()) {
-            return Err(StateError::Region { found: size });
-        }
+        let Snapshot { counter_id, time_type, .. } = page;
         if !matches!(
             (counter_id, time_type),
             (CounterId::NONE, TimeType::UTC) | (CounterId::X86_TSC | CounterId::ARM_CNTVCT, TimeType::TAI)

@@ -9,7 +9,33 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{eventfd, EventfdFlags};
 
 /// Raises the device's interrupt.
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::convert::Infallible;
+/// use vmclock_vmm::trigger::Trigger;
+///
+/// /// A line of an interrupt controller in the monitor.
+/// struct Line<'a>(&'a Cell<u32>);
+///
+/// impl Trigger for Line<'_> {
+///     type Error = Infallible;
+///
+///     fn trigger(&self) -> Result<(), Infallible> {
+///         self.0.set(self.0.get() + 1);
+///         Ok(())
+///     }
+/// }
+///
+/// let raised = Cell::new(0);
+/// Line(&raised).trigger()?;
+/// assert_eq!(raised.get(), 1);
+/// # Ok::<(), Infallible>(())
+/// ```
 pub trait Trigger {
+    /// Whether it raises anything: the page tells the guest so. A guest that is told that it will be notified sleeps until then.
+    const NOTIFIES: bool = true;
+
     /// Why it cannot.
     type Error: Error + Send + Sync + 'static;
 
@@ -17,8 +43,10 @@ pub trait Trigger {
     fn trigger(&self) -> Result<(), Self::Error>;
 }
 
-/// A guest that is not told: for a device whose options say so.
+/// A guest that is not told of updates, and knows that from the page.
 impl Trigger for () {
+    const NOTIFIES: bool = false;
+
     type Error = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
@@ -27,6 +55,8 @@ impl Trigger for () {
 }
 
 impl<T: Trigger + ?Sized> Trigger for &T {
+    const NOTIFIES: bool = T::NOTIFIES;
+
     type Error = T::Error;
 
     fn trigger(&self) -> Result<(), T::Error> {

@@ -149,6 +149,61 @@ fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
 
 type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
 
+#[test]
+fn the_page_says_what_memory_and_trigger_are() {
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x4_0000)]).expect("memory");
+    let place = |len| GuestRegion::new(&memory, GuestAddress(0x1_0000), len).expect("inside");
+    let page = || {
+        let mut page = [0; STRUCTURE_LEN];
+        memory.read_slice(&mut page, GuestAddress(0x1_0000)).expect("inside");
+        Snapshot::from_prefix(&page).expect("a consistent page")
+    };
+    let interrupt = Interrupt::default();
+    let device = Device::new(place(0x1_0000), &interrupt, (), options(), [1, 2]).expect("written");
+    assert_eq!((page().size, page().notifies()), (0x1_0000, true));
+
+    // The destination has no interrupt; and then it has one.
+    let silent = Device::restore(place(0x1_0000), (), (), &device.save(), None, [3, 4]).expect("written");
+    assert_eq!((page().size, page().notifies(), interrupt.raised.get()), (0x1_0000, false, 0));
+    Device::migrate_in(place(0x1_0000), &interrupt, (), &silent.save(), None, 5).expect("written");
+    assert_eq!((page().notifies(), interrupt.raised.get()), (true, 1));
+    Device::new(place(0x1000), (), (), options(), [1, 2]).expect("written");
+    assert_eq!((page().size, page().notifies()), (0x1000, false));
+
+    // A guest knows its region from its firmware.
+    let other = Device::restore(place(0x1000), (), (), &device.save(), None, [3, 4]).expect_err("shorter");
+    assert!(matches!(other, Error::State(StateError::Region { found: 0x1_0000, memory: 0x1000 })));
+    assert!(other.to_string().contains("make it as long as it was"), "{other}");
+    for len in [0, 112, 0x2000, 1 << 32 | 0x1000] {
+        let error = Device::new(Long(len), (), (), options(), [1, 2]).expect_err("no region").to_string();
+        assert!(error.contains(&format!("a region of {len:#x} bytes")), "{error}");
+    }
+}
+
+/// A region of any length, in no memory.
+#[derive(Debug)]
+struct Long(u64);
+
+impl PageMemory for Long {
+    type Error = Broken;
+
+    fn region_len(&self) -> u64 {
+        self.0
+    }
+
+    fn store_u32(&self, _: u64, _: u32, _: Ordering) -> Result<(), Broken> {
+        panic!("it was checked before")
+    }
+
+    fn store_u64(&self, _: u64, _: u64, _: Ordering) -> Result<(), Broken> {
+        panic!("it was checked before")
+    }
+
+    fn load_u32(&self, _: u64, _: Ordering) -> Result<u32, Broken> {
+        panic!("it was checked before")
+    }
+}
+
 /// From another host, or out of saved state.
 fn arrive<'a>(
     memory: &'a GuestMemoryMmap,
@@ -318,6 +373,10 @@ impl Failing {
 
 impl PageMemory for Failing {
     type Error = Broken;
+
+    fn region_len(&self) -> u64 {
+        0x1000
+    }
 
     fn store_u32(&self, offset: u64, value: u32, _: Ordering) -> Result<(), Broken> {
         self.store(offset, &value.to_le_bytes())
@@ -633,8 +692,9 @@ fn states_of_every_version_are_read() {
     // It is written as it was, and read in any order.
     assert_eq!(serde_json::to_string(&state).expect("text"), golden.trim_end());
     let (mut new, old) = (saved(), state.clone());
-    // But for marker and generation.
+    // But for marker and generation, and a notification, which that device had.
     (new.page[2], new.page[13]) = (old.page[2], old.page[13]);
+    new.page[3] |= Flags::NOTIFICATION_PRESENT.0;
     assert_eq!(new, old);
     let parts: serde_json::Value = serde_json::from_str(golden).expect("JSON");
     let turned = format!(r#"{{"identities":{},"more":[1],"page":{},"version":1}}"#, parts["identities"], parts["page"]);
@@ -687,7 +747,7 @@ fn what_no_device_could_have_saved_is_refused() {
     assert!(matches!(refused(&|state| state.page[1] |= 1 << 32), StateError::Page(_)), "in the middle of an update");
     for size in [16, 112, 0x2000, u32::MAX] {
         let word = u64::from(size) << 32 | 0x4b4c_4356;
-        assert_eq!(refused(&|state| state.page[0] = word), StateError::Region { found: size });
+        assert_eq!(refused(&|state| state.page[0] = word), StateError::Region { found: size, memory: 0x1000 });
     }
     for (counter, time_type) in [(0xff, 1), (1, 0), (1, 2), (0, 0), (7, 1), (1, 3)] {
         let word = 4 << 32 | time_type << 24 | counter << 16 | 1;
@@ -706,10 +766,9 @@ fn what_no_device_could_have_saved_is_refused() {
     state.page[3] = u64::MAX;
     state.page[4] |= 0x0100_ffff;
     let device = Device::restore(region(&memory), (), (), &state, None, [7, 8]).expect("taken up");
-    let kept = Flags::VM_GEN_COUNTER_PRESENT.with(Flags::NOTIFICATION_PRESENT);
     let errors = Flags::PERIOD_ESTERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID);
     let errors = errors.with(Flags::TIME_ESTERROR_VALID).with(Flags::TIME_MAXERROR_VALID);
-    assert_eq!(device.page().flags, kept.with(errors));
+    assert_eq!(device.page().flags, errors.with(Flags::VM_GEN_COUNTER_PRESENT));
     assert_eq!(device.page().pad, [0; 2]);
 }
 
