@@ -4,9 +4,10 @@
 //! | operation | disruption marker | generation | time |
 //! |---|---|---|---|
 //! | [`new`](Device::new), [`reset`](Device::reset), [`resume`](Device::resume) | same | same | kept, or refreshed |
+//! | [`resume_in`](Device::resume_in) | same | same | kept, or refreshed |
 //! | [`migrate_in`](Device::migrate_in) | new | same | this host's |
 //! | [`restore`](Device::restore) | new | new | this host's |
-//! | [`clone_running`](Device::clone_running) | same | new | kept |
+//! | [`clone_running`](Device::clone_running), [`clone_in`](Device::clone_in) | same | new | kept |
 //! | [`disrupt`](Device::disrupt) | new | same | none, until calibrated |
 
 use std::error::Error as StdError;
@@ -37,7 +38,8 @@ const CHANGING: u64 = offset_of!(Snapshot, disruption_marker) as u64;
 /// What a device is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// The guest's counter; none for a device that only ever signals events. It cannot change later.
+    /// The guest's counter; none for a device that only signals events. Later, only a machine that arrives somewhere can gain one
+    /// ([`State::with_counter`]).
     pub counter: CounterId,
     /// How markers and generations are made.
     pub identities: Identities,
@@ -135,20 +137,31 @@ impl Calibration {
     }
 }
 
-/// Why an operation was not done, or not all of it. The device knows what it wanted to say: the next operation says that too,
-/// or [`Device::retry`].
+/// Why an operation was not done, or not all of it.
+///
+/// After [`Memory`](Self::Memory) and [`Trigger`](Self::Trigger) a device knows what it wanted to say, [is behind](Device::is_behind), and says it
+/// with the next operation, or with [`Device::retry`]. After the others nothing has changed.
+///
+/// Where it is a device's making that failed, there is no device, and nothing to retry but that; the page may be half written. A
+/// trigger that fails there is no error: the device is made, and is behind.
+///
+/// ```
+/// use vmclock_vmm::device::Error;
+/// let error: Error<std::io::Error, std::io::Error> = Error::NoTime("it is before 1970");
+/// assert!(error.to_string().contains("before 1970"));
+/// ```
 #[derive(Debug)]
 pub enum Error<M, T> {
-    /// A word of the page could not be written. Until that succeeds, the guest sees the old page, or that an update is in
-    /// progress.
+    /// A word of the page could not be written (or, when a device is made, its sequence count read). Until that succeeds, the guest sees
+    /// the old page, or that an update is in progress.
     Memory(M),
     /// The page is as it should be, but the guest could not be told.
     Trigger(T),
-    /// The device was made without a counter, or the time is before 1970.
+    /// The device has no counter, or the time is before 1970.
     NoTime(&'static str),
-    /// A state that cannot be taken up.
+    /// A state that cannot be taken up. Nothing was written.
     State(StateError),
-    /// Memory that cannot be a page's, by its length.
+    /// Memory that cannot be a page's, by its length. Nothing was written.
     Region(RegionError),
 }
 
@@ -220,6 +233,12 @@ pub struct Device<M, T, E = ()> {
 fn rate(period: Period, parts_per_trillion: u64) -> u64 {
     let rate = (u128::from(period.frac()) * u128::from(parts_per_trillion)).div_ceil(1_000_000_000_000);
     u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
+/// What a page promises that gives time.
+fn promise(page: &Snapshot) -> Option<(u64, page::Calibration)> {
+    let relation = page::Calibration::from_snapshot(page, page.counter_id).ok()?;
+    Some((page.disruption_marker, relation))
 }
 
 fn region_len<M: PageMemory, T>(memory: &M) -> Result<u32, Error<M::Error, T>> {
@@ -330,6 +349,35 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.save()
     }
 
+    /// The same machine, on the same host and with the same counter, in another process: the monitor was restarted or upgraded, or reboots
+    /// the machine by making it anew. Marker and generation stay; without a calibration the saved one does, too.
+    ///
+    /// As with [`resume`](Self::resume), a counter that was set back or stood still meanwhile takes a new calibration.
+    pub fn resume_in(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        calibration: Option<&Calibration>,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        Self::take_up(memory, trigger, events, state)?.begin(calibration)
+    }
+
+    /// A clone of a machine that runs on this host, in a process of its own: [`clone_running`](Self::clone_running) for one whose device has to be
+    /// made. The generation is new. Marker and calibration stay, so the clone's counter has to be what the original's is.
+    pub fn clone_in(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        fresh: u64,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        let mut device = Self::take_up(memory, trigger, events, state)?;
+        let generation = device.identities.next(device.page.vm_generation_counter, fresh);
+        lifecycle::cloned(&mut device.page, generation);
+        device.begin(None)
+    }
+
     /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one; what the other host
     /// knew of UTC and of maintenance is gone either way.
     pub fn migrate_in(
@@ -340,7 +388,10 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         calibration: Option<&Calibration>,
         fresh: u64,
     ) -> Result<Self, Error<M::Error, T::Error>> {
-        Self::arrive(memory, trigger, events, state, calibration, fresh, None)
+        let mut device = Self::take_up(memory, trigger, events, state)?;
+        let marker = device.identities.next(device.page.disruption_marker, fresh);
+        lifecycle::arrived(&mut device.page, Came::FromAnotherHost, marker);
+        device.begin(calibration)
     }
 
     /// A guest came out of saved state and does not run yet. Without a calibration it has no time until there is one; what the page
@@ -353,41 +404,46 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         calibration: Option<&Calibration>,
         fresh: [u64; 2],
     ) -> Result<Self, Error<M::Error, T::Error>> {
-        Self::arrive(memory, trigger, events, state, calibration, fresh[0], Some(fresh[1]))
+        let mut device = Self::take_up(memory, trigger, events, state)?;
+        let marker = device.identities.next(device.page.disruption_marker, fresh[0]);
+        let generation = device.identities.next(device.page.vm_generation_counter, fresh[1]);
+        lifecycle::arrived(&mut device.page, Came::OutOfSavedState(generation), marker);
+        device.begin(calibration)
     }
 
-    fn arrive(
-        memory: M,
-        trigger: T,
-        events: E,
-        state: &State,
-        calibration: Option<&Calibration>,
-        fresh: u64,
-        fresh_generation: Option<u64>,
-    ) -> Result<Self, Error<M::Error, T::Error>> {
-        let (saved, mut identities) = state.open().map_err(Error::State)?;
+    /// What was saved, on this memory, which nothing was written to yet.
+    fn take_up(memory: M, trigger: T, events: E, state: &State) -> Result<Self, Error<M::Error, T::Error>> {
+        let (saved, identities) = state.open().map_err(Error::State)?;
         let size = region_len(&memory)?;
         if saved.size != size {
             return Err(Error::State(StateError::Region { found: saved.size, memory: size }));
         }
         let mut page = Snapshot { flags: notification::<T>(saved.flags), ..saved };
-        let marker = identities.next(saved.disruption_marker, fresh);
-        let came = match fresh_generation {
-            Some(fresh) => Came::OutOfSavedState(identities.next(saved.vm_generation_counter, fresh)),
-            None => Came::FromAnotherHost,
-        };
-        lifecycle::arrived(&mut page, came, marker);
         if !matches!(identities, Identities::Counting) {
             // The memory may be newer than the state. The guest may have written it: it is a count, and no more.
             let came = memory.load_u32(SEQUENCE, Ordering::Relaxed).map_err(Error::Memory)?;
             page.seq_count = lifecycle::unseen_after(lifecycle::later(saved.seq_count, came));
         }
         let mut device = Self::unwritten(memory, trigger, events, page, identities);
-        match calibration {
-            Some(calibration) => device.calibrate(calibration)?,
-            None => device.publish()?,
-        }
+        // What the saved page promised still holds, as long as its marker does.
+        let status = match page.clock_status {
+            ClockStatus::UNRELIABLE => ClockStatus::SYNCHRONIZED,
+            status => status,
+        };
+        device.promised = promise(&Snapshot { clock_status: status, ..page });
         Ok(device)
+    }
+
+    /// The first page. A guest that cannot be told of it is no reason to have no device.
+    fn begin(mut self, calibration: Option<&Calibration>) -> Result<Self, Error<M::Error, T::Error>> {
+        let outcome = match calibration {
+            Some(calibration) => self.calibrate(calibration),
+            None => self.publish(),
+        };
+        match outcome {
+            Ok(()) | Err(Error::Trigger(_)) => Ok(self),
+            Err(error) => Err(error),
+        }
     }
 
     /// The machine was cloned while it runs, on this host: this is one of the two.
@@ -440,7 +496,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     /// The time, by the guest's counter, and the facts that make UTC of it: all in one update, as they hold at one reference time.
     pub fn calibrate(&mut self, calibration: &Calibration) -> Outcome<M, T> {
         if self.page.counter_id == CounterId::NONE {
-            return Err(Error::NoTime("the device was made without a counter"));
+            return Err(Error::NoTime("the device was made without a counter; one is named by State::with_counter when the machine arrives somewhere"));
         }
         calibration.put_on(&mut self.page).ok_or(Error::NoTime("it is before 1970"))?;
         self.publish()
@@ -474,9 +530,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             return Err(Error::Memory(error));
         }
         self.is_written = true;
-        if let Ok(relation) = page::Calibration::from_snapshot(&self.page, self.page.counter_id) {
-            self.promised = Some((self.page.disruption_marker, relation));
-        }
+        self.promised = promise(&self.page).or(self.promised);
         self.events.updated(&self.page);
         Ok(())
     }

@@ -7,6 +7,7 @@ use vmclock_core::abi::{CounterId, Flags, ParseError, SmearingHint, Snapshot, Ti
 use vmclock_core::calibration::{Calibration, NoTime};
 use vmclock_core::time::{Tai, Time};
 
+use crate::lifecycle;
 use crate::lineage::Lineage;
 use crate::memory::is_length;
 
@@ -91,6 +92,13 @@ pub enum StateError {
         /// The scale: TAI with a counter, UTC without.
         time_type: TimeType,
     },
+    /// Its guest has another counter than the one that was named.
+    OtherCounter {
+        /// The guest's.
+        found: CounterId,
+        /// The one that was named.
+        named: CounterId,
+    },
     /// Its page is to give time, and cannot.
     Time(NoTime),
     /// It has used more markers and generations than one key gives.
@@ -120,6 +128,10 @@ impl fmt::Display for StateError {
             Self::Counter { counter, time_type } => {
                 write!(f, "its page is about the counter {counter} on the scale {time_type}; it is damaged")
             }
+            Self::OtherCounter { found, named } => write!(
+                f,
+                "its guest has the counter {found}, not {named}; take it up on a machine of the kind that it was on"
+            ),
             Self::Time(error) => write!(f, "{error}; it is damaged"),
             Self::Count(count) => write!(f, "it counts {count} markers and generations of one key; it is damaged"),
         }
@@ -150,6 +162,26 @@ impl State {
             .map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
             .collect();
         Self { version: Self::VERSION, page: words, identities }
+    }
+
+    /// The same for a destination that can give time where the source could not: a device that only signalled events gets a counter, and from
+    /// its first calibration on a time. Before [`restore`](crate::device::Device::restore) or
+    /// [`migrate_in`](crate::device::Device::migrate_in).
+    ///
+    /// [`StateError::OtherCounter`] where the guest has another one, or `counter` is none that a page can be about; a state
+    /// that already has it stays as it is.
+    pub fn with_counter(self, counter: CounterId) -> Result<Self, StateError> {
+        let (page, identities) = self.open()?;
+        match (page.counter_id, counter) {
+            (found, named) if found == named => Ok(self),
+            (CounterId::NONE, CounterId::X86_TSC | CounterId::ARM_CNTVCT) => {
+                // Without a counter the scale meant nothing.
+                let clock_status = lifecycle::without_time(counter);
+                let page = Snapshot { counter_id: counter, time_type: TimeType::TAI, clock_status, ..page };
+                Ok(Self::of(&page, identities))
+            }
+            (found, named) => Err(StateError::OtherCounter { found, named }),
+        }
     }
 
     /// What the guest's counter would be at `time` had it never stopped, and how far off that may be, in ± nanoseconds of time: a

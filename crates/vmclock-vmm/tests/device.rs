@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, STRUCTURE_LEN};
+use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, TimeType, STRUCTURE_LEN};
 use vmclock_core::calibration::Period;
 use vmclock_core::event::{changes, Maintenance};
 use vmclock_core::leap::UtcRule;
@@ -148,6 +148,108 @@ fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
 }
 
 type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
+
+#[test]
+fn a_device_is_made_for_each_row_of_the_table() {
+    const SECOND: u64 = 2_000_000_000;
+    let memory = guest();
+    let interrupt = Interrupt::default();
+    let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
+    device.calibrate(&relation(0, 0, 0)).expect("written");
+    device.maintenance(Maintenance::Soon).expect("written");
+    let (before, state) = (seen(&memory), device.save());
+    let raised = interrupt.raised.get();
+
+    let later = relation(SECOND, 1_000_000_000, 0);
+    let stepped = relation(SECOND, 3_000_000_000, 0);
+    let resumed = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
+    let after = seen(&memory);
+    assert_eq!(Snapshot { seq_count: before.seq_count, ..after }, before, "nothing happened");
+    assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0 && after.seq_count != before.seq_count);
+    assert_eq!(interrupt.raised.get(), raised + 1);
+    assert_eq!((resumed.agrees(&later, SECOND), resumed.agrees(&stepped, SECOND)), (true, false));
+    let fresh = Device::resume_in(region(&memory), &interrupt, (), &state, Some(&later)).expect("written");
+    assert_eq!(
+        (fresh.page().disruption_marker, fresh.page().generation()),
+        (before.disruption_marker, before.generation())
+    );
+    assert_eq!(seen(&memory).counter_value, SECOND);
+
+    let clone = Device::clone_in(region(&memory), &interrupt, (), &state, 3).expect("written");
+    let after = seen(&memory);
+    assert_ne!(after.generation(), before.generation());
+    let same = Snapshot { seq_count: before.seq_count, vm_generation_counter: before.vm_generation_counter, ..after };
+    assert_eq!(same, before, "but for the generation");
+    assert_eq!((clone.agrees(&later, SECOND), clone.agrees(&stepped, SECOND)), (true, false));
+    let other = Device::clone_in(region(&memory), &interrupt, (), &state, 4).expect("written");
+    assert_ne!(other.page().generation(), clone.page().generation(), "siblings");
+
+    // What was promised outlives a process in which the clock was lost, too; but not a new marker.
+    let mut lost = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
+    lost.distrust().expect("written");
+    let state = lost.save();
+    let lost = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
+    assert_eq!((lost.agrees(&later, SECOND), lost.agrees(&stepped, SECOND)), (true, false));
+    assert_eq!(seen(&memory).clock_status, ClockStatus::UNRELIABLE);
+    let elsewhere = Device::migrate_in(region(&memory), &interrupt, (), &state, None, 5).expect("written");
+    assert!(elsewhere.agrees(&stepped, SECOND));
+}
+
+#[test]
+fn a_device_that_only_signals_gets_a_counter_on_arrival() {
+    let memory = guest();
+    let signals = Options { counter: CounterId::NONE, ..options() };
+    for options in [signals, Options::compatible()] {
+        let state = Device::new(region(&memory), (), (), options, [1, 2]).expect("written").save();
+        let known = calibration(5, 1_800_000_000);
+        let refused = Device::restore(region(&memory), (), (), &state, Some(&known), [3, 4]).expect_err("no counter");
+        assert!(refused.to_string().contains("State::with_counter"), "{refused}");
+
+        let full = state.clone().with_counter(CounterId::X86_TSC).expect("it had none");
+        Device::restore(region(&memory), (), (), &full, Some(&known), [3, 4]).expect("written");
+        let page = seen(&memory);
+        assert_eq!((page.counter_id, page.time_type), (CounterId::X86_TSC, TimeType::TAI));
+        assert_eq!((page.clock_status, page.time_sec), (ClockStatus::SYNCHRONIZED, 1_800_000_000));
+        let migrated = Device::migrate_in(region(&memory), (), (), &full, None, 3).expect("written");
+        assert_eq!(seen(&memory).clock_status, ClockStatus::INITIALIZING);
+        // Once it has one, it keeps it.
+        let state = migrated.save();
+        assert_eq!(state.clone().with_counter(CounterId::X86_TSC), Ok(state.clone()));
+        let error = state.with_counter(CounterId::ARM_CNTVCT).expect_err("another");
+        assert!(error.to_string().contains("x86-tsc, not arm-cntvct"), "{error}");
+    }
+    let state = Device::new(region(&memory), (), (), signals, [1, 2]).expect("written").save();
+    assert!(state.clone().with_counter(CounterId(7)).is_err());
+    assert_eq!(state.clone().with_counter(CounterId::NONE), Ok(state));
+}
+
+#[test]
+fn an_interrupt_that_fails_costs_no_device() {
+    let memory = guest();
+    let interrupt = Interrupt::default();
+    interrupt.is_broken.set(true);
+    let device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("nobody is told yet");
+    assert!(!device.is_behind());
+    let state = device.save();
+    let known = calibration(5, 1_800_000_000);
+    let made = [
+        Device::restore(region(&memory), &interrupt, (), &state, None, [3, 4]),
+        Device::restore(region(&memory), &interrupt, (), &state, Some(&known), [3, 4]),
+        Device::migrate_in(region(&memory), &interrupt, (), &state, Some(&known), 3),
+        Device::resume_in(region(&memory), &interrupt, (), &state, Some(&known)),
+        Device::clone_in(region(&memory), &interrupt, (), &state, 3),
+    ];
+    for (device, raised) in made.into_iter().zip(1..) {
+        let mut device = device.expect("made");
+        assert!(device.is_behind());
+        assert!(matches!(device.retry(), Err(Error::Trigger(Broken))));
+        interrupt.is_broken.set(false);
+        device.retry().expect("it works again");
+        assert_eq!((device.is_behind(), interrupt.raised.get()), (false, raised));
+        interrupt.is_broken.set(true);
+    }
+    assert_eq!(seen(&memory).clock_status, ClockStatus::INITIALIZING, "the last of them");
+}
 
 #[test]
 fn the_page_says_what_memory_and_trigger_are() {
