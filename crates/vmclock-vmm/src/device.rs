@@ -185,6 +185,25 @@ impl<M: StdError, T: StdError> StdError for Error<M, T> {}
 pub type Outcome<M, T> = Result<(), Error<<M as PageMemory>::Error, <T as Trigger>::Error>>;
 
 /// Sees each update, for metrics and logs. It does nothing by default.
+///
+/// ```
+/// use std::cell::Cell;
+/// use vmclock_core::abi::Snapshot;
+/// use vmclock_vmm::device::Events;
+///
+/// #[derive(Default)]
+/// struct Updates(Cell<u64>);
+///
+/// impl Events for Updates {
+///     fn updated(&self, _page: &Snapshot) {
+///         self.0.set(self.0.get() + 1);
+///     }
+/// }
+///
+/// let updates = Updates::default();
+/// (&updates).updated(&Snapshot::BLANK);
+/// assert_eq!(updates.0.get(), 1);
+/// ```
 pub trait Events {
     /// The page was updated, and says this now.
     fn updated(&self, _page: &Snapshot) {}
@@ -195,6 +214,16 @@ pub trait Events {
 
 impl Events for () {}
 
+impl<E: Events + ?Sized> Events for &E {
+    fn updated(&self, page: &Snapshot) {
+        (**self).updated(page);
+    }
+
+    fn failed(&self) {
+        (**self).failed();
+    }
+}
+
 /// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the page and
 /// tells the guest.
 ///
@@ -204,10 +233,11 @@ impl Events for () {}
 /// use vmclock_vmm::device::{Device, Options};
 /// use vmclock_vmm::memory::GuestRegion;
 /// use vmclock_vmm::trigger::EventFd;
+/// use vmm_sys_util::eventfd::EFD_NONBLOCK;
 ///
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
 /// let region = GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000)?;
-/// let interrupt = EventFd::new()?; // for KVM_IRQFD
+/// let interrupt = EventFd::new(EFD_NONBLOCK)?; // for register_irqfd
 /// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
 /// let mut clock = Device::new(region, interrupt, (), Options::new(CounterId::X86_TSC, random), [42, 43])?;
 /// clock.disrupt(44)?;
@@ -304,6 +334,27 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     /// Where the page is.
     pub const fn memory(&self) -> &M {
         &self.memory
+    }
+
+    /// What raises the interrupt.
+    pub const fn trigger(&self) -> &T {
+        &self.trigger
+    }
+
+    /// What sees the updates.
+    pub const fn events(&self) -> &E {
+        &self.events
+    }
+
+    /// Raises the interrupt without an update: for a monitor that loads its interrupt controller's state after it made the device
+    /// by [`restore`](Self::restore) or [`migrate_in`](Self::migrate_in). Those raise it too, but what is loaded then has overwritten that, and
+    /// a guest that sleeps until it is notified would miss the event.
+    pub fn notify(&mut self) -> Outcome<M, T> {
+        if self.is_written {
+            self.tell()
+        } else {
+            self.publish()
+        }
     }
 
     /// Whether the last operation has to be [retried](Self::retry).

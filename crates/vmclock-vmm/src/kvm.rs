@@ -21,7 +21,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{kvm_device_attr, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET};
 use kvm_ioctls::{Cap, DeviceFd, Error, Kvm, VcpuFd};
-use rustix::io::Errno;
+use libc::{EOPNOTSUPP, ERANGE};
 
 use crate::counter::{GuestCounter, Scale};
 
@@ -71,10 +71,10 @@ impl Host {
             return Ok(None);
         }
         if !self.can_scale {
-            return Err(Error::new(Errno::OPNOTSUPP.raw_os_error()));
+            return Err(Error::new(EOPNOTSUPP));
         }
         let scale = Scale::between(self.khz, khz, self.fraction_bits);
-        scale.map(Some).ok_or(Error::new(Errno::RANGE.raw_os_error()))
+        scale.map(Some).ok_or(Error::new(ERANGE))
     }
 
     /// A vCPU's counter, exactly; with the errors of [`scale`](Self::scale).
@@ -100,7 +100,7 @@ pub fn set_counter_offset(cpu: &VcpuFd, offset: u64) -> Result<(), Error> {
     if counter_offset(cpu)? == offset {
         Ok(())
     } else {
-        Err(Error::new(Errno::OPNOTSUPP.raw_os_error()))
+        Err(Error::new(EOPNOTSUPP))
     }
 }
 
@@ -143,9 +143,8 @@ mod tests {
                     "rounded down, as by KVM"
                 );
             }
-            assert_eq!(none.scale_to(khz).map_err(Error::errno), Err(Errno::OPNOTSUPP.raw_os_error()));
+            assert_eq!(none.scale_to(khz).map_err(Error::errno), Err(EOPNOTSUPP));
         }
-        let zero = Errno::RANGE.raw_os_error();
-        assert_eq!(intel.scale_to(0).map_err(Error::errno), Err(zero), "not a counter that stands");
+        assert_eq!(intel.scale_to(0).map_err(Error::errno), Err(ERANGE), "not a counter that stands");
     }
 }

@@ -12,12 +12,13 @@ use vmclock_core::time::Time;
 use vmclock_vmm::device::{Calibration, Device, Options};
 use vmclock_vmm::memory::GuestRegion;
 use vmclock_vmm::trigger::EventFd;
+use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 #[test]
 fn nothing_is_allocated_after_construction() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
     let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000).expect("inside");
-    let interrupt = EventFd::new().expect("an eventfd");
+    let interrupt = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let calibration = Calibration {
         counter: 5,
         time: Time::from_parts(1_800_000_000, 0),

@@ -14,7 +14,7 @@ use vmclock_core::calibration::Period;
 use vmclock_core::event::{changes, Maintenance};
 use vmclock_core::leap::UtcRule;
 use vmclock_core::time::{Interval, PageScale, Span, Tai, Time};
-use vmclock_vmm::device::{Calibration, Device, Error, Options};
+use vmclock_vmm::device::{Calibration, Device, Error, Events, Options};
 use vmclock_vmm::lineage::Lineage;
 use vmclock_vmm::memory::{GuestRegion, PageMemory};
 use vmclock_vmm::state::{Identities, State, StateError};
@@ -538,7 +538,44 @@ fn an_interrupt_that_fails_is_raised_later() {
     assert_eq!((interrupt.raised.get(), device.is_behind()), (1, false));
     let sequence = device.page().seq_count;
     device.retry().expect("nothing is left to do");
-    assert_eq!(device.page().seq_count, sequence);
+    assert_eq!((device.page().seq_count, device.trigger().raised.get()), (sequence, 1));
+    // The interrupt controller was loaded later than the device.
+    device.notify().expect("raised");
+    assert_eq!((device.page().seq_count, device.trigger().raised.get()), (sequence, 2));
+    interrupt.is_broken.set(true);
+    assert!(matches!(device.notify(), Err(Error::Trigger(Broken))) && device.is_behind());
+    let mut silent = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    silent.notify().expect("nobody to be told");
+    assert!(!silent.is_behind());
+}
+
+/// Keeps what it sees.
+#[derive(Default)]
+struct Seen {
+    pages: RefCell<Vec<Snapshot>>,
+    failures: Cell<u32>,
+}
+
+impl Events for Seen {
+    fn updated(&self, page: &Snapshot) {
+        self.pages.borrow_mut().push(*page);
+    }
+
+    fn failed(&self) {
+        self.failures.set(self.failures.get() + 1);
+    }
+}
+
+#[test]
+fn each_update_and_each_failure_is_seen() {
+    let (memory, interrupt, observer) = (guest(), Interrupt::default(), Seen::default());
+    let mut device = Device::new(region(&memory), &interrupt, &observer, options(), [1, 2]).expect("written");
+    device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    assert_eq!((device.events().pages.borrow().len(), observer.failures.get()), (2, 0));
+    assert_eq!(observer.pages.borrow().last(), Some(device.page()));
+    interrupt.is_broken.set(true);
+    assert!(device.disrupt(3).is_err());
+    assert_eq!((observer.pages.borrow().len(), observer.failures.get()), (3, 1));
 }
 
 #[derive(Clone, Copy, Debug)]
