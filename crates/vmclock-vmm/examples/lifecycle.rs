@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     clock.pause()?;
     clock.resume(Some(&calibrated(2 * HERTZ, 2)?))?;
     guest.look("pause and resume", 2 * HERTZ)?;
-    clock.reset()?;
+    clock.reset(None)?;
     guest.look("reset", 3 * HERTZ)?;
     clock.maintenance(Maintenance::Soon)?;
     guest.look("maintenance, within a day", 3 * HERTZ)?;

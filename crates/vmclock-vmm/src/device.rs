@@ -376,8 +376,12 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.retry()
     }
 
-    /// The guest goes on, on this host. Its counter is as it was, or what it is now is known; where it
-    /// is neither, call [`disrupt`](Self::disrupt).
+    /// The guest goes on, on this host. Marker and generation stay, as UAPI.13 has it.
+    ///
+    /// `None`: its counter went on as if nothing had happened, and the last calibration still holds; there is nothing to update. If the counter
+    /// stood still meanwhile or was set, give a new calibration: then the page is right again, though what a guest kept from before is
+    /// of another relation. To have guests drop that, call [`disrupt`](Self::disrupt) before, and so where the new relation is not
+    /// known yet.
     pub fn resume(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
         match calibration {
             Some(calibration) => self.calibrate(calibration),
@@ -385,9 +389,15 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         }
     }
 
-    /// The guest boots anew. The page stays as it is, and is written again, as the guest may have been able to.
-    pub fn reset(&mut self) -> Outcome<M, T> {
-        self.publish()
+    /// The guest boots anew. Marker and generation stay, as UAPI.13 has it, and the page is written again, as the guest may have been able to.
+    ///
+    /// `None`: its counter goes on, and the last calibration still holds. If it is set back, as by a monitor that resets the vCPUs with it, or
+    /// stood still, give a new calibration, or [`disrupt`](Self::disrupt), as with [`resume`](Self::resume).
+    pub fn reset(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
+        match calibration {
+            Some(calibration) => self.calibrate(calibration),
+            None => self.publish(),
+        }
     }
 
     /// The guest is about to go to another host, or into a file: what has to go with it.

@@ -43,7 +43,7 @@ fn nothing_is_allocated_after_construction() {
             device.clone_running(fresh).expect("written");
             device.disrupt(fresh).expect("written");
             device.distrust().expect("written");
-            device.reset().expect("written");
+            device.reset(None).expect("written");
         }
     });
     assert_eq!(life.count_total, 0, "allocations");

@@ -150,6 +150,23 @@ fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
 type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
 
 #[test]
+fn a_reset_takes_the_counter_that_the_guest_has_then() {
+    let memory = guest();
+    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    device.calibrate(&relation(4_000_000_000, 0, 0)).expect("written");
+    let before = seen(&memory);
+    // The guest scribbled on its page.
+    memory.write_slice(&[0xee; 32], GuestAddress(PLACE.0 + 0x30)).expect("inside");
+    device.reset(None).expect("written");
+    assert_eq!(seen(&memory), Snapshot { seq_count: before.seq_count + 2, ..before }, "as it was");
+    device.reset(Some(&relation(0, 3_000_000_000, 0))).expect("written");
+    let after = seen(&memory);
+    assert_eq!((after.counter_value, after.time_sec), (0, 1_800_000_003));
+    assert_eq!((after.disruption_marker, after.generation()), (before.disruption_marker, before.generation()));
+    assert_eq!(after.seq_count, before.seq_count + 4);
+}
+
+#[test]
 fn a_device_is_made_for_each_row_of_the_table() {
     const SECOND: u64 = 2_000_000_000;
     let memory = guest();
@@ -679,7 +696,7 @@ proptest! {
             match step {
                 Step::Pause => device.pause(),
                 Step::Resume => device.resume(None),
-                Step::Reset => device.reset(),
+                Step::Reset => device.reset(None),
                 Step::Migrate => {
                     let state = device.migrate_out();
                     device = Device::migrate_in(region(&memory), &interrupt, (), &state, Some(&time), fresh).expect("written");
