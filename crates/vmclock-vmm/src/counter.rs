@@ -82,6 +82,11 @@ impl GuestCounter {
         self.offset
     }
 
+    /// How fast it runs, in ticks of the host's; `None` where it runs as the host's does.
+    pub const fn scale(&self) -> Option<Scale> {
+        self.scale
+    }
+
     /// How wide the window is in which the offset lies, in ticks.
     pub fn window(&self) -> u64 {
         self.low.saturating_add(self.high)
@@ -130,8 +135,8 @@ impl GuestCounter {
     }
 }
 
-/// How long so many ticks are, rounded up.
-fn nanos_of(ticks: u128, period_frac: u64, period_shift: u8) -> Option<u64> {
+/// How long so many ticks are, in nanoseconds rounded up.
+pub(crate) fn nanos_of(ticks: u128, period_frac: u64, period_shift: u8) -> Option<u64> {
     // In 2^-64 s, of which there are 2^34 to a nanosecond and some.
     let span = ticks.checked_mul(period_frac.into())?.checked_shr(period_shift.into())?.checked_add(1)?;
     let nanos = u128::from(u64::try_from(span >> 32).ok()?) * 1_000_000_000;

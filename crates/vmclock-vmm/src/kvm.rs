@@ -92,7 +92,8 @@ pub fn counter_offset(cpu: &VcpuFd) -> Result<u64, Error> {
     Ok(offset)
 }
 
-/// Sets it: on a destination, for each vCPU, before the guest runs. [`GuestCounter::going_on`] says what it has to be. A KVM that accepts
+/// Sets it: on a destination, for each vCPU, before the guest runs. [`State::guest_counter`](crate::state::State::guest_counter)
+/// says what it has to be. A KVM that accepts
 /// that without doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
 /// [`Host::guest_counter`] says, and the page has to be about that.
 pub fn set_counter_offset(cpu: &VcpuFd, offset: u64) -> Result<(), Error> {

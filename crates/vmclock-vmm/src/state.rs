@@ -5,8 +5,10 @@ use std::fmt;
 
 use vmclock_core::abi::{CounterId, Flags, ParseError, SmearingHint, Snapshot, TimeType, STRUCTURE_LEN};
 use vmclock_core::calibration::{Calibration, NoTime};
-use vmclock_core::time::{Tai, Time};
+use vmclock_core::time::Time;
 
+use crate::counter::{nanos_of, GuestCounter, Scale};
+use crate::device;
 use crate::lifecycle;
 use crate::lineage::Lineage;
 use crate::memory::is_length;
@@ -184,16 +186,58 @@ impl State {
         }
     }
 
-    /// What the guest's counter would be at `time` had it never stopped, and how far off that may be, in ± nanoseconds of time: a
-    /// destination sets the guest's offset to this minus its own counter at that moment, so that the guest's counter goes on
-    /// as if nothing had happened. The destination's own error in knowing `time` comes on top. `None` where the state has no time.
+    /// The guest's counter on a destination as if it had never stopped, and how far off that is at most, in ± nanoseconds by which it is ahead
+    /// or behind. `host`: what the destination knows of its own counter, on TAI. `scale`: how it makes the guest's rate of its own,
+    /// where it does. `None` where the state gives no time.
     ///
-    /// However well that succeeds, the page's bounds stay what they are: they are about the counter that the guest then has.
-    pub fn guest_counter_at(&self, time: Time<Tai>) -> Option<(u64, u128)> {
+    /// The destination sets the guest's offset to that of this counter, and gives the guest's page a calibration of it. Even where the
+    /// counter could not be set, the page's bounds hold for the counter that its calibration is about.
+    ///
+    /// ```
+    /// use vm_memory::{GuestAddress, GuestMemoryMmap};
+    /// use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator};
+    /// use vmclock_core::calibration::Period;
+    /// use vmclock_core::time::Time;
+    /// use vmclock_vmm::device::{Calibration, Device, Options};
+    /// use vmclock_vmm::memory::GuestRegion;
+    ///
+    /// let known = |counter, seconds| -> Result<_, std::num::TryFromIntError> {
+    ///     Ok(Calibration {
+    ///         counter,
+    ///         time: Time::from_parts(seconds, 0),
+    ///         period: Period::from_frequency(2_000_000_000.try_into()?),
+    ///         time_max_error: 500,
+    ///         time_estimated_error: 50,
+    ///         period_max_error: 1_000_000,
+    ///         period_estimated_error: 10_000,
+    ///         status: ClockStatus::SYNCHRONIZED,
+    ///         utc_minus_tai: Some(-37),
+    ///         leap_indicator: LeapIndicator::NONE,
+    ///     })
+    /// };
+    /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
+    /// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
+    /// let mut source = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
+    /// source.calibrate(&known(7_000, 1_800_000_000)?)?;
+    /// let state = source.migrate_out();
+    ///
+    /// // Ten seconds later, on a host whose counter was 123.
+    /// let host = known(123, 1_800_000_010)?;
+    /// let (counter, error) = state.guest_counter(&host, None).ok_or("the source had no time")?;
+    /// assert_eq!(counter.at(123), 20_000_007_000);
+    /// assert!((11_000..11_010).contains(&error)); // 1 ppm of ten seconds, and what both do not know of the time
+    /// let known = counter.calibration(&host).ok_or("the guest's counter stands")?;
+    /// Device::migrate_in(region()?, (), (), &state, Some(&known), 5)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn guest_counter(&self, host: &device::Calibration, scale: Option<Scale>) -> Option<(GuestCounter, u128)> {
         let (page, _) = self.open().ok()?;
-        let calibration = Calibration::from_snapshot(&page, page.counter_id).ok()?;
-        let counter = calibration.counter_at(Time::from_raw(time.raw()))?;
-        Some((counter, calibration.max_error_at(counter)?))
+        let source = Calibration::from_snapshot(&page, page.counter_id).ok()?;
+        let value = source.counter_at(Time::from_raw(host.time.raw()))?;
+        // The value is rounded down to a tick.
+        let tick = nanos_of(1, page.counter_period_frac_sec, page.counter_period_shift)?;
+        let error = source.max_error_at(value)? + u128::from(host.time_max_error) + u128::from(tick);
+        Some((GuestCounter::going_on(value, host.counter, scale), error))
     }
 
     /// The page, and how its next values are made: as some device could have left them.
