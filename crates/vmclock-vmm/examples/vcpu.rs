@@ -3,12 +3,12 @@
 //! `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
 
 #[cfg(not(target_arch = "x86_64"))]
-fn main() {
+pub(crate) fn main() {
     println!("the guest's instructions are for x86-64");
 }
 
 #[cfg(target_arch = "x86_64")]
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     x86::run()
 }
 
