@@ -9,7 +9,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmclock::VmClock;
 use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot};
 use vmclock_core::calibration::{self, Period};
-use vmclock_core::event::{changes, Maintenance};
+use vmclock_core::event::{changes, Event, Maintenance};
 use vmclock_core::time::Time;
 use vmclock_vmm::device::{Calibration, Device, Options};
 use vmclock_vmm::memory::GuestRegion;
@@ -47,7 +47,7 @@ impl Guest<'_> {
         for event in &happened {
             println!("    {}: {event}", event.name());
         }
-        assert_eq!(happened.iter().map(|event| event.name()).collect::<Vec<_>>(), events, "{what}");
+        assert_eq!(happened.iter().map(Event::name).collect::<Vec<_>>(), events, "{what}");
         assert_eq!(raised, interrupts, "{what}");
         match calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC) {
             Ok(clock) => {

@@ -13,7 +13,8 @@ use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, 
 use vmclock_core::calibration::Period;
 use vmclock_core::event::{changes, Maintenance};
 use vmclock_core::leap::UtcRule;
-use vmclock_core::time::{Interval, PageScale, Span, Tai, Time};
+use vmclock_core::time::{Interval, PageScale, Tai, Time};
+use vmclock_vmm::counter::Scale;
 use vmclock_vmm::device::{Calibration, Device, Error, Events, Options};
 use vmclock_vmm::lineage::Lineage;
 use vmclock_vmm::memory::{GuestRegion, PageMemory};
@@ -511,34 +512,168 @@ impl PageMemory for Failing {
     }
 }
 
+type Fragile<'a> = Device<&'a Failing, &'a Interrupt>;
+type Made<T> = Result<T, Error<Broken, Broken>>;
+
+type Operation = fn(&mut Fragile<'_>) -> Made<()>;
+/// Every operation of a device that is there, by its name.
+const OPERATIONS: [(&str, Operation); 9] = [
+    ("calibrate", |device| device.calibrate(&calibration(5_000, 1_800_000_001))),
+    ("leap", |device| device.leap(Some(-36), LeapIndicator::PRE_POSITIVE)),
+    ("maintenance", |device| device.maintenance(Maintenance::Imminent)),
+    ("reset", |device| device.reset(None)),
+    ("reset with a calibration", |device| device.reset(Some(&calibration(5_000, 1_800_000_002)))),
+    ("resume", |device| device.resume(Some(&calibration(5_000, 1_800_000_003)))),
+    ("clone_running", |device| device.clone_running(2)),
+    ("disrupt", |device| device.disrupt(2)),
+    ("distrust", |device| device.distrust()),
+];
+
+type Arrival = for<'a> fn(&'a Failing, &'a Interrupt, &State) -> Made<Fragile<'a>>;
+/// Every way to make a device of what was saved.
+const ARRIVALS: [(&str, Arrival); 4] = [
+    ("migrate_in", |memory, interrupt, state| Device::migrate_in(memory, interrupt, (), state, None, 3)),
+    ("restore", |memory, interrupt, state| {
+        Device::restore(memory, interrupt, (), state, Some(&calibration(5_000, 1_800_000_004)), [3, 4])
+    }),
+    ("resume_in", |memory, interrupt, state| Device::resume_in(memory, interrupt, (), state, None)),
+    ("clone_in", |memory, interrupt, state| Device::clone_in(memory, interrupt, (), state, 4)),
+];
+
+/// What an update is made of: the odd count, three words of constants, all others, the even count.
+const STORES: u32 = 1 + 3 + 12 + 1;
+
+fn failing() -> Failing {
+    Failing { words: RefCell::new([0; STRUCTURE_LEN]), left: Cell::new(u32::MAX) }
+}
+
+fn calibrated<'a>(memory: &'a Failing, interrupt: &'a Interrupt) -> Fragile<'a> {
+    let mut device = Device::new(memory, interrupt, (), options(), [1, 2]).expect("written");
+    device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    device
+}
+
+/// A guest sees the old page, or that an update is in progress.
+fn is_old_or_odd(memory: &Failing, before: &[u8; STRUCTURE_LEN]) -> bool {
+    let now = *memory.words.borrow();
+    Snapshot::from_bytes(&now).seq_count & 1 == 1 || now == *before
+}
+
 #[test]
 fn a_write_that_fails_leaves_the_old_page_or_an_odd_one_and_is_retried() {
-    let mut failures = 0;
-    for allowed in 0..40 {
-        let memory = Failing { words: RefCell::new([0; STRUCTURE_LEN]), left: Cell::new(u32::MAX) };
-        let interrupt = Interrupt::default();
-        let mut device = Device::new(&memory, &interrupt, (), options(), [1, 2]).expect("written");
-        device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
-        let (before, raised) = (*memory.words.borrow(), interrupt.raised.get());
-        memory.left.set(allowed);
-        let result = device.disrupt(2);
-        let now = *memory.words.borrow();
-        if result.is_err() {
-            failures += 1;
-            assert!(matches!(result, Err(Error::Memory(Broken))));
-            let is_odd = Snapshot::from_bytes(&now).seq_count & 1 == 1;
-            assert!(is_odd || now == before, "after {allowed} stores");
-            assert!(device.is_behind() && interrupt.raised.get() == raised, "the guest was told of nothing");
-            memory.left.set(u32::MAX);
-            device.retry().expect("it works again");
+    for (name, operation) in OPERATIONS {
+        // What it comes to if nothing fails.
+        let (memory, interrupt) = (failing(), Interrupt::default());
+        operation(&mut calibrated(&memory, &interrupt)).expect("written");
+        let (wanted, raised) = (*memory.words.borrow(), interrupt.raised.get());
+
+        for first in 0..STORES {
+            // Each word is the one that fails, then again in the first retry, and again in the second.
+            for second in 0..=STORES {
+                let (memory, interrupt) = (failing(), Interrupt::default());
+                let mut device = calibrated(&memory, &interrupt);
+                let before = *memory.words.borrow();
+                for (attempt, allowed) in [first, second, second / 2].into_iter().enumerate() {
+                    memory.left.set(allowed);
+                    let result = if attempt == 0 { operation(&mut device) } else { device.retry() };
+                    if allowed >= STORES {
+                        result.expect("it was enough");
+                        break;
+                    }
+                    assert!(matches!(result, Err(Error::Memory(Broken))), "{name}, {allowed} stores");
+                    assert!(is_old_or_odd(&memory, &before), "{name}, {allowed} stores");
+                    assert!(device.is_behind() && interrupt.raised.get() == 1, "the guest was told of nothing");
+                }
+                memory.left.set(u32::MAX);
+                device.retry().expect("it works again");
+                assert_eq!(*memory.words.borrow(), wanted, "{name}, {first} and {second} stores");
+                assert_eq!((device.is_behind(), interrupt.raised.get()), (false, raised));
+            }
         }
-        let after = Snapshot::from_prefix(&*memory.words.borrow()).expect("a consistent page");
-        assert_eq!(&after, device.page());
-        assert_ne!(after.disruption_marker, Snapshot::from_bytes(&before).disruption_marker);
-        assert_eq!((device.is_behind(), interrupt.raised.get()), (false, raised + 1));
-        assert_eq!(after.seq_count, Snapshot::from_bytes(&before).seq_count + 2);
     }
-    assert!(failures >= 15, "each of the words was the one that failed: {failures}");
+}
+
+#[test]
+fn the_next_operation_says_what_the_last_could_not() {
+    for (name, operation) in OPERATIONS {
+        for (next_name, next) in OPERATIONS {
+            let (memory, interrupt) = (failing(), Interrupt::default());
+            let mut device = calibrated(&memory, &interrupt);
+            // All in two updates, or in one; but for the sequence count it is the same.
+            let (other_memory, other_interrupt) = (failing(), Interrupt::default());
+            let mut other = calibrated(&other_memory, &other_interrupt);
+            operation(&mut other).expect("written");
+            next(&mut other).expect("written");
+
+            memory.left.set(STORES / 2);
+            assert!(operation(&mut device).is_err(), "{name}");
+            memory.left.set(u32::MAX);
+            next(&mut device).expect("written");
+            let seen = Snapshot::from_prefix(&*memory.words.borrow()).expect("a consistent page");
+            assert_eq!(&seen, device.page());
+            assert_eq!(seen, Snapshot { seq_count: seen.seq_count, ..*other.page() }, "{name}, then {next_name}");
+            assert!(!device.is_behind());
+        }
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_made_leaves_the_old_page_or_an_odd_one() {
+    for (name, arrive) in ARRIVALS {
+        for allowed in 0..STORES {
+            let (memory, interrupt) = (failing(), Interrupt::default());
+            let state = calibrated(&memory, &interrupt).save();
+            let (before, raised) = (*memory.words.borrow(), interrupt.raised.get());
+            memory.left.set(allowed);
+            let made = arrive(&memory, &interrupt, &state);
+            assert!(matches!(made, Err(Error::Memory(Broken))), "{name}, {allowed} stores");
+            assert!(is_old_or_odd(&memory, &before), "{name}, {allowed} stores");
+            assert_eq!(interrupt.raised.get(), raised, "the guest was told of nothing");
+            memory.left.set(u32::MAX);
+            let device = arrive(&memory, &interrupt, &state).expect("made anew");
+            let seen = Snapshot::from_prefix(&*memory.words.borrow()).expect("a consistent page");
+            assert_eq!((&seen, device.is_behind(), interrupt.raised.get()), (device.page(), false, raised + 1));
+        }
+    }
+    for allowed in 0..STORES {
+        let (memory, interrupt) = (failing(), Interrupt::default());
+        memory.left.set(allowed);
+        assert!(Device::new(&memory, &interrupt, (), options(), [1, 2]).is_err(), "{allowed} stores");
+        assert!(Snapshot::from_prefix(&*memory.words.borrow()).is_err(), "no page yet");
+    }
+}
+
+#[test]
+fn what_guests_could_not_see_promises_nothing() {
+    const SECOND: u64 = 2_000_000_000;
+    let (memory, interrupt) = (failing(), Interrupt::default());
+    let mut device = Device::new(&memory, &interrupt, (), options(), [1, 2]).expect("written");
+    device.calibrate(&relation(0, 0, 0)).expect("written");
+    let (right, stepped) = (relation(SECOND, 1_000_000_000, 0), relation(SECOND, 3_000_000_000, 0));
+    memory.left.set(5);
+    assert!(device.calibrate(&stepped).is_err());
+    assert_eq!((device.agrees(&right, SECOND), device.agrees(&stepped, SECOND)), (true, false));
+    memory.left.set(u32::MAX);
+    device.retry().expect("it works again");
+    assert_eq!((device.agrees(&right, SECOND), device.agrees(&stepped, SECOND)), (false, true));
+}
+
+#[test]
+fn the_sequence_count_goes_on_from_the_later_of_state_and_memory() {
+    let interrupt = Interrupt::default();
+    for (name, arrive) in ARRIVALS {
+        for ahead in [0, 1, 1 << 28, (1 << 28) + 6, (1 << 30) + 1, (1 << 31) - 3] {
+            let memory = failing();
+            let state = calibrated(&memory, &interrupt).save();
+            // Odd, too, as when it was copied in the middle of an update; and around the end of the numbers.
+            let came = 4_u32.wrapping_add(ahead);
+            memory.words.borrow_mut()[0x0c..0x10].copy_from_slice(&came.to_le_bytes());
+            let device = arrive(&memory, &interrupt, &state).expect("written");
+            let count = device.page().seq_count;
+            assert_eq!(count & 1, 0);
+            assert!(count != came && count.wrapping_sub(came) >> 31 == 0, "{name}: {count:#x} is behind {came:#x}");
+        }
+    }
 }
 
 #[test]
@@ -598,31 +733,79 @@ fn each_update_and_each_failure_is_seen() {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Pause,
-    Resume,
-    Reset,
-    Migrate,
-    Restore,
+    Resume(bool),
+    Reset(bool),
+    ResumeIn(bool),
+    Migrate(bool),
+    Restore(bool),
     Clone,
+    CloneIn,
     Disrupt,
+    Distrust,
     Maintenance(Maintenance),
     Calibrate,
-    Leap(i16),
+    Leap(Option<i16>, LeapIndicator),
+}
+
+impl Step {
+    /// Whether it is one with a calibration.
+    fn calibrates(self) -> bool {
+        use Step::{Calibrate, Migrate, Reset, Restore, Resume, ResumeIn};
+        matches!(self, Calibrate | Resume(true) | Reset(true) | ResumeIn(true) | Migrate(true) | Restore(true))
+    }
+
+    /// The rows of the table: whether marker and generation are new.
+    fn row(self) -> (bool, bool) {
+        match self {
+            Self::Migrate(_) | Self::Disrupt => (true, false),
+            Self::Restore(_) => (true, true),
+            Self::Clone | Self::CloneIn => (false, true),
+            _ => (false, false),
+        }
+    }
+}
+
+fn facts() -> impl Strategy<Value = (Option<i16>, LeapIndicator)> {
+    (prop::option::of(-60_i16..=-10), (0_u8..6).prop_map(LeapIndicator))
 }
 
 fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         Just(Step::Pause),
-        Just(Step::Resume),
-        Just(Step::Reset),
-        Just(Step::Migrate),
-        Just(Step::Restore),
+        any::<bool>().prop_map(Step::Resume),
+        any::<bool>().prop_map(Step::Reset),
+        any::<bool>().prop_map(Step::ResumeIn),
+        any::<bool>().prop_map(Step::Migrate),
+        any::<bool>().prop_map(Step::Restore),
         Just(Step::Clone),
+        Just(Step::CloneIn),
         Just(Step::Disrupt),
+        Just(Step::Distrust),
         prop_oneof![Just(Maintenance::None), Just(Maintenance::Soon), Just(Maintenance::Imminent)]
             .prop_map(Step::Maintenance),
+        // More often than the others.
         Just(Step::Calibrate),
-        (-40_i16..-30).prop_map(Step::Leap),
+        Just(Step::Calibrate),
+        Just(Step::Calibrate),
+        facts().prop_map(|(offset, indicator)| Step::Leap(offset, indicator)),
     ]
+}
+
+/// How an honest calibration differs from the truth, and from the last.
+#[derive(Clone, Copy, Debug)]
+struct Honest {
+    /// In nanoseconds.
+    off: i64,
+    /// How much more than that it may be off, in nanoseconds.
+    vague: u64,
+    /// By how much the period is off, in parts per 10^12; it may be 15,000,000.
+    period_off: i64,
+    facts: (Option<i16>, LeapIndicator),
+}
+
+fn honest() -> impl Strategy<Value = Honest> {
+    (-100_i64..100, 0_u64..900, -14_900_000_i64..14_900_000, facts())
+        .prop_map(|(off, vague, period_off, facts)| Honest { off, vague, period_off, facts })
 }
 
 /// What can happen to a guest's counter.
@@ -637,25 +820,60 @@ fn happenings() -> impl Strategy<Value = Happening> {
     prop_oneof![6 => Just(Happening::Goes), 1 => Just(Happening::Jumps), 1 => Just(Happening::Moves)]
 }
 
-/// The true time, in TAI nanoseconds, and a counter of 2 GHz that drifts by so many parts in 10^12.
+/// The true time of a counter that has about 2 GHz: its ticks are longer than that by so many parts in 10^12.
 struct World {
+    start: u64,
+    start_nanos: i128,
     counter: u64,
-    nanos: i128,
     drift: i64,
 }
 
 impl World {
+    fn new(counter: u64, nanos: i128, drift: i64) -> Self {
+        Self { start: counter, start_nanos: nanos, counter, drift }
+    }
+
     fn run(&mut self, ticks: u64) {
         self.counter = self.counter.wrapping_add(ticks);
-        let nanos = i128::from(ticks) / 2;
-        self.nanos += nanos + nanos * i128::from(self.drift) / 1_000_000_000_000;
+    }
+
+    /// The counter is another one: it jumped, or it is another host's.
+    fn move_to(&mut self, counter: u64, ticks_later: u64, drift: i64) {
+        *self = Self::new(counter, self.nanos() + i128::from(ticks_later), drift);
+    }
+
+    /// In TAI, rounded down: nothing adds up.
+    fn nanos(&self) -> i128 {
+        let ticks = i128::from(self.counter.wrapping_sub(self.start));
+        self.start_nanos + ticks * (1_000_000_000_000 + i128::from(self.drift)) / 2_000_000_000_000
     }
 
     /// A right one: it is off by no more than it says.
-    fn calibration(&self, off: i64, vague: u64) -> Calibration {
-        let time = Time::<Tai>::from_nanos(self.nanos + i128::from(off)).expect("in range");
-        Calibration { counter: self.counter, time, time_max_error: off.unsigned_abs() + vague + 1, ..calibration(0, 0) }
+    fn calibration(&self, honest: Honest) -> Calibration {
+        let time = Time::<Tai>::from_nanos(self.nanos() + i128::from(honest.off)).expect("in range");
+        // To half a part in 10^9, which is why the period is off by less than it may be.
+        let hertz = 2_000_000_000 - (self.drift + honest.period_off) / 500;
+        let hertz = NonZeroU64::new(hertz.unsigned_abs()).expect("not 0");
+        Calibration {
+            counter: self.counter,
+            time,
+            period: Period::from_frequency(hertz),
+            time_max_error: honest.off.unsigned_abs() + honest.vague + 1,
+            utc_minus_tai: honest.facts.0,
+            leap_indicator: honest.facts.1,
+            ..calibration(0, 0)
+        }
     }
+}
+
+/// What a guest makes of a page.
+fn clock_on(page: &Snapshot) -> Option<vmclock_core::calibration::Calibration> {
+    vmclock_core::calibration::Calibration::from_snapshot(page, CounterId::X86_TSC).ok()
+}
+
+/// Whether the time is where it was said to be.
+fn is_inside(interval: &Interval<PageScale>, time: Time<PageScale>) -> bool {
+    interval.earliest.nanos() <= time.ceil_nanos() && time.floor_nanos() <= interval.latest.nanos()
 }
 
 proptest! {
@@ -682,57 +900,120 @@ proptest! {
         }
     }
 
-    /// After each step the guest sees the events of the table, none missed and none invented, and no identity twice.
+    /// After each step the guest sees the events of the table, none missed and none invented, and no identity twice; the page says what was
+    /// told, and no more; its bounds have the true time in them; and what it said before under the same marker, for all counter
+    /// values from its reference on, holds.
     #[test]
-    fn a_life(life in prop::collection::vec((steps(), any::<u64>()), 1..60)) {
+    fn a_life(
+        drift in -10_000_000_i64..10_000_000,
+        life in prop::collection::vec((steps(), 1_u64..40_000_000_000, honest(), any::<[u64; 3]>()), 1..60),
+    ) {
         let memory = guest();
         let interrupt = Interrupt::default();
         let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
+        let mut world = World::new(1 << 40, 1_800_000_000_000_000_000, drift);
         let mut before = seen(&memory);
         let mut known = HashSet::from([before.disruption_marker, before.vm_generation_counter]);
-        for (turn, (step, fresh)) in (0_u32..).zip(life) {
+        let mut told = (None, LeapIndicator::NONE);
+        let mut announced = Maintenance::None;
+        // The last page that gave time, if no new marker came since.
+        let mut promised: Option<Snapshot> = None;
+        for (step, ticks, honest, fresh) in life {
+            world.run(ticks);
+            let (is_disrupted, is_restored) = step.row();
+            if matches!(step, Step::Migrate(_) | Step::Restore(_)) {
+                world.move_to(fresh[2], ticks, -world.drift);
+            }
+            let time = world.calibration(honest);
+            // It takes a moment until it is on the page.
+            world.run(ticks / 1000);
             let raised = interrupt.raised.get();
-            let time = calibration(1_000 * u64::from(turn), 1_800_000_000 + i64::from(turn));
+            // As a monitor has to do it.
+            let disagrees = step.calibrates() && !is_disrupted && !device.agrees(&time, world.counter);
+            if disagrees {
+                device.disrupt(fresh[2]).expect("written");
+            }
+            let calibration = step.calibrates().then_some(&time);
+            let state = device.save();
+            let place = || region(&memory);
             match step {
                 Step::Pause => device.pause(),
-                Step::Resume => device.resume(None),
-                Step::Reset => device.reset(None),
-                Step::Migrate => {
+                Step::Resume(_) => device.resume(calibration),
+                Step::Reset(_) => device.reset(calibration),
+                Step::ResumeIn(_) => Device::resume_in(place(), &interrupt, (), &state, calibration).map(|made| device = made),
+                Step::Migrate(_) => {
                     let state = device.migrate_out();
-                    device = Device::migrate_in(region(&memory), &interrupt, (), &state, Some(&time), fresh).expect("written");
-                    Ok(())
+                    Device::migrate_in(place(), &interrupt, (), &state, calibration, fresh[0]).map(|made| device = made)
                 }
-                Step::Restore => {
-                    let state = device.save();
-                    device = Device::restore(region(&memory), &interrupt, (), &state, None, [fresh, !fresh]).expect("written");
-                    Ok(())
+                Step::Restore(_) => {
+                    let fresh = [fresh[0], fresh[1]];
+                    Device::restore(place(), &interrupt, (), &state, calibration, fresh).map(|made| device = made)
                 }
-                Step::Clone => device.clone_running(fresh),
-                Step::Disrupt => device.disrupt(fresh),
+                Step::Clone => device.clone_running(fresh[0]),
+                Step::CloneIn => Device::clone_in(place(), &interrupt, (), &state, fresh[0]).map(|made| device = made),
+                Step::Disrupt => device.disrupt(fresh[0]),
+                Step::Distrust => device.distrust(),
                 Step::Maintenance(announced) => device.maintenance(announced),
                 Step::Calibrate => device.calibrate(&time),
-                Step::Leap(offset) => device.leap(Some(offset), LeapIndicator::NONE),
+                Step::Leap(offset, indicator) => device.leap(offset, indicator),
             }.expect("nothing fails here");
+
             let after = seen(&memory);
             prop_assert_eq!(&after, device.page());
-            let updates = u32::from(!matches!(step, Step::Pause | Step::Resume));
+            let updates = u32::from(!matches!(step, Step::Pause | Step::Resume(false))) + u32::from(disagrees);
             prop_assert_eq!(interrupt.raised.get() - raised, updates, "update and notification are one");
             prop_assert_eq!(after.seq_count == before.seq_count, updates == 0);
             prop_assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0, "it only goes on");
             let names: Vec<&str> = changes(&before, &after).map(|event| event.name()).collect();
             let has = |name: &str| names.contains(&name);
-            let disrupted = matches!(step, Step::Migrate | Step::Restore | Step::Disrupt);
-            let restored = matches!(step, Step::Restore | Step::Clone);
-            prop_assert_eq!((has("disrupted"), has("restored")), (disrupted, restored), "{:?}: {:?}", step, names);
-            for (is_new, value) in [(disrupted, after.disruption_marker), (restored, after.vm_generation_counter)] {
+            let is_disrupted = is_disrupted || disagrees;
+            prop_assert_eq!((has("disrupted"), has("restored")), (is_disrupted, is_restored), "{:?}: {:?}", step, names);
+            for (is_new, value) in [(is_disrupted, after.disruption_marker), (is_restored, after.vm_generation_counter)] {
                 prop_assert!(!is_new || known.insert(value), "{:#x} came twice", value);
             }
-            // A time from before a disruption is never given after it.
-            let gives_time = after.clock_status.gives_time();
+
+            // What was told, and nothing of another host.
+            let arrived = matches!(step, Step::Migrate(_) | Step::Restore(_));
             match step {
-                Step::Migrate | Step::Calibrate => prop_assert!(gives_time && after.time_sec == 1_800_000_000 + u64::from(turn)),
-                Step::Restore | Step::Disrupt => prop_assert!(!gives_time),
-                _ => prop_assert_eq!(gives_time, before.clock_status.gives_time()),
+                Step::Leap(offset, indicator) => told = (offset, indicator),
+                step if step.calibrates() => told = honest.facts,
+                _ if arrived => told = (None, LeapIndicator::NONE),
+                _ => {}
+            }
+            match step {
+                Step::Maintenance(now) => announced = now,
+                _ if arrived => announced = Maintenance::None,
+                _ => {}
+            }
+            prop_assert_eq!((after.tai_offset(), after.leap_indicator, Maintenance::of(&after)), (told.0, told.1, announced));
+            prop_assert_eq!(after.flags.contains(Flags::TAI_OFFSET_VALID), told.0.is_some());
+            prop_assert!(after.notifies() && !after.flags.contains(Flags::TIME_MONOTONIC), "nobody promised that");
+            let status = match step {
+                step if step.calibrates() => ClockStatus::SYNCHRONIZED,
+                _ if is_disrupted => ClockStatus::INITIALIZING,
+                Step::Distrust if before.clock_status.gives_time() => ClockStatus::UNRELIABLE,
+                _ => before.clock_status,
+            };
+            prop_assert_eq!(after.clock_status, status);
+
+            let clock = clock_on(&after);
+            prop_assert_eq!(clock.is_some(), status.gives_time());
+            if is_disrupted {
+                promised = None;
+            }
+            if let Some(clock) = clock {
+                let interval = clock.interval_at(world.counter).expect("in range").expect("bounds");
+                prop_assert!(interval.earliest.nanos() <= world.nanos() + 1 && world.nanos() <= interval.latest.nanos());
+                if let Some(promised) = &promised {
+                    let old = clock_on(promised).expect("it gave time");
+                    let age = world.counter.wrapping_sub(promised.counter_value);
+                    for counter in [0, age / 1000, age / 3, age - age / 7, age].map(|age| promised.counter_value.wrapping_add(age)) {
+                        let interval = old.interval_at(counter).expect("in range").expect("bounds");
+                        let time = clock.time_at(counter).expect("in range");
+                        prop_assert!(is_inside(&interval, time), "{} is outside {:?}", time.floor_nanos(), interval);
+                    }
+                }
+                promised = Some(after);
             }
             before = after;
         }
@@ -743,29 +1024,29 @@ proptest! {
     #[test]
     fn a_guests_time(
         drift in -10_000_000_i64..10_000_000,
-        life in prop::collection::vec((happenings(), 1_u64..40_000_000_000, -100_i64..100, 0_u64..900, any::<u64>()), 1..60),
+        life in prop::collection::vec((happenings(), 1_u64..40_000_000_000, honest(), any::<u64>()), 1..60),
     ) {
         let memory = guest();
-        let mut world = World { counter: 1 << 40, nanos: 1_800_000_000_000_000_000, drift };
+        let mut world = World::new(1 << 40, 1_800_000_000_000_000_000, drift);
         let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
         // The last reading since the marker changed: the counter, and where the time was said to be.
         let mut said: Option<(u64, Interval<PageScale>)> = None;
-        for (happening, ticks, off, vague, fresh) in life {
+        for (happening, ticks, honest, fresh) in life {
             let before = seen(&memory).disruption_marker;
             match happening {
                 Happening::Goes => world.run(ticks),
                 Happening::Jumps => {
-                    world.counter = world.counter.wrapping_add(ticks);
+                    world.move_to(world.counter.wrapping_add(ticks), 0, world.drift);
                     device.disrupt(fresh).expect("written");
                 }
                 Happening::Moves => {
                     let state = device.migrate_out();
-                    world = World { counter: fresh, nanos: world.nanos + i128::from(ticks), drift: -world.drift };
-                    let known = world.calibration(off, vague);
+                    world.move_to(fresh, ticks, -world.drift);
+                    let known = world.calibration(honest);
                     device = Device::migrate_in(region(&memory), (), (), &state, Some(&known), fresh).expect("written");
                 }
             }
-            let known = world.calibration(off, vague);
+            let known = world.calibration(honest);
             if !device.agrees(&known, world.counter) {
                 device.disrupt(fresh).expect("written");
             }
@@ -775,56 +1056,121 @@ proptest! {
             if page.disruption_marker != before {
                 said = None;
             }
-            prop_assert!(!page.flags.contains(Flags::TIME_MONOTONIC), "nobody promised that");
-            let clock = vmclock_core::calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
+            let clock = clock_on(&page).expect("a time");
             if let Some((counter, interval)) = said {
                 let time = clock.time_at(counter).expect("in range");
-                prop_assert!(
-                    interval.earliest.nanos() <= time.ceil_nanos() && time.floor_nanos() <= interval.latest.nanos(),
-                    "{} is outside {:?}", time.floor_nanos(), interval
-                );
+                prop_assert!(is_inside(&interval, time), "{} is outside {:?}", time.floor_nanos(), interval);
             }
             world.run(ticks / 2);
             let interval = clock.interval_at(world.counter).expect("in range").expect("bounds");
-            prop_assert!(interval.earliest.nanos() <= world.nanos + 1 && world.nanos <= interval.latest.nanos());
+            prop_assert!(interval.earliest.nanos() <= world.nanos() + 1 && world.nanos() <= interval.latest.nanos());
             said = Some((world.counter, interval));
         }
     }
+}
 
-    /// From host to host, with the guest's counter set so that it goes on: the first reading is right.
-    #[test]
-    fn migration_keeps_the_time(
-        hertz in 1_000_000_000_u64..4_000_000_000, guest_counter in any::<u64>(), host_counter in any::<u64>(),
-        down in 1_000_000_i64..60_000_000_000, source_off in -400_i64..400, host_off in -400_i64..400, later in 0_u64..1 << 34,
-    ) {
-        let memory = guest();
-        let period = Period::from_frequency(NonZeroU64::new(hertz).expect("not 0"));
-        let truth = Time::<Tai>::from_parts(1_800_000_000, 0);
-        let off = |time: Time<Tai>, nanos: i64| time.checked_add(Span::from_nanos(nanos)).expect("in range");
-        let base = Calibration { period, ..calibration(guest_counter, 0) };
-        let mut source = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
-        source.calibrate(&Calibration { time: off(truth, source_off), ..base }).expect("written");
-        let state = source.migrate_out();
-        // The destination knows its own counter's time.
-        let resumed = off(truth, down);
-        let host = Calibration { counter: host_counter, time: off(resumed, host_off), ..base };
-        let (counter, error) = state.guest_counter(&host, None).expect("it had a time");
-        let wanted = counter.at(host_counter);
-        let device = Device::migrate_in(region(&memory), (), (), &state, Some(&host.offset_by(wanted.wrapping_sub(host_counter))), 2);
-        prop_assert!(device.is_ok());
-        // The guest reads a while later, at this counter value and at this time.
-        let elapsed = i64::try_from(u128::from(later) * 1_000_000_000 / u128::from(hertz)).expect("seconds");
-        let page = seen(&memory);
-        let time = vmclock_core::calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
-        let interval = time.interval_at(wanted.wrapping_add(later)).expect("in range").expect("bounds");
-        let true_nanos = off(resumed, elapsed).floor_nanos();
-        prop_assert!(interval.earliest.nanos() <= true_nanos + 1 && true_nanos <= interval.latest.nanos());
-        // And the counter goes on as if nothing had happened, to within both hosts' errors.
-        let ideal = guest_counter.wrapping_add(u64::try_from(i128::from(down) * i128::from(hertz) / 1_000_000_000).expect("ahead"));
-        #[allow(clippy::cast_possible_wrap)]
-        let apart = u128::from((wanted.wrapping_sub(ideal) as i64).unsigned_abs()) * 1_000_000_000 / u128::from(hertz);
-        prop_assert!(apart <= error, "{apart} ns, and {error} are allowed");
+/// A generator of numbers as good as random, from a seed (splitmix64).
+struct Chance(u64);
+
+impl Chance {
+    fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
     }
+
+    fn below(&mut self, end: u64) -> u64 {
+        u64::try_from(u128::from(self.draw()) * u128::from(end) >> 64).expect("below the end")
+    }
+
+    /// On either side of 0.
+    fn within(&mut self, limit: i64) -> i64 {
+        limit - self.below(2 * limit.unsigned_abs() + 1).cast_signed()
+    }
+}
+
+/// A host's counter: what it is said to do in a second, and how much longer than that its ticks really are, in parts per 10^12.
+#[derive(Clone, Copy, Debug)]
+struct Oscillator {
+    hertz: u64,
+    drift: i64,
+}
+
+impl Oscillator {
+    fn drawn(chance: &mut Chance) -> Self {
+        Self { hertz: 1000 * (24_000 + chance.below(4_000_000)), drift: chance.within(14_999_000) }
+    }
+
+    /// So many ticks in nanoseconds, rounded down.
+    fn nanos(self, ticks: u64) -> i128 {
+        let (ticks, hertz) = (i128::from(ticks), i128::from(self.hertz));
+        ticks * 1_000_000_000 / hertz + ticks * i128::from(self.drift) / (hertz * 1000)
+    }
+
+    /// How many ticks there are in so many nanoseconds.
+    fn ticks(self, nanos: i128) -> i128 {
+        let million = 1_000_000_000_000_i128;
+        nanos * i128::from(self.hertz) * 1000 / (million + i128::from(self.drift))
+    }
+
+    fn calibration(self, counter: u64, nanos: i128, off: i64) -> Calibration {
+        let time = Time::from_nanos(nanos + i128::from(off)).expect("in range");
+        let period = Period::from_frequency(NonZeroU64::new(self.hertz).expect("not 0"));
+        Calibration { counter, time, period, ..calibration(0, 0) }
+    }
+}
+
+/// From host to host, of another rate and another drift, with or without scaling, and with the guest's counter set so that it
+/// goes on: no reading is outside its interval.
+#[test]
+fn migration_keeps_the_time() {
+    let memory = guest();
+    let place = region(&memory);
+    let mut chance = Chance(0x243f_6a88_85a3_08d3);
+    let mut scaled = 0_u32;
+    for turn in 0..100_000 {
+        let (source, host) = (Oscillator::drawn(&mut chance), Oscillator::drawn(&mut chance));
+        let start = 1_800_000_000_000_000_000_i128;
+        let guest_counter = chance.draw();
+        let mut device = Device::new(&place, (), (), options(), [1, 2]).expect("written");
+        let known = source.calibration(guest_counter, start, chance.within(490));
+        device.calibrate(&known).expect("written");
+        let state = device.migrate_out();
+
+        // The destination knows its own counter's time. It may be able to keep the guest's rate.
+        let down = i128::from(1_000_000 + chance.below(60_000_000_000));
+        let host_counter = chance.draw() >> 1;
+        let known = host.calibration(host_counter, start + down, chance.within(490));
+        let bits = if chance.below(2) == 0 { 32 } else { 48 };
+        let khz = |hertz: u64| u32::try_from(hertz / 1000).expect("small");
+        let scale =
+            (chance.below(3) > 0).then(|| Scale::between(khz(host.hertz), khz(source.hertz), bits).expect("fits"));
+        scaled += u32::from(scale.is_some());
+        let (counter, error) = state.guest_counter(&known, scale).expect("it had a time");
+        assert_eq!((counter.error(), counter.scale()), (0, scale));
+        let guests = counter.calibration(&known).expect("it runs");
+        Device::migrate_in(&place, (), (), &state, Some(&guests), 2).expect("written");
+
+        // The guest reads a while later, or on a CPU that is a little behind.
+        let context = || format!("turn {turn}: {source:?}, {host:?}, {scale:?}");
+        let clock = clock_on(&seen(&memory)).expect("a time");
+        let later = chance.below(1 << 34);
+        let true_nanos = start + down + host.nanos(later);
+        let interval = clock.interval_at(counter.at(host_counter + later)).expect("in range").expect("bounds");
+        let is_right = interval.earliest.nanos() <= true_nanos + 1 && true_nanos - 1 <= interval.latest.nanos();
+        assert!(is_right, "{}: {true_nanos} is not in {interval:?}", context());
+
+        // And at that moment the counter is what it would have been, to within what was said.
+        let ideal = guest_counter.wrapping_add(u64::try_from(source.ticks(down)).expect("ahead"));
+        let apart = u128::from(counter.at(host_counter).wrapping_sub(ideal).cast_signed().unsigned_abs());
+        let apart = apart * 1_000_000_000 / u128::from(source.hertz);
+        assert!(apart <= error + 1, "{}: {apart} ns, and {error} are allowed", context());
+        // Which is no more than 15 ppm, both hosts' errors, and a tick of the slowest.
+        let most = u128::try_from(down).expect("ahead") * 15 / 1_000_000 + 2 * 500;
+        assert!(error <= most + 60 && error + 60 >= most, "{}: {error} ns, not {most}", context());
+    }
+    assert!((60_000..73_000).contains(&scaled), "{scaled}");
 }
 
 /// A state as a device of one calibration leaves it.
