@@ -1081,7 +1081,7 @@ impl Chance {
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        u64::try_from(u128::from(self.draw()) * u128::from(end) >> 64).expect("below the end")
+        u64::try_from((u128::from(self.draw()) * u128::from(end)) >> 64).expect("below the end")
     }
 
     /// On either side of 0.
