@@ -35,7 +35,15 @@ const SEQUENCE: u64 = offset_of!(Snapshot, seq_count) as u64;
 /// From here on the page is of words of eight bytes.
 const CHANGING: u64 = offset_of!(Snapshot, disruption_marker) as u64;
 
-/// What a device is made with.
+/// What a device is made with. All else is known from its memory and its trigger.
+///
+/// ```
+/// use vmclock_core::abi::CounterId;
+/// use vmclock_vmm::device::Options;
+/// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
+/// let signals = Options { counter: CounterId::NONE, ..Options::new(CounterId::X86_TSC, random) };
+/// assert_ne!(signals.identities, Options::compatible().identities);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
     /// The guest's counter; none for a device that only signals events. Later, only a machine that arrives somewhere can gain one
@@ -225,7 +233,7 @@ impl<E: Events + ?Sized> Events for &E {
 }
 
 /// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the page and
-/// tells the guest.
+/// tells the guest, once; but for those that say that nothing changes.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -371,7 +379,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         }
     }
 
-    /// The guest stands. Nothing changes: the next word is [`resume`](Self::resume)'s.
+    /// The guest stands. Nothing changes, and nothing is written unless something was left to do: the next word is [`resume`](Self::resume)'s.
     pub fn pause(&mut self) -> Outcome<M, T> {
         self.retry()
     }

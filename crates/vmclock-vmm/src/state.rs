@@ -14,6 +14,13 @@ use crate::lineage::Lineage;
 use crate::memory::is_length;
 
 /// How markers and generations are made.
+///
+/// ```
+/// use vmclock_vmm::lineage::Lineage;
+/// use vmclock_vmm::state::Identities;
+/// let identities = Identities::Unpredictable(Lineage::new([1, 2]));
+/// assert_eq!(format!("{identities:?}"), "Unpredictable(Lineage { count: 0, .. })"); // the key is nobody's business
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Identities {
@@ -67,6 +74,12 @@ pub struct State {
 }
 
 /// Why a state cannot be taken up.
+///
+/// ```
+/// use vmclock_vmm::state::StateError;
+/// let error = StateError::Version { found: 2, known: 1 };
+/// assert!(error.to_string().ends_with("take it up with a newer monitor"));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StateError {
     /// It is of a newer version of this crate, or of one that there never was.
