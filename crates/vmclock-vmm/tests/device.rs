@@ -337,6 +337,9 @@ fn a_calibration_agrees_only_if_it_keeps_the_last_promise() {
     device.resume(None).expect("nothing to do");
     device.clone_running(3).expect("written");
     let lost = Calibration { status: ClockStatus::UNRELIABLE, ..stepped };
+    // It is the relation that is judged, whether a guest is to have time by it or not.
+    let silent = Calibration { status: ClockStatus::UNRELIABLE, ..right };
+    assert_eq!((device.agrees(&lost, SECOND), device.agrees(&silent, SECOND)), (false, true));
     device.calibrate(&lost).expect("written");
     assert_eq!((device.agrees(&stepped, SECOND), device.agrees(&right, SECOND)), (false, true));
     device.disrupt(4).expect("written");
