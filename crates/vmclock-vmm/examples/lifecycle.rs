@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A monitor without a guest's CPU: the device in guest memory, and the guest's library on the same memory. It walks through every
-//! operation, prints what the guest sees, and checks that it is what the operation means.
+//! A monitor without a guest's CPU: the device in guest memory, and the guest's library on the same memory. It walks
+//! through every operation, prints what the guest sees, and checks that it is what the operation means.
 
 use std::error::Error;
 use std::num::NonZeroU64;
@@ -30,7 +30,8 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Looks at the page, and checks that these events were what happened, with so many interrupts, and that the time can be had or not.
+    /// Looks at the page, and checks that these events were what happened, with so many interrupts, and that the time
+    /// can be had or not.
     fn look(
         &mut self,
         what: &str,

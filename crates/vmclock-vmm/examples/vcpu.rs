@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time. Needs
-//! `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
+//! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time.
+//! Needs `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn main() {

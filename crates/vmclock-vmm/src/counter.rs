@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's counter as a function of the host's, as KVM and QEMU make it, and a host's calibration as the guest has to see it.
+//! The guest's counter as a function of the host's, as KVM and QEMU make it, and a host's calibration as the guest has
+//! to see it.
 
 use vmclock_core::calibration::Period;
 
@@ -13,7 +14,8 @@ use crate::device::Calibration;
 /// ```
 ///
 /// On KVM these are the numbers of `KVM_VCPU_TSC_OFFSET` and of debugfs' `tsc-offset`, `tsc-scaling-ratio` and
-/// `tsc-scaling-ratio-frac-bits`. The offset may be known to a window only; `low` and `high` say how far the true one may be below and above.
+/// `tsc-scaling-ratio-frac-bits`. The offset may be known to a window only; `low` and `high` say how far the true one
+/// may be below and above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestCounter {
     offset: u64,
@@ -38,8 +40,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// The ratio that KVM takes for a guest of so many kHz (`KVM_SET_TSC_KHZ`) on a host of so many (`KVM_GET_TSC_KHZ` of a
-    /// machine without a guest's wish). `None` where it does not fit.
+    /// The ratio that KVM takes for a guest of so many kHz (`KVM_SET_TSC_KHZ`) on a host of so many (`KVM_GET_TSC_KHZ`
+    /// of a machine without a guest's wish). `None` where it does not fit.
     pub fn between(host_khz: u32, guest_khz: u32, fraction_bits: u8) -> Option<Self> {
         let ratio = u128::from(guest_khz).checked_shl(fraction_bits.into())?.checked_div(host_khz.into())?;
         Some(Self { ratio: u64::try_from(ratio).ok().filter(|ratio| *ratio != 0)?, fraction_bits })
@@ -58,13 +60,15 @@ impl GuestCounter {
         Self { offset, low: 0, high: 0, scale }
     }
 
-    /// A counter that is `value` when the host's is `host`, and goes on from there: what a destination has to make of it.
+    /// A counter that is `value` when the host's is `host`, and goes on from there: what a destination has to make of
+    /// it.
     pub fn going_on(value: u64, host: u64, scale: Option<Scale>) -> Self {
         let unset = Self::exact(0, scale);
         Self { offset: value.wrapping_sub(unset.at(host)), ..unset }
     }
 
-    /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and `latest`.
+    /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and
+    /// `latest`.
     pub fn resumed(value: u64, earliest: u64, likely: u64, latest: u64) -> Self {
         let latest = if ahead(latest, earliest) < 0 { earliest } else { latest };
         let likely = match likely {

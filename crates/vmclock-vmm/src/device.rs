@@ -46,22 +46,22 @@ const CHANGING: u64 = offset_of!(Snapshot, disruption_marker) as u64;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// The guest's counter; none for a device that only signals events. Later, only a machine that arrives somewhere can gain one
-    /// ([`State::with_counter`]).
+    /// The guest's counter; none for a device that only signals events. Later, only a machine that arrives somewhere
+    /// can gain one ([`State::with_counter`]).
     pub counter: CounterId,
     /// How markers and generations are made.
     pub identities: Identities,
 }
 
 impl Options {
-    /// For a guest that is to get time: on TAI, with markers and generations that nobody can guess. `key`: random bits, from the
-    /// system.
+    /// For a guest that is to get time: on TAI, with markers and generations that nobody can guess. `key`: random bits,
+    /// from the system.
     pub const fn new(counter: CounterId, key: [u64; 2]) -> Self {
         Self { counter, identities: Identities::Unpredictable(Lineage::new(key)) }
     }
 
-    /// As Firecracker 1.15 does it: no time, and markers and generations that count by one. Two machines restored from one
-    /// image get the same values, so take this only where something depends on it.
+    /// As Firecracker 1.15 does it: no time, and markers and generations that count by one. Two machines restored from
+    /// one image get the same values, so take this only where something depends on it.
     pub const fn compatible() -> Self {
         Self { counter: CounterId::NONE, identities: Identities::Counting }
     }
@@ -108,7 +108,8 @@ pub struct Calibration {
     pub period_estimated_error: u64,
     /// Synchronized or free-running; with any other the page gives no time.
     pub status: ClockStatus,
-    /// UTC - TAI in seconds at the reference time: -37 since 2017. `None` where it is not known; then a guest has no UTC.
+    /// UTC - TAI in seconds at the reference time: -37 since 2017. `None` where it is not known; then a guest has no
+    /// UTC.
     pub utc_minus_tai: Option<i16>,
     /// Where the reference time stands relative to a leap second.
     pub leap_indicator: LeapIndicator,
@@ -137,8 +138,8 @@ impl Calibration {
         Some(())
     }
 
-    /// The same for a counter that is ahead of the calibration's by `offset`, wrapping: from a host's to its guest's, where the
-    /// guest's counter is not scaled.
+    /// The same for a counter that is ahead of the calibration's by `offset`, wrapping: from a host's to its guest's,
+    /// where the guest's counter is not scaled.
     #[must_use]
     pub const fn offset_by(self, offset: u64) -> Self {
         Self { counter: self.counter.wrapping_add(offset), ..self }
@@ -147,11 +148,12 @@ impl Calibration {
 
 /// Why an operation was not done, or not all of it.
 ///
-/// After [`Memory`](Self::Memory) and [`Trigger`](Self::Trigger) a device knows what it wanted to say, [is behind](Device::is_behind), and says it
-/// with the next operation, or with [`Device::retry`]. After the others nothing has changed.
+/// After [`Memory`](Self::Memory) and [`Trigger`](Self::Trigger) a device knows what it wanted to say, [is
+/// behind](Device::is_behind), and says it with the next operation, or with [`Device::retry`]. After the others nothing
+/// has changed.
 ///
-/// Where it is a device's making that failed, there is no device, and nothing to retry but that; the page may be half written. A
-/// trigger that fails there is no error: the device is made, and is behind.
+/// Where it is a device's making that failed, there is no device, and nothing to retry but that; the page may be half
+/// written. A trigger that fails there is no error: the device is made, and is behind.
 ///
 /// ```
 /// use vmclock_vmm::device::Error;
@@ -160,8 +162,8 @@ impl Calibration {
 /// ```
 #[derive(Debug)]
 pub enum Error<M, T> {
-    /// A word of the page could not be written (or, when a device is made, its sequence count read). Until that succeeds, the guest sees
-    /// the old page, or that an update is in progress.
+    /// A word of the page could not be written (or, when a device is made, its sequence count read). Until that
+    /// succeeds, the guest sees the old page, or that an update is in progress.
     Memory(M),
     /// The page is as it should be, but the guest could not be told.
     Trigger(T),
@@ -232,8 +234,8 @@ impl<E: Events + ?Sized> Events for &E {
     }
 }
 
-/// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the page and
-/// tells the guest, once; but for those that say that nothing changes.
+/// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the
+/// page and tells the guest, once; but for those that say that nothing changes.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -295,8 +297,8 @@ const fn notification<T: Trigger>(flags: Flags) -> Flags {
 }
 
 impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
-    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now; 64 for the marker, and as many more for the generation where
-    /// that is new too.
+    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now; 64 for the marker, and as many more
+    /// for the generation where that is new too.
     pub fn new(
         memory: M,
         trigger: T,
@@ -354,9 +356,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         &self.events
     }
 
-    /// Raises the interrupt without an update: for a monitor that loads its interrupt controller's state after it made the device
-    /// by [`restore`](Self::restore) or [`migrate_in`](Self::migrate_in). Those raise it too, but what is loaded then has overwritten that, and
-    /// a guest that sleeps until it is notified would miss the event.
+    /// Raises the interrupt without an update: for a monitor that loads its interrupt controller's state after it made
+    /// the device by [`restore`](Self::restore) or [`migrate_in`](Self::migrate_in). Those raise it too, but what is
+    /// loaded then has overwritten that, and a guest that sleeps until it is notified would miss the event.
     pub fn notify(&mut self) -> Outcome<M, T> {
         if self.is_written {
             self.tell()
@@ -379,17 +381,18 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         }
     }
 
-    /// The guest stands. Nothing changes, and nothing is written unless something was left to do: the next word is [`resume`](Self::resume)'s.
+    /// The guest stands. Nothing changes, and nothing is written unless something was left to do: the next word is
+    /// [`resume`](Self::resume)'s.
     pub fn pause(&mut self) -> Outcome<M, T> {
         self.retry()
     }
 
     /// The guest goes on, on this host. Marker and generation stay, as UAPI.13 has it.
     ///
-    /// `None`: its counter went on as if nothing had happened, and the last calibration still holds; there is nothing to update. If the counter
-    /// stood still meanwhile or was set, give a new calibration: then the page is right again, though what a guest kept from before is
-    /// of another relation. To have guests drop that, call [`disrupt`](Self::disrupt) before, and so where the new relation is not
-    /// known yet.
+    /// `None`: its counter went on as if nothing had happened, and the last calibration still holds; there is nothing
+    /// to update. If the counter stood still meanwhile or was set, give a new calibration: then the page is right
+    /// again, though what a guest kept from before is of another relation. To have guests drop that, call
+    /// [`disrupt`](Self::disrupt) before, and so where the new relation is not known yet.
     pub fn resume(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
         match calibration {
             Some(calibration) => self.calibrate(calibration),
@@ -397,10 +400,12 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         }
     }
 
-    /// The guest boots anew. Marker and generation stay, as UAPI.13 has it, and the page is written again, as the guest may have been able to.
+    /// The guest boots anew. Marker and generation stay, as UAPI.13 has it, and the page is written again, as the guest
+    /// may have been able to.
     ///
-    /// `None`: its counter goes on, and the last calibration still holds. If it is set back, as by a monitor that resets the vCPUs with it, or
-    /// stood still, give a new calibration, or [`disrupt`](Self::disrupt), as with [`resume`](Self::resume).
+    /// `None`: its counter goes on, and the last calibration still holds. If it is set back, as by a monitor that
+    /// resets the vCPUs with it, or stood still, give a new calibration, or [`disrupt`](Self::disrupt), as with
+    /// [`resume`](Self::resume).
     pub fn reset(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
         match calibration {
             Some(calibration) => self.calibrate(calibration),
@@ -418,8 +423,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.save()
     }
 
-    /// The same machine, on the same host and with the same counter, in another process: the monitor was restarted or upgraded, or reboots
-    /// the machine by making it anew. Marker and generation stay; without a calibration the saved one does, too.
+    /// The same machine, on the same host and with the same counter, in another process: the monitor was restarted or
+    /// upgraded, or reboots the machine by making it anew. Marker and generation stay; without a calibration the saved
+    /// one does, too.
     ///
     /// As with [`resume`](Self::resume), a counter that was set back or stood still meanwhile takes a new calibration.
     pub fn resume_in(
@@ -432,8 +438,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         Self::take_up(memory, trigger, events, state)?.begin(calibration)
     }
 
-    /// A clone of a machine that runs on this host, in a process of its own: [`clone_running`](Self::clone_running) for one whose device has to be
-    /// made. The generation is new. Marker and calibration stay, so the clone's counter has to be what the original's is.
+    /// A clone of a machine that runs on this host, in a process of its own: [`clone_running`](Self::clone_running) for
+    /// one whose device has to be made. The generation is new. Marker and calibration stay, so the clone's counter has
+    /// to be what the original's is.
     pub fn clone_in(
         memory: M,
         trigger: T,
@@ -447,8 +454,8 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         device.begin(None)
     }
 
-    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one; what the other host
-    /// knew of UTC and of maintenance is gone either way.
+    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one;
+    /// what the other host knew of UTC and of maintenance is gone either way.
     pub fn migrate_in(
         memory: M,
         trigger: T,
@@ -463,8 +470,8 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         device.begin(calibration)
     }
 
-    /// A guest came out of saved state and does not run yet. Without a calibration it has no time until there is one; what the page
-    /// said of UTC and of maintenance is gone either way.
+    /// A guest came out of saved state and does not run yet. Without a calibration it has no time until there is one;
+    /// what the page said of UTC and of maintenance is gone either way.
     pub fn restore(
         memory: M,
         trigger: T,
@@ -535,15 +542,15 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.publish()
     }
 
-    /// Whether a calibration keeps what the last page that gave time promised under this marker: that for no counter value from that
-    /// page's reference to `now` (the guest's counter about when the calibration will be on the page) the time is outside the
-    /// bounds that a guest could read there. With one that does not, something happened to the counter or to the host's clock: call
-    /// [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate).
+    /// Whether a calibration keeps what the last page that gave time promised under this marker: that for no counter
+    /// value from that page's reference to `now` (the guest's counter about when the calibration will be on the page)
+    /// the time is outside the bounds that a guest could read there. With one that does not, something happened to the
+    /// counter or to the host's clock: call [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate).
     ///
-    /// The promise outlives [`distrust`](Self::distrust) and pauses; only a new marker ends it. Where there is none, all agrees. It is the
-    /// promise of the last page alone: from page to page the time of an old counter value can move on, and
-    /// UAPI.13 wants bounds that hold for *any* earlier one. For that the calibrations have to come from an estimator that
-    /// remembers all that it promised, as `vmclock-host`'s does.
+    /// The promise outlives [`distrust`](Self::distrust) and pauses; only a new marker ends it. Where there is none,
+    /// all agrees. It is the promise of the last page alone: from page to page the time of an old counter value can
+    /// move on, and UAPI.13 wants bounds that hold for *any* earlier one. For that the calibrations have to come from
+    /// an estimator that remembers all that it promised, as `vmclock-host`'s does.
     pub fn agrees(&self, calibration: &Calibration, now: u64) -> bool {
         let Some((_, old)) = self.promised.filter(|(marker, _)| *marker == self.page.disruption_marker) else {
             return true;
@@ -553,7 +560,8 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         // Whatever the status is: it is the relation that is judged.
         next.clock_status = ClockStatus::SYNCHRONIZED;
         let Ok(new) = page::Calibration::from_snapshot(&next, next.counter_id) else { return false };
-        // Both are straight lines, and the bound is one on each side of its reference: if it holds at two points, it does between.
+        // Both are straight lines, and the bound is one on each side of its reference: if it holds at two points, it
+        // does between.
         [old.reference_counter(), new.reference_counter(), now].into_iter().all(|counter| {
             let (Ok(interval), Ok(time)) = (old.interval_at(counter), new.time_at(counter)) else { return false };
             interval.is_none_or(|interval| {
@@ -562,10 +570,13 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         })
     }
 
-    /// The time, by the guest's counter, and the facts that make UTC of it: all in one update, as they hold at one reference time.
+    /// The time, by the guest's counter, and the facts that make UTC of it: all in one update, as they hold at one
+    /// reference time.
     pub fn calibrate(&mut self, calibration: &Calibration) -> Outcome<M, T> {
         if self.page.counter_id == CounterId::NONE {
-            return Err(Error::NoTime("the device was made without a counter; one is named by State::with_counter when the machine arrives somewhere"));
+            return Err(Error::NoTime(
+                "the device was made without a counter; on arrival, State::with_counter gives it one",
+            ));
         }
         calibration.put_on(&mut self.page).ok_or(Error::NoTime("it is before 1970"))?;
         self.publish()
@@ -577,9 +588,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.publish()
     }
 
-    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the reference time that is on the page now: for what became
-    /// known after the last calibration. What holds at the next reference time comes with the next calibration. `None`: UTC is not
-    /// known.
+    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the reference time that is on the page
+    /// now: for what became known after the last calibration. What holds at the next reference time comes with the next
+    /// calibration. `None`: UTC is not known.
     pub fn leap(&mut self, utc_minus_tai: Option<i16>, indicator: LeapIndicator) -> Outcome<M, T> {
         lifecycle::scaled(&mut self.page, utc_minus_tai, indicator);
         self.publish()

@@ -14,7 +14,8 @@
 //! println!("the guest's counter is now {}", counter.at(vmclock_core::counter::read_ordered()));
 //! # Ok::<(), kvm_ioctls::Error>(())
 //! ```
-// KVM_GET_DEVICE_ATTR writes where it is told to, and kvm-ioctls knows the vCPU's attributes on other architectures only.
+// KVM_GET_DEVICE_ATTR writes where it is told to, and kvm-ioctls knows the vCPU's attributes on other architectures
+// only.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
@@ -25,8 +26,8 @@ use libc::{EOPNOTSUPP, ERANGE};
 
 use crate::counter::{GuestCounter, Scale};
 
-/// How far a guest's rate has to be from the host's, in parts per million, for KVM to scale its counter: the module parameter
-/// `tsc_tolerance_ppm`, as Linux has it if nobody sets it.
+/// How far a guest's rate has to be from the host's, in parts per million, for KVM to scale its counter: the module
+/// parameter `tsc_tolerance_ppm`, as Linux has it if nobody sets it.
 const TOLERANCE: u64 = 250;
 
 /// The host's counter, as KVM scales it.
@@ -56,9 +57,10 @@ impl Host {
 
     /// How a vCPU's counter is scaled; `None` where it is not.
     ///
-    /// `EOPNOTSUPP` where a rate was set that this host cannot scale to: KVM answers with the wish all the same, and either
-    /// moves the counter by hand each time that the vCPU enters, or does nothing. What the guest reads is then no function of the host's
-    /// counter; give it the host's rate, or a device without a counter. `ERANGE` where no ratio says it.
+    /// `EOPNOTSUPP` where a rate was set that this host cannot scale to: KVM answers with the wish all the same, and
+    /// either moves the counter by hand each time that the vCPU enters, or does nothing. What the guest reads is then
+    /// no function of the host's counter; give it the host's rate, or a device without a counter. `ERANGE` where no
+    /// ratio says it.
     pub fn scale(&self, cpu: &VcpuFd) -> Result<Option<Scale>, Error> {
         self.scale_to(cpu.get_tsc_khz()?)
     }
@@ -87,14 +89,15 @@ impl Host {
 pub fn counter_offset(cpu: &VcpuFd) -> Result<u64, Error> {
     let mut offset = 0_u64;
     let mut attribute = offset_attribute(&mut offset);
-    // SAFETY: KVM writes the eight bytes of this attribute to `offset`, which is of that size and lives longer than the call.
+    // SAFETY: KVM writes the eight bytes of this attribute to `offset`, which is of that size and lives longer than the
+    // call.
     unsafe { attributes(cpu)?.get_device_attr(&mut attribute) }?;
     Ok(offset)
 }
 
-/// Sets it: on a destination, for each vCPU, before the guest runs. [`State::guest_counter`](crate::state::State::guest_counter)
-/// says what it has to be. A KVM that accepts
-/// that without doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
+/// Sets it: on a destination, for each vCPU, before the guest runs.
+/// [`State::guest_counter`](crate::state::State::guest_counter) says what it has to be. A KVM that accepts that without
+/// doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
 /// [`Host::guest_counter`] says, and the page has to be about that.
 pub fn set_counter_offset(cpu: &VcpuFd, offset: u64) -> Result<(), Error> {
     attributes(cpu)?.set_device_attr(&offset_attribute(&mut { offset }))?;

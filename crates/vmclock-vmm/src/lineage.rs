@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Values for markers and generations: never the same twice in a lineage of saved and restored machines, not to be guessed, and hardly
-//! ever equal between siblings that were restored from one image.
+//! Values for markers and generations: never the same twice in a lineage of saved and restored machines, not to be
+//! guessed, and hardly ever equal between siblings that were restored from one image.
 //!
 //! A value is a number that counts the values of the lineage (16 bits) beside a number drawn at random (48 bits), put
-//! through a keyed permutation. As it is a permutation, values whose counts differ differ, and without the key nobody can
-//! tell one from the other. Siblings have equal counts, and only what each drew makes them differ: that any two of `n` siblings draw the
-//! same has a chance of about n² / 2^49, which is one in 560 million for a thousand siblings, and one in 560 for a million. Marker and
-//! generation are drawn independently: that two siblings share both is out of the question.
+//! through a keyed permutation. As it is a permutation, values whose counts differ differ, and without the key nobody
+//! can tell one from the other.
 //!
-//! After 65,535 values the lineage goes on with another key, under which a value may be one of those before by chance: one in 2^64 for
-//! each of them.
+//! Siblings have equal counts, and only what each drew makes them differ. That any two of `n` draw the same has a
+//! chance of about n² / 2^49: one in 560 million for a thousand siblings, one in 560 for a million. Marker and
+//! generation are drawn independently: two siblings share both with a chance of one in 2^96.
+//!
+//! After 65,535 values the lineage goes on with another key, under which a value may be one of those before by chance:
+//! one in 2^64 for each of them.
 
 use std::hash::Hasher;
 

@@ -14,7 +14,8 @@ pub const PAGE_LEN: u64 = 0x1000;
 
 /// Memory that holds a page, written by whole words that a guest may read at any moment.
 ///
-/// Offsets are from the region's start, and aligned. Numbers are as the guest's CPU reads them; all of ours are little-endian.
+/// Offsets are from the region's start, and aligned. Numbers are as the guest's CPU reads them; all of ours are
+/// little-endian.
 pub trait PageMemory {
     /// Why a word cannot be written.
     type Error: Error + Send + Sync + 'static;
@@ -32,8 +33,8 @@ pub trait PageMemory {
     fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, Self::Error>;
 }
 
-/// A region of guest memory, whatever that is made of, by whatever leads to it (a reference, an `Arc`): all of rust-vmm's
-/// guest memories are `Bytes<GuestAddress>`.
+/// A region of guest memory, whatever that is made of, by whatever leads to it (a reference, an `Arc`): all of
+/// rust-vmm's guest memories are `Bytes<GuestAddress>`.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -151,8 +152,8 @@ where
     }
 }
 
-/// A region by its mapping in the monitor, for one that keeps it apart from its guest's memory: `VolatileSlice` is what rust-vmm has for
-/// that, with or without a bitmap of what is dirty.
+/// A region by its mapping in the monitor, for one that keeps it apart from its guest's memory: `VolatileSlice` is what
+/// rust-vmm has for that, with or without a bitmap of what is dirty.
 ///
 /// ```
 /// use vm_memory::{MmapRegion, VolatileMemory};

@@ -39,8 +39,9 @@ impl Identities {
     }
 }
 
-/// A device's saved state: plain numbers, with a version. With the feature `serde` any of serde's formats writes and reads it; without,
-/// whoever keeps it does. It has the key of the markers and generations to come, so it is as secret as the guest's memory.
+/// A device's saved state: plain numbers, with a version. With the feature `serde` any of serde's formats writes and
+/// reads it; without, whoever keeps it does. It has the key of the markers and generations to come, so it is as secret
+/// as the guest's memory.
 ///
 /// What is in it is looked at when a device is made of it, so it may come from anywhere.
 ///
@@ -66,8 +67,8 @@ impl Identities {
 pub struct State {
     /// [`State::VERSION`], for a state that this crate wrote.
     pub version: u32,
-    /// The page's 14 words of eight bytes, each as a number. Its sequence count is even: it is what an update in progress was about
-    /// to say.
+    /// The page's 14 words of eight bytes, each as a number. Its sequence count is even: it is what an update in
+    /// progress was about to say.
     pub page: Vec<u64>,
     /// How the next markers and generations are made.
     pub identities: Identities,
@@ -179,12 +180,12 @@ impl State {
         Self { version: Self::VERSION, page: words, identities }
     }
 
-    /// The same for a destination that can give time where the source could not: a device that only signalled events gets a counter, and from
-    /// its first calibration on a time. Before [`restore`](crate::device::Device::restore) or
+    /// The same for a destination that can give time where the source could not: a device that only signalled events
+    /// gets a counter, and from its first calibration on a time. Before [`restore`](crate::device::Device::restore) or
     /// [`migrate_in`](crate::device::Device::migrate_in).
     ///
-    /// [`StateError::OtherCounter`] where the guest has another one, or `counter` is none that a page can be about; a state
-    /// that already has it stays as it is.
+    /// [`StateError::OtherCounter`] where the guest has another one, or `counter` is none that a page can be about; a
+    /// state that already has it stays as it is.
     pub fn with_counter(self, counter: CounterId) -> Result<Self, StateError> {
         let (page, identities) = self.open()?;
         match (page.counter_id, counter) {
@@ -199,12 +200,12 @@ impl State {
         }
     }
 
-    /// The guest's counter on a destination as if it had never stopped, and how far off that is at most, in ± nanoseconds by which it is ahead
-    /// or behind. `host`: what the destination knows of its own counter, on TAI. `scale`: how it makes the guest's rate of its own,
-    /// where it does. `None` where the state gives no time.
+    /// The guest's counter on a destination as if it had never stopped, and how far off that is at most, in ±
+    /// nanoseconds by which it is ahead or behind. `host`: what the destination knows of its own counter, on TAI.
+    /// `scale`: how it makes the guest's rate of its own, where it does. `None` where the state gives no time.
     ///
-    /// The destination sets the guest's offset to that of this counter, and gives the guest's page a calibration of it. Even where the
-    /// counter could not be set, the page's bounds hold for the counter that its calibration is about.
+    /// The destination sets the guest's offset to that of this counter, and gives the guest's page a calibration of it.
+    /// Even where the counter could not be set, the page's bounds hold for the counter that its calibration is about.
     ///
     /// ```
     /// use vm_memory::{GuestAddress, GuestMemoryMmap};

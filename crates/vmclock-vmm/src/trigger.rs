@@ -33,7 +33,8 @@ pub use vmm_sys_util::eventfd::EventFd;
 /// # Ok::<(), Infallible>(())
 /// ```
 pub trait Trigger {
-    /// Whether it raises anything: the page tells the guest so. A guest that is told that it will be notified sleeps until then.
+    /// Whether it raises anything: the page tells the guest so. A guest that is told that it will be notified sleeps
+    /// until then.
     const NOTIFIES: bool = true;
 
     /// Why it cannot.
@@ -74,8 +75,8 @@ impl<T: Trigger + ?Sized> Trigger for Arc<T> {
     }
 }
 
-/// An eventfd, as rust-vmm has it and KVM turns it into an interrupt (`VmFd::register_irqfd`). Make it with `EFD_NONBLOCK`, or it waits
-/// where nobody takes 2^64 - 2 notifications.
+/// An eventfd, as rust-vmm has it and KVM turns it into an interrupt (`VmFd::register_irqfd`). Make it with
+/// `EFD_NONBLOCK`, or it waits where nobody takes 2^64 - 2 notifications.
 ///
 /// ```
 /// use vmclock_vmm::trigger::{EventFd, Trigger};

@@ -7,9 +7,9 @@
 //! | 0x1008 | guest | the number of the request that it answers, stored after the counter |
 //! | 0x1010 | guest | its counter, read after it saw the request |
 //!
-//! The answer was read between the request and the moment at which the host sees it, so each round gives both a lower and
-//! an upper bound of the offset between the two counters, and what all rounds allow is narrower than any of them. What a
-//! guest says is believed only within what the host knows without it, and the page is that guest's own.
+//! The answer was read between the request and the moment at which the host sees it, so each round gives both a lower
+//! and an upper bound of the offset between the two counters, and what all rounds allow is narrower than any of them.
+//! What a guest says is believed only within what the host knows without it, and the page is that guest's own.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -55,8 +55,9 @@ impl SecondPage {
         Ok(Self { file, last: never_used().context("the kernel gives no random numbers")? })
     }
 
-    /// Asks the guest for its counter as long as it answers quickly, and narrows what is known. A scaled counter is not asked for: what a round
-    /// gives is the difference of two counters of one rate, and who scales (KVM) knows the offset exactly.
+    /// Asks the guest for its counter as long as it answers quickly, and narrows what is known. A scaled counter is not
+    /// asked for: what a round gives is the difference of two counters of one rate, and who scales (KVM) knows the
+    /// offset exactly.
     pub(super) fn ask(&mut self, known: &GuestCounter) -> anyhow::Result<Handed> {
         if known.scale().is_some() {
             return Ok(Handed::Nothing);
