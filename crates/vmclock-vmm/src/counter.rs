@@ -287,5 +287,9 @@ mod tests {
             (expected.frac() >> 2, expected.shift())
         );
         assert_eq!(GuestCounter::exact(0, Some(Scale { ratio: 0, fraction_bits: 48 })).calibration(&host), None);
+        // A hundredth: its ticks are 50 ns, and the reference may be anywhere in one.
+        let slow = GuestCounter::exact(0, Some(Scale { ratio: (1 << 48) / 100, fraction_bits: 48 }));
+        let errors = slow.calibration(&host).expect("a calibration").time_max_error - host.time_max_error;
+        assert!((50..55).contains(&errors), "{errors}");
     }
 }
