@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From what the host's estimator knows to what a page can say.
 
-use vmclock::ClockStatus;
+use vmclock::{ClockStatus, LeapIndicator};
 use vmclock_host::estimator::Estimate;
 use vmclock_vmm::device::Calibration;
 
-/// An estimate as a calibration of the counter that it is about.
+/// An estimate as a calibration of the counter that it is about. Of UTC an estimator knows nothing.
 pub(crate) fn of(estimate: &Estimate, status: ClockStatus) -> Calibration {
     let Estimate {
         counter,
@@ -25,5 +25,7 @@ pub(crate) fn of(estimate: &Estimate, status: ClockStatus) -> Calibration {
         period_max_error,
         period_estimated_error,
         status,
+        utc_minus_tai: None,
+        leap_indicator: LeapIndicator::NONE,
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::time::Instant;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
-use vmclock_core::abi::{ClockStatus, CounterId};
+use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator};
 use vmclock_core::calibration::Period;
 use vmclock_core::time::Time;
 use vmclock_vmm::device::{Calibration, Device, Options};
@@ -19,8 +19,8 @@ const CALLS: u32 = 2_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x10000), (GuestAddress(1 << 32), 0x10000)])?;
     let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000)?;
-    let options = Options { notifies: false, ..Options::new(CounterId::X86_TSC, [1, 2]) };
-    let mut device = Device::new(region, (), (), options, 3)?;
+    let options = Options::new(CounterId::X86_TSC, [1, 2]);
+    let mut device = Device::new(region, (), (), options, [3, 2])?;
     let mut calibration = Calibration {
         counter: 5,
         time: Time::from_parts(1_800_000_000, 0),
@@ -30,6 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         period_max_error: 15_000_000,
         period_estimated_error: 10_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     };
     let mut best = f64::MAX;
     for _ in 0..ROUNDS {

@@ -1,45 +1,69 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A monitor without a guest's CPU: the device in guest memory, and our own reader on the same memory. It walks through every
-//! operation, and prints what the guest sees.
+//! A monitor without a guest's CPU: the device in guest memory, and the guest's library on the same memory. It walks
+//! through every operation, prints what the guest sees, and checks that it is what the operation means.
 
 use std::error::Error;
 use std::num::NonZeroU64;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vmclock::VmClock;
+use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot};
 use vmclock_core::calibration::{self, Period};
-use vmclock_core::event::{changes, Maintenance};
+use vmclock_core::event::{changes, Event, Maintenance};
 use vmclock_core::time::Time;
 use vmclock_vmm::device::{Calibration, Device, Options};
 use vmclock_vmm::memory::GuestRegion;
 use vmclock_vmm::trigger::EventFd;
+use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 const PLACE: GuestAddress = GuestAddress(0xf000);
 /// Ticks a second of the guest's counter.
 const HERTZ: u64 = 2_000_000_000;
+/// The time when the guest's counter was 0, in seconds of TAI.
+const START: i64 = 1_800_000_000;
 
 /// The guest: it compares the page with what it saw last.
 struct Guest<'a> {
-    memory: &'a GuestMemoryMmap,
+    clock: VmClock,
     interrupt: &'a EventFd,
     last: Snapshot,
 }
 
 impl Guest<'_> {
-    fn look(&mut self, what: &str, counter: u64) -> Result<(), Box<dyn Error>> {
-        let mut bytes = [0; STRUCTURE_LEN];
-        self.memory.read_slice(&mut bytes, PLACE)?;
-        let page = Snapshot::from_prefix(&bytes)?;
-        println!("{what}: sequence count {}, interrupts {}", page.seq_count, self.interrupt.take()?);
-        for event in changes(&self.last, &page) {
+    /// Looks at the page, and checks that these events were what happened, with so many interrupts, and that the time
+    /// can be had or not.
+    fn look(
+        &mut self,
+        what: &str,
+        counter: u64,
+        events: &[&str],
+        interrupts: u64,
+        gives_time: bool,
+    ) -> Result<(), Box<dyn Error>> {
+        let page = self.clock.snapshot()?;
+        // It does not block, and so it fails where nothing was raised.
+        let raised = self.interrupt.read().unwrap_or(0);
+        println!("{what}: sequence count {}, interrupts {raised}", page.seq_count);
+        let happened: Vec<_> = changes(&self.last, &page).collect();
+        for event in &happened {
             println!("    {}: {event}", event.name());
         }
+        assert_eq!(happened.iter().map(Event::name).collect::<Vec<_>>(), events, "{what}");
+        assert_eq!(raised, interrupts, "{what}");
         match calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC) {
             Ok(clock) => {
                 let (time, error) = (clock.time_at(counter)?, clock.max_error_at(counter));
                 println!("    TAI {}.{:09} ± {} ns", time.seconds(), time.subsec_nanos(), error.unwrap_or_default());
+                assert!(gives_time, "{what}");
+                let truth = i128::from(START) * 1_000_000_000 + i128::from(counter) * 1_000_000_000 / i128::from(HERTZ);
+                let interval = clock.interval_at(counter)?.ok_or("the page has no bounds")?;
+                assert!((interval.earliest.nanos()..=interval.latest.nanos()).contains(&truth), "{what}");
+                assert_eq!(page.tai_offset(), Some(-37), "{what}");
             }
-            Err(reason) => println!("    {reason}"),
+            Err(reason) => {
+                println!("    {reason}");
+                assert!(!gives_time, "{what}");
+            }
         }
         self.last = page;
         Ok(())
@@ -50,53 +74,72 @@ impl Guest<'_> {
 fn known(counter: u64, seconds: i64) -> Option<Calibration> {
     Some(Calibration {
         counter,
-        time: Time::from_parts(1_800_000_000 + seconds, 0),
+        time: Time::from_parts(START + seconds, 0),
         period: Period::from_frequency(NonZeroU64::new(HERTZ)?),
         time_max_error: 800,
         time_estimated_error: 80,
         period_max_error: 15_000_000,
         period_estimated_error: 20_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     })
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    // A monitor takes these, and `fresh` below, from the system's randomness.
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
+    // A monitor takes these, and what is drawn below, from the system's randomness.
     let key = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)])?;
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(0x1000)?;
+    let page = FileOffset::new(file.reopen()?, 0);
+    let memory = GuestMemoryMmap::<()>::from_ranges_with_files([(PLACE, 0x1000, Some(page))])?;
     let region = || GuestRegion::new(&memory, PLACE, 0x1000);
-    let interrupt = EventFd::new()?;
-    let mut guest = Guest { memory: &memory, interrupt: &interrupt, last: Snapshot::BLANK };
+    let interrupt = EventFd::new(EFD_NONBLOCK)?;
     let calibrated = |counter, seconds| known(counter, seconds).ok_or("a frequency of 0");
 
-    let mut clock = Device::new(region()?, &interrupt, (), Options::new(CounterId::X86_TSC, key), 0xa409_3822)?;
-    guest.look("boot, nothing is known of the time yet", 0)?;
+    let options = Options::new(CounterId::X86_TSC, key);
+    let mut clock = Device::new(region()?, &interrupt, (), options, [0xa409_3822, 0x3f84_d5b5])?;
+    let mut guest = Guest { clock: VmClock::open_at(file.path())?, interrupt: &interrupt, last: *clock.page() };
+    guest.look("boot, nothing is known of the time yet", 0, &[], 0, false)?;
     clock.calibrate(&calibrated(0, 0)?)?;
-    clock.leap(Some(-37), LeapIndicator::NONE)?;
-    guest.look("calibrate and leap", HERTZ)?;
+    guest.look("calibrate", HERTZ, &["status", "time-scale"], 1, true)?;
+    clock.leap(Some(-37), LeapIndicator::PRE_POSITIVE)?;
+    guest.look("a leap second became known", HERTZ, &["time-scale"], 1, true)?;
     clock.pause()?;
-    clock.resume(Some(&calibrated(2 * HERTZ, 2)?))?;
-    guest.look("pause and resume", 2 * HERTZ)?;
-    clock.reset()?;
-    guest.look("reset", 3 * HERTZ)?;
+    clock.resume(None)?;
+    guest.look("pause and resume", 2 * HERTZ, &[], 0, true)?;
+    let next = calibrated(2 * HERTZ, 2)?;
+    assert!(clock.agrees(&next, 2 * HERTZ));
+    clock.resume(Some(&next))?;
+    guest.look("resume with a calibration", 2 * HERTZ, &["time-scale"], 1, true)?;
+    clock.reset(None)?;
+    guest.look("reset", 3 * HERTZ, &["refreshed"], 1, true)?;
     clock.maintenance(Maintenance::Soon)?;
-    guest.look("maintenance, within a day", 3 * HERTZ)?;
+    guest.look("maintenance, within a day", 3 * HERTZ, &["maintenance-soon"], 1, true)?;
     clock.maintenance(Maintenance::Imminent)?;
-    guest.look("maintenance, within an hour", 3 * HERTZ)?;
+    guest.look("maintenance, within an hour", 3 * HERTZ, &["maintenance-imminent"], 1, true)?;
 
     // The state would travel with the memory.
     let state = clock.migrate_out();
-    let mut clock =
-        Device::migrate_in(region()?, &interrupt, (), &state, Some(&calibrated(4 * HERTZ, 4)?), 0x299f_31d0)?;
-    guest.look("migrate out, and in with a calibration", 4 * HERTZ)?;
+    let known = calibrated(4 * HERTZ, 4)?;
+    let clock = Device::migrate_in(region()?, &interrupt, (), &state, Some(&known), 0x299f_31d0)?;
+    guest.look("migrate out, and in", 4 * HERTZ, &["disrupted", "maintenance-cleared"], 1, true)?;
+    let mut clock = Device::resume_in(region()?, &interrupt, (), &clock.save(), None)?;
+    guest.look("the monitor was restarted", 5 * HERTZ, &["refreshed"], 1, true)?;
     clock.clone_running(0x082e_fa98)?;
-    guest.look("a clone on the same host", 5 * HERTZ)?;
-    let state = clock.save();
-    let mut clock = Device::restore(region()?, &interrupt, (), &state, None, 0xec4e_6c89)?;
-    guest.look("restore, without a calibration", 5 * HERTZ)?;
+    guest.look("a clone on the same host", 5 * HERTZ, &["restored"], 1, true)?;
+    let clock = Device::clone_in(region()?, &interrupt, (), &clock.save(), 0x34e9_0c6c)?;
+    guest.look("a clone in a process of its own", 5 * HERTZ, &["restored"], 1, true)?;
+    let mut clock = Device::restore(region()?, &interrupt, (), &clock.save(), None, [0xec4e_6c89, 0x7137_4491])?;
+    let events = ["disrupted", "restored", "status", "time-scale"];
+    guest.look("restore, without a calibration", 5 * HERTZ, &events, 1, false)?;
     clock.calibrate(&calibrated(6 * HERTZ, 6)?)?;
-    guest.look("calibrate", 6 * HERTZ)?;
+    guest.look("calibrate", 6 * HERTZ, &["status", "time-scale"], 1, true)?;
+    clock.distrust()?;
+    guest.look("the host lost its own clock", 6 * HERTZ, &["status"], 1, false)?;
     clock.disrupt(0x4528_21e6)?;
-    guest.look("the counter was disturbed", 6 * HERTZ)?;
+    guest.look("the counter was disturbed", 6 * HERTZ, &["disrupted", "status"], 1, false)?;
+    clock.notify()?;
+    guest.look("the interrupt controller's state was loaded", 6 * HERTZ, &[], 1, false)?;
     Ok(())
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time. Needs
-//! `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
+//! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time.
+//! Needs `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
 
 #[cfg(not(target_arch = "x86_64"))]
-fn main() {
+pub(crate) fn main() {
     println!("the guest's instructions are for x86-64");
 }
 
 #[cfg(target_arch = "x86_64")]
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     x86::run()
 }
 
@@ -23,7 +23,7 @@ mod x86 {
     use kvm_bindings::kvm_userspace_memory_region;
     use kvm_ioctls::{Cap, Kvm, VcpuExit};
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-    use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, STRUCTURE_LEN};
+    use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
     use vmclock_core::calibration;
     use vmclock_core::counter;
     use vmclock_host::estimator::{Estimator, Evidence, Settings};
@@ -56,8 +56,8 @@ mod x86 {
         memory.write_slice(&PROGRAM, CODE)?;
         let key = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
         let region = GuestRegion::new(&memory, PAGE, 0x1000)?;
-        let options = Options { notifies: false, ..Options::new(CounterId::X86_TSC, key) };
-        let mut clock = Device::new(region, (), (), options, 0xa409_3822)?;
+        let options = Options::new(CounterId::X86_TSC, key);
+        let mut clock = Device::new(region, (), (), options, [0xa409_3822, 2])?;
 
         let kvm = Kvm::new()?;
         let machine = kvm.create_vm()?;
@@ -135,6 +135,8 @@ mod x86 {
             period_max_error: estimate.period_max_error,
             period_estimated_error: estimate.period_estimated_error,
             status: ClockStatus::SYNCHRONIZED,
+            utc_minus_tai: None,
+            leap_indicator: LeapIndicator::NONE,
         })
     }
 }

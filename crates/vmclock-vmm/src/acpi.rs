@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ACPI table by which a guest finds the clock.
 //!
-//! The table says where the page is ([`Place`]) and, with a [`Doorbell`], how the guest learns that it changed: a Generic
-//! Event Device listens to the doorbell's interrupt and tells the clock's driver (`Notify(VCLK, 0x80)`).
+//! The table says where the page is ([`Place`]) and, with a [`Doorbell`], how the guest learns that it changed: a
+//! Generic Event Device listens to the doorbell's interrupt and tells the clock's driver (`Notify(VCLK, 0x80)`).
 //!
 //! ```
 //! use vmclock_vmm::acpi::{table, Doorbell, Place, Slot};
@@ -63,10 +63,11 @@ pub struct Doorbell {
     pub irq: u8,
 }
 
-/// The clock at an address that never changes, for a monitor that makes its own tables: into a DSDT or an SSDT, at its root.
+/// The clock at an address that never changes, for a monitor that makes its own tables: into a DSDT or an SSDT, at its
+/// root.
 ///
-/// A monitor with a Generic Event Device of its own rather adds the interrupt and `Notify(\\_SB_.VCLK, 0x80)` to that, and leaves the
-/// notification out.
+/// A monitor with a Generic Event Device of its own rather adds the interrupt and `Notify(\\_SB_.VCLK, 0x80)` to that,
+/// and leaves the notification out.
 ///
 /// ```
 /// use acpi_tables::Aml;
@@ -79,8 +80,8 @@ pub struct Doorbell {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Clock {
-    /// Where the region begins in the guest's memory. It must not be in the memory map's RAM: leave it out, or say "reserved" (e820
-    /// type 2).
+    /// Where the region begins in the guest's memory. It must not be in the memory map's RAM: leave it out, or say
+    /// "reserved" (e820 type 2).
     pub address: u64,
     /// The region's length, 4 KiB or 64 KiB.
     pub len: u64,
@@ -91,8 +92,8 @@ pub struct Clock {
 /// What tells a guest's driver that the page was updated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notification {
-    /// A global system interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it. A Generic Event Device listens to it: for
-    /// hardware-reduced ACPI, and for any other where the interrupt is free.
+    /// A global system interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it. A Generic Event Device
+    /// listens to it: for hardware-reduced ACPI, and for any other where the interrupt is free.
     Interrupt(u32),
     /// An event of the first general-purpose block, for monitors with ACPI's own registers: its number, edge-triggered.
     GeneralPurposeEvent(u8),
@@ -137,8 +138,8 @@ pub fn table(place: Place, doorbell: Option<Doorbell>) -> Vec<u8> {
     table.as_slice().to_vec()
 }
 
-/// The clock as a child of a PCI function. It must be one: as a child of `\_SB` its range would clash with the function's
-/// BAR, Linux would move the BAR, and the driver would find nothing.
+/// The clock as a child of a PCI function. It must be one: as a child of `\_SB` its range would clash with the
+/// function's BAR, Linux would move the BAR, and the driver would find nothing.
 fn clock_in_slot(slot: Slot, body: &mut Vec<u8>) -> String {
     // QEMU names the object of a slot after devfn, the slot's number times eight.
     let function = format!("\\_SB_.PCI0.S{:02X}_", slot.get() << 3);
@@ -208,8 +209,8 @@ fn identity() -> [Name; 4] {
     ]
 }
 
-/// The doorbell and what listens to it. A frame that the card receives raises its interrupt; the interrupt is shared with
-/// nobody, level-triggered, and stays until `ACK_` has seen to it.
+/// The doorbell and what listens to it. A frame that the card receives raises its interrupt; the interrupt is shared
+/// with nobody, level-triggered, and stays until `ACK_` has seen to it.
 fn bell(doorbell: Doorbell, clock: &str, body: &mut Vec<u8>) {
     let card = card(doorbell.io);
     let card: Vec<&dyn Aml> = card.iter().map(|term| term as &dyn Aml).collect();
@@ -302,8 +303,8 @@ fn path(name: &str) -> Path {
     Path::new(name)
 }
 
-/// A range of memory that the device itself uses. (`acpi_tables::aml::AddressSpace` makes only ranges that a bridge hands
-/// on: it has no way to say `ResourceConsumer`.)
+/// A range of memory that the device itself uses. (`acpi_tables::aml::AddressSpace` makes only ranges that a bridge
+/// hands on: it has no way to say `ResourceConsumer`.)
 struct ConsumedMemory {
     first: u64,
     last: u64,

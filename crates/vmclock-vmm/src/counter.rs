@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's counter as a function of the host's, as KVM and QEMU make it, and a host's calibration as the guest has to see it.
+//! The guest's counter as a function of the host's, as KVM and QEMU make it, and a host's calibration as the guest has
+//! to see it.
 
 use vmclock_core::calibration::Period;
 
@@ -13,7 +14,8 @@ use crate::device::Calibration;
 /// ```
 ///
 /// On KVM these are the numbers of `KVM_VCPU_TSC_OFFSET` and of debugfs' `tsc-offset`, `tsc-scaling-ratio` and
-/// `tsc-scaling-ratio-frac-bits`. The offset may be known to a window only; `low` and `high` say how far the true one may be below and above.
+/// `tsc-scaling-ratio-frac-bits`. The offset may be known to a window only; `low` and `high` say how far the true one
+/// may be below and above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestCounter {
     offset: u64,
@@ -38,8 +40,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// The ratio that KVM takes for a guest of so many kHz (`KVM_SET_TSC_KHZ`) on a host of so many (`KVM_GET_TSC_KHZ` of a
-    /// machine without a guest's wish). `None` where it does not fit.
+    /// The ratio that KVM takes for a guest of so many kHz (`KVM_SET_TSC_KHZ`) on a host of so many (`KVM_GET_TSC_KHZ`
+    /// of a machine without a guest's wish). `None` where it does not fit.
     pub fn between(host_khz: u32, guest_khz: u32, fraction_bits: u8) -> Option<Self> {
         let ratio = u128::from(guest_khz).checked_shl(fraction_bits.into())?.checked_div(host_khz.into())?;
         Some(Self { ratio: u64::try_from(ratio).ok().filter(|ratio| *ratio != 0)?, fraction_bits })
@@ -58,13 +60,15 @@ impl GuestCounter {
         Self { offset, low: 0, high: 0, scale }
     }
 
-    /// A counter that is `value` when the host's is `host`, and goes on from there: what a destination has to make of it.
+    /// A counter that is `value` when the host's is `host`, and goes on from there: what a destination has to make of
+    /// it.
     pub fn going_on(value: u64, host: u64, scale: Option<Scale>) -> Self {
         let unset = Self::exact(0, scale);
         Self { offset: value.wrapping_sub(unset.at(host)), ..unset }
     }
 
-    /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and `latest`.
+    /// A counter that went on from `value` when the host's was `likely`, but at any rate between `earliest` and
+    /// `latest`.
     pub fn resumed(value: u64, earliest: u64, likely: u64, latest: u64) -> Self {
         let latest = if ahead(latest, earliest) < 0 { earliest } else { latest };
         let likely = match likely {
@@ -80,6 +84,11 @@ impl GuestCounter {
     /// The guest's minus the host's.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// How fast it runs, in ticks of the host's; `None` where it runs as the host's does.
+    pub const fn scale(&self) -> Option<Scale> {
+        self.scale
     }
 
     /// How wide the window is in which the offset lies, in ticks.
@@ -130,8 +139,8 @@ impl GuestCounter {
     }
 }
 
-/// How long so many ticks are, rounded up.
-fn nanos_of(ticks: u128, period_frac: u64, period_shift: u8) -> Option<u64> {
+/// How long so many ticks are, in nanoseconds rounded up.
+pub(crate) fn nanos_of(ticks: u128, period_frac: u64, period_shift: u8) -> Option<u64> {
     // In 2^-64 s, of which there are 2^34 to a nanosecond and some.
     let span = ticks.checked_mul(period_frac.into())?.checked_shr(period_shift.into())?.checked_add(1)?;
     let nanos = u128::from(u64::try_from(span >> 32).ok()?) * 1_000_000_000;
@@ -164,7 +173,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use proptest::prelude::*;
-    use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot};
+    use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot};
     use vmclock_core::calibration::Calibration as OnPage;
     use vmclock_core::time::{Span, Tai, Time};
 
@@ -180,6 +189,8 @@ mod tests {
             period_max_error: 1_000_000,
             period_estimated_error: 1_000,
             status: ClockStatus::SYNCHRONIZED,
+            utc_minus_tai: None,
+            leap_indicator: LeapIndicator::NONE,
         }
     }
 
@@ -276,5 +287,9 @@ mod tests {
             (expected.frac() >> 2, expected.shift())
         );
         assert_eq!(GuestCounter::exact(0, Some(Scale { ratio: 0, fraction_bits: 48 })).calibration(&host), None);
+        // A hundredth: its ticks are 50 ns, and the reference may be anywhere in one.
+        let slow = GuestCounter::exact(0, Some(Scale { ratio: (1 << 48) / 100, fraction_bits: 48 }));
+        let errors = slow.calibration(&host).expect("a calibration").time_max_error - host.time_max_error;
+        assert!((50..55).contains(&errors), "{errors}");
     }
 }

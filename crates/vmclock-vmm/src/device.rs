@@ -4,9 +4,10 @@
 //! | operation | disruption marker | generation | time |
 //! |---|---|---|---|
 //! | [`new`](Device::new), [`reset`](Device::reset), [`resume`](Device::resume) | same | same | kept, or refreshed |
+//! | [`resume_in`](Device::resume_in) | same | same | kept, or refreshed |
 //! | [`migrate_in`](Device::migrate_in) | new | same | this host's |
 //! | [`restore`](Device::restore) | new | new | this host's |
-//! | [`clone_running`](Device::clone_running) | same | new | kept |
+//! | [`clone_running`](Device::clone_running), [`clone_in`](Device::clone_in) | same | new | kept |
 //! | [`disrupt`](Device::disrupt) | new | same | none, until calibrated |
 
 use std::error::Error as StdError;
@@ -26,7 +27,7 @@ use vmclock_core::time::{Tai, Time};
 
 use crate::lifecycle::{self, Came};
 use crate::lineage::Lineage;
-use crate::memory::PageMemory;
+use crate::memory::{is_length, PageMemory, RegionError};
 use crate::state::{Identities, State, StateError};
 use crate::trigger::Trigger;
 
@@ -34,34 +35,61 @@ const SEQUENCE: u64 = offset_of!(Snapshot, seq_count) as u64;
 /// From here on the page is of words of eight bytes.
 const CHANGING: u64 = offset_of!(Snapshot, disruption_marker) as u64;
 
-/// What a device is made with.
+/// What a device is made with. All else is known from its memory and its trigger.
+///
+/// ```
+/// use vmclock_core::abi::CounterId;
+/// use vmclock_vmm::device::Options;
+/// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
+/// let signals = Options { counter: CounterId::NONE, ..Options::new(CounterId::X86_TSC, random) };
+/// assert_ne!(signals.identities, Options::compatible().identities);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// The region's length, 4 KiB or 64 KiB, as the page states it.
-    pub region_len: u32,
-    /// The guest's counter; none for a device that only ever signals events. It cannot change later.
+    /// The guest's counter; none for a device that only signals events. Later, only a machine that arrives somewhere
+    /// can gain one ([`State::with_counter`]).
     pub counter: CounterId,
-    /// Whether the guest is told of each update: the trigger leads to an interrupt that the firmware's tables name.
-    pub notifies: bool,
     /// How markers and generations are made.
     pub identities: Identities,
 }
 
 impl Options {
-    /// For a guest that is to get time: on TAI, with markers and generations that nobody can guess. `key`: random bits, from the
-    /// system.
+    /// For a guest that is to get time: on TAI, with markers and generations that nobody can guess. `key`: random bits,
+    /// from the system.
     pub const fn new(counter: CounterId, key: [u64; 2]) -> Self {
-        Self { region_len: 0x1000, counter, notifies: true, identities: Identities::Unpredictable(Lineage::new(key)) }
+        Self { counter, identities: Identities::Unpredictable(Lineage::new(key)) }
     }
 
-    /// As Firecracker 1.15 does it: no time, and markers and generations that count by one. Two machines restored from one
-    /// image get the same values, so take this only where something depends on it.
+    /// As Firecracker 1.15 does it: no time, and markers and generations that count by one. Two machines restored from
+    /// one image get the same values, so take this only where something depends on it.
     pub const fn compatible() -> Self {
-        Self { region_len: 0x1000, counter: CounterId::NONE, notifies: true, identities: Identities::Counting }
+        Self { counter: CounterId::NONE, identities: Identities::Counting }
     }
 }
 
-/// The guest's counter and the time, with how far off they may be. On TAI.
+/// The guest's counter and the time, with how far off they may be, and what goes with that time to make UTC of it.
+///
+/// ```
+/// use vmclock_core::abi::{ClockStatus, LeapIndicator};
+/// use vmclock_core::calibration::Period;
+/// use vmclock_core::time::Time;
+/// use vmclock_vmm::device::Calibration;
+///
+/// let calibration = Calibration {
+///     counter: 5_000_000_000,
+///     time: Time::from_parts(1_800_000_000, 0),
+///     period: Period::from_frequency(2_500_000_000.try_into()?),
+///     time_max_error: 500,
+///     time_estimated_error: 50,
+///     period_max_error: 15_000_000, // 15 ppm
+///     period_estimated_error: 10_000,
+///     status: ClockStatus::SYNCHRONIZED,
+///     utc_minus_tai: Some(-37),
+///     leap_indicator: LeapIndicator::NONE,
+/// };
+/// assert_eq!(calibration.offset_by(7).counter, 5_000_000_007);
+/// # Ok::<(), std::num::TryFromIntError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Calibration {
     /// The guest's counter at the reference time.
@@ -80,10 +108,15 @@ pub struct Calibration {
     pub period_estimated_error: u64,
     /// Synchronized or free-running; with any other the page gives no time.
     pub status: ClockStatus,
+    /// UTC - TAI in seconds at the reference time: -37 since 2017. `None` where it is not known; then a guest has no
+    /// UTC.
+    pub utc_minus_tai: Option<i16>,
+    /// Where the reference time stands relative to a leap second.
+    pub leap_indicator: LeapIndicator,
 }
 
 impl Calibration {
-    /// Writes it to what a page is to say. `None` if the time is before 1970.
+    /// Writes all of it to what a page is to say. `None` if the time is before 1970; then nothing is written.
     pub fn put_on(&self, page: &mut Snapshot) -> Option<()> {
         page.time_sec = u64::try_from(self.time.seconds()).ok()?;
         page.clock_status = self.status;
@@ -101,30 +134,45 @@ impl Calibration {
         page.time_frac_sec = self.time.frac();
         page.time_maxerror_nanosec = self.time_max_error;
         page.time_esterror_nanosec = self.time_estimated_error;
+        lifecycle::scaled(page, self.utc_minus_tai, self.leap_indicator);
         Some(())
     }
 
-    /// The same for a counter that is ahead of the calibration's by `offset`, wrapping: from a host's to its guest's, where the
-    /// guest's counter is not scaled.
+    /// The same for a counter that is ahead of the calibration's by `offset`, wrapping: from a host's to its guest's,
+    /// where the guest's counter is not scaled.
     #[must_use]
     pub const fn offset_by(self, offset: u64) -> Self {
         Self { counter: self.counter.wrapping_add(offset), ..self }
     }
 }
 
-/// Why an operation was not done, or not all of it. The device knows what it wanted to say: the next operation says that too,
-/// or [`Device::retry`].
+/// Why an operation was not done, or not all of it.
+///
+/// After [`Memory`](Self::Memory) and [`Trigger`](Self::Trigger) a device knows what it wanted to say, [is
+/// behind](Device::is_behind), and says it with the next operation, or with [`Device::retry`]. After the others nothing
+/// has changed.
+///
+/// Where it is a device's making that failed, there is no device, and nothing to retry but that; the page may be half
+/// written. A trigger that fails there is no error: the device is made, and is behind.
+///
+/// ```
+/// use vmclock_vmm::device::Error;
+/// let error: Error<std::io::Error, std::io::Error> = Error::NoTime("it is before 1970");
+/// assert!(error.to_string().contains("before 1970"));
+/// ```
 #[derive(Debug)]
 pub enum Error<M, T> {
-    /// A word of the page could not be written. Until that succeeds, the guest sees the old page, or that an update is in
-    /// progress.
+    /// A word of the page could not be written (or, when a device is made, its sequence count read). Until that
+    /// succeeds, the guest sees the old page, or that an update is in progress.
     Memory(M),
     /// The page is as it should be, but the guest could not be told.
     Trigger(T),
-    /// The device was made without a counter, or the time is before 1970.
+    /// The device has no counter, or the time is before 1970.
     NoTime(&'static str),
-    /// A state that cannot be taken up.
+    /// A state that cannot be taken up. Nothing was written.
     State(StateError),
+    /// Memory that cannot be a page's, by its length. Nothing was written.
+    Region(RegionError),
 }
 
 impl<M: fmt::Display, T: fmt::Display> fmt::Display for Error<M, T> {
@@ -136,6 +184,7 @@ impl<M: fmt::Display, T: fmt::Display> fmt::Display for Error<M, T> {
             }
             Self::NoTime(reason) => write!(f, "the VMClock page cannot give this time: {reason}"),
             Self::State(error) => error.fmt(f),
+            Self::Region(error) => write!(f, "the VMClock page cannot be in {error}"),
         }
     }
 }
@@ -146,6 +195,25 @@ impl<M: StdError, T: StdError> StdError for Error<M, T> {}
 pub type Outcome<M, T> = Result<(), Error<<M as PageMemory>::Error, <T as Trigger>::Error>>;
 
 /// Sees each update, for metrics and logs. It does nothing by default.
+///
+/// ```
+/// use std::cell::Cell;
+/// use vmclock_core::abi::Snapshot;
+/// use vmclock_vmm::device::Events;
+///
+/// #[derive(Default)]
+/// struct Updates(Cell<u64>);
+///
+/// impl Events for Updates {
+///     fn updated(&self, _page: &Snapshot) {
+///         self.0.set(self.0.get() + 1);
+///     }
+/// }
+///
+/// let updates = Updates::default();
+/// (&updates).updated(&Snapshot::BLANK);
+/// assert_eq!(updates.0.get(), 1);
+/// ```
 pub trait Events {
     /// The page was updated, and says this now.
     fn updated(&self, _page: &Snapshot) {}
@@ -156,8 +224,18 @@ pub trait Events {
 
 impl Events for () {}
 
-/// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the page and
-/// tells the guest.
+impl<E: Events + ?Sized> Events for &E {
+    fn updated(&self, page: &Snapshot) {
+        (**self).updated(page);
+    }
+
+    fn failed(&self) {
+        (**self).failed();
+    }
+}
+
+/// A VMClock. It has no thread and no policy: whoever runs the machine calls its operations, each of which updates the
+/// page and tells the guest, once; but for those that say that nothing changes.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -165,13 +243,14 @@ impl Events for () {}
 /// use vmclock_vmm::device::{Device, Options};
 /// use vmclock_vmm::memory::GuestRegion;
 /// use vmclock_vmm::trigger::EventFd;
+/// use vmm_sys_util::eventfd::EFD_NONBLOCK;
 ///
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
 /// let region = GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000)?;
-/// let interrupt = EventFd::new()?; // for KVM_IRQFD
+/// let interrupt = EventFd::new(EFD_NONBLOCK)?; // for register_irqfd
 /// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
-/// let mut clock = Device::new(region, interrupt, (), Options::new(CounterId::X86_TSC, random), 42)?;
-/// clock.disrupt(43)?;
+/// let mut clock = Device::new(region, interrupt, (), Options::new(CounterId::X86_TSC, random), [42, 43])?;
+/// clock.disrupt(44)?;
 /// assert_eq!(clock.page().seq_count, 4);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -182,6 +261,8 @@ pub struct Device<M, T, E = ()> {
     events: E,
     page: Snapshot,
     identities: Identities,
+    /// The last relation of counter and time by which a guest could read the time, and the marker that it was under.
+    promised: Option<(u64, page::Calibration)>,
     /// What the page should say is not on it yet.
     is_written: bool,
     /// The guest was not yet told of it.
@@ -194,30 +275,52 @@ fn rate(period: Period, parts_per_trillion: u64) -> u64 {
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
+/// What a page promises that gives time.
+fn promise(page: &Snapshot) -> Option<(u64, page::Calibration)> {
+    let relation = page::Calibration::from_snapshot(page, page.counter_id).ok()?;
+    Some((page.disruption_marker, relation))
+}
+
+fn region_len<M: PageMemory, T>(memory: &M) -> Result<u32, Error<M::Error, T>> {
+    let len = memory.region_len();
+    let size = u32::try_from(len).ok().filter(|_| is_length(len));
+    size.ok_or(Error::Region(RegionError::Length(len)))
+}
+
+/// The flags of a device with such a trigger.
+const fn notification<T: Trigger>(flags: Flags) -> Flags {
+    if T::NOTIFIES {
+        flags.with(Flags::NOTIFICATION_PRESENT)
+    } else {
+        flags.without(Flags::NOTIFICATION_PRESENT)
+    }
+}
+
 impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
-    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now.
+    /// A machine that boots. `fresh`, here and elsewhere: random bits, drawn now; 64 for the marker, and as many more
+    /// for the generation where that is new too.
     pub fn new(
         memory: M,
         trigger: T,
         events: E,
         options: Options,
-        fresh: u64,
+        fresh: [u64; 2],
     ) -> Result<Self, Error<M::Error, T::Error>> {
+        let size = region_len(&memory)?;
         let mut identities = options.identities;
-        let notify = if options.notifies { Flags::NOTIFICATION_PRESENT } else { Flags::NONE };
         let is_compatible = matches!(identities, Identities::Counting);
         let page = Snapshot {
-            size: options.region_len,
+            size,
             counter_id: options.counter,
             // Without a counter there is no time either, and then 0 is what others have there.
             time_type: if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI },
             clock_status: lifecycle::without_time(options.counter),
-            flags: Flags::VM_GEN_COUNTER_PRESENT.with(notify),
-            disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh) },
-            vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh) },
+            flags: notification::<T>(Flags::VM_GEN_COUNTER_PRESENT),
+            disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh[0]) },
+            vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh[1]) },
             ..Snapshot::BLANK
         };
-        let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
+        let mut device = Self::unwritten(memory, trigger, events, page, identities);
         if is_compatible {
             // The guest does not run yet: no update, just the page.
             device.store_words().map_err(Error::Memory)?;
@@ -229,6 +332,10 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         Ok(device)
     }
 
+    const fn unwritten(memory: M, trigger: T, events: E, page: Snapshot, identities: Identities) -> Self {
+        Self { memory, trigger, events, page, identities, promised: None, is_written: false, is_told: true }
+    }
+
     /// What the page says, or will as soon as it can be written.
     pub const fn page(&self) -> &Snapshot {
         &self.page
@@ -237,6 +344,27 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     /// Where the page is.
     pub const fn memory(&self) -> &M {
         &self.memory
+    }
+
+    /// What raises the interrupt.
+    pub const fn trigger(&self) -> &T {
+        &self.trigger
+    }
+
+    /// What sees the updates.
+    pub const fn events(&self) -> &E {
+        &self.events
+    }
+
+    /// Raises the interrupt without an update: for a monitor that loads its interrupt controller's state after it made
+    /// the device by [`restore`](Self::restore) or [`migrate_in`](Self::migrate_in). Those raise it too, but what is
+    /// loaded then has overwritten that, and a guest that sleeps until it is notified would miss the event.
+    pub fn notify(&mut self) -> Outcome<M, T> {
+        if self.is_written {
+            self.tell()
+        } else {
+            self.publish()
+        }
     }
 
     /// Whether the last operation has to be [retried](Self::retry).
@@ -253,13 +381,18 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         }
     }
 
-    /// The guest stands. Nothing changes: the next word is [`resume`](Self::resume)'s.
+    /// The guest stands. Nothing changes, and nothing is written unless something was left to do: the next word is
+    /// [`resume`](Self::resume)'s.
     pub fn pause(&mut self) -> Outcome<M, T> {
         self.retry()
     }
 
-    /// The guest goes on, on this host. Its counter is as it was, or what it is now is known; where it
-    /// is neither, call [`disrupt`](Self::disrupt).
+    /// The guest goes on, on this host. Marker and generation stay, as UAPI.13 has it.
+    ///
+    /// `None`: its counter went on as if nothing had happened, and the last calibration still holds; there is nothing
+    /// to update. If the counter stood still meanwhile or was set, give a new calibration: then the page is right
+    /// again, though what a guest kept from before is of another relation. To have guests drop that, call
+    /// [`disrupt`](Self::disrupt) before, and so where the new relation is not known yet.
     pub fn resume(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
         match calibration {
             Some(calibration) => self.calibrate(calibration),
@@ -267,9 +400,17 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         }
     }
 
-    /// The guest boots anew. The page stays as it is, and is written again, as the guest may have been able to.
-    pub fn reset(&mut self) -> Outcome<M, T> {
-        self.publish()
+    /// The guest boots anew. Marker and generation stay, as UAPI.13 has it, and the page is written again, as the guest
+    /// may have been able to.
+    ///
+    /// `None`: its counter goes on, and the last calibration still holds. If it is set back, as by a monitor that
+    /// resets the vCPUs with it, or stood still, give a new calibration, or [`disrupt`](Self::disrupt), as with
+    /// [`resume`](Self::resume).
+    pub fn reset(&mut self, calibration: Option<&Calibration>) -> Outcome<M, T> {
+        match calibration {
+            Some(calibration) => self.calibrate(calibration),
+            None => self.publish(),
+        }
     }
 
     /// The guest is about to go to another host, or into a file: what has to go with it.
@@ -282,7 +423,39 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.save()
     }
 
-    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one.
+    /// The same machine, on the same host and with the same counter, in another process: the monitor was restarted or
+    /// upgraded, or reboots the machine by making it anew. Marker and generation stay; without a calibration the saved
+    /// one does, too.
+    ///
+    /// As with [`resume`](Self::resume), a counter that was set back or stood still meanwhile takes a new calibration.
+    pub fn resume_in(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        calibration: Option<&Calibration>,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        Self::take_up(memory, trigger, events, state)?.begin(calibration)
+    }
+
+    /// A clone of a machine that runs on this host, in a process of its own: [`clone_running`](Self::clone_running) for
+    /// one whose device has to be made. The generation is new. Marker and calibration stay, so the clone's counter has
+    /// to be what the original's is.
+    pub fn clone_in(
+        memory: M,
+        trigger: T,
+        events: E,
+        state: &State,
+        fresh: u64,
+    ) -> Result<Self, Error<M::Error, T::Error>> {
+        let mut device = Self::take_up(memory, trigger, events, state)?;
+        let generation = device.identities.next(device.page.vm_generation_counter, fresh);
+        lifecycle::cloned(&mut device.page, generation);
+        device.begin(None)
+    }
+
+    /// A guest came from another host and does not run yet. Without a calibration it has no time until there is one;
+    /// what the other host knew of UTC and of maintenance is gone either way.
     pub fn migrate_in(
         memory: M,
         trigger: T,
@@ -291,50 +464,62 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         calibration: Option<&Calibration>,
         fresh: u64,
     ) -> Result<Self, Error<M::Error, T::Error>> {
-        Self::arrive(memory, trigger, events, state, calibration, false, fresh)
+        let mut device = Self::take_up(memory, trigger, events, state)?;
+        let marker = device.identities.next(device.page.disruption_marker, fresh);
+        lifecycle::arrived(&mut device.page, Came::FromAnotherHost, marker);
+        device.begin(calibration)
     }
 
-    /// A guest came out of saved state and does not run yet.
+    /// A guest came out of saved state and does not run yet. Without a calibration it has no time until there is one;
+    /// what the page said of UTC and of maintenance is gone either way.
     pub fn restore(
         memory: M,
         trigger: T,
         events: E,
         state: &State,
         calibration: Option<&Calibration>,
-        fresh: u64,
+        fresh: [u64; 2],
     ) -> Result<Self, Error<M::Error, T::Error>> {
-        Self::arrive(memory, trigger, events, state, calibration, true, fresh)
+        let mut device = Self::take_up(memory, trigger, events, state)?;
+        let marker = device.identities.next(device.page.disruption_marker, fresh[0]);
+        let generation = device.identities.next(device.page.vm_generation_counter, fresh[1]);
+        lifecycle::arrived(&mut device.page, Came::OutOfSavedState(generation), marker);
+        device.begin(calibration)
     }
 
-    fn arrive(
-        memory: M,
-        trigger: T,
-        events: E,
-        state: &State,
-        calibration: Option<&Calibration>,
-        is_restored: bool,
-        fresh: u64,
-    ) -> Result<Self, Error<M::Error, T::Error>> {
-        let (saved, mut identities) = state.open().map_err(Error::State)?;
-        let mut page = saved;
-        let marker = identities.next(saved.disruption_marker, fresh);
-        let came = if is_restored {
-            Came::OutOfSavedState(identities.next(saved.vm_generation_counter, fresh))
-        } else {
-            Came::FromAnotherHost
-        };
-        lifecycle::arrived(&mut page, came, marker);
+    /// What was saved, on this memory, which nothing was written to yet.
+    fn take_up(memory: M, trigger: T, events: E, state: &State) -> Result<Self, Error<M::Error, T::Error>> {
+        let (saved, identities) = state.open().map_err(Error::State)?;
+        let size = region_len(&memory)?;
+        if saved.size != size {
+            return Err(Error::State(StateError::Region { found: saved.size, memory: size }));
+        }
+        let mut page = Snapshot { flags: notification::<T>(saved.flags), ..saved };
         if !matches!(identities, Identities::Counting) {
             // The memory may be newer than the state. The guest may have written it: it is a count, and no more.
             let came = memory.load_u32(SEQUENCE, Ordering::Relaxed).map_err(Error::Memory)?;
             page.seq_count = lifecycle::unseen_after(lifecycle::later(saved.seq_count, came));
         }
-        let mut device = Self { memory, trigger, events, page, identities, is_written: false, is_told: true };
-        match calibration {
-            Some(calibration) => device.calibrate(calibration)?,
-            None => device.publish()?,
-        }
+        let mut device = Self::unwritten(memory, trigger, events, page, identities);
+        // What the saved page promised still holds, as long as its marker does.
+        let status = match page.clock_status {
+            ClockStatus::UNRELIABLE => ClockStatus::SYNCHRONIZED,
+            status => status,
+        };
+        device.promised = promise(&Snapshot { clock_status: status, ..page });
         Ok(device)
+    }
+
+    /// The first page. A guest that cannot be told of it is no reason to have no device.
+    fn begin(mut self, calibration: Option<&Calibration>) -> Result<Self, Error<M::Error, T::Error>> {
+        let outcome = match calibration {
+            Some(calibration) => self.calibrate(calibration),
+            None => self.publish(),
+        };
+        match outcome {
+            Ok(()) | Err(Error::Trigger(_)) => Ok(self),
+            Err(error) => Err(error),
+        }
     }
 
     /// The machine was cloned while it runs, on this host: this is one of the two.
@@ -357,16 +542,27 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.publish()
     }
 
-    /// Whether a calibration keeps what the page promises: that no guest is ever told a time outside the bounds that it was given
-    /// for the same counter value. With one that does not, something happened to the counter or to the host's clock: call
-    /// [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate). A page that gives no time promises nothing.
-    pub fn agrees(&self, calibration: &Calibration) -> bool {
-        let Ok(old) = page::Calibration::from_snapshot(&self.page, self.page.counter_id) else { return true };
+    /// Whether a calibration keeps what the last page that gave time promised under this marker: that for no counter
+    /// value from that page's reference to `now` (the guest's counter about when the calibration will be on the page)
+    /// the time is outside the bounds that a guest could read there. With one that does not, something happened to the
+    /// counter or to the host's clock: call [`disrupt`](Self::disrupt) before [`calibrate`](Self::calibrate).
+    ///
+    /// The promise outlives [`distrust`](Self::distrust) and pauses; only a new marker ends it. Where there is none,
+    /// all agrees. It is the promise of the last page alone: from page to page the time of an old counter value can
+    /// move on, and UAPI.13 wants bounds that hold for *any* earlier one. For that the calibrations have to come from
+    /// an estimator that remembers all that it promised, as `vmclock-host`'s does.
+    pub fn agrees(&self, calibration: &Calibration, now: u64) -> bool {
+        let Some((_, old)) = self.promised.filter(|(marker, _)| *marker == self.page.disruption_marker) else {
+            return true;
+        };
         let mut next = self.page;
-        let new = calibration.put_on(&mut next).map(|()| page::Calibration::from_snapshot(&next, next.counter_id));
-        let Some(Ok(new)) = new else { return false };
-        // Both are straight lines, and so is the bound between the two reference points: if it holds at both, it does between.
-        [self.page.counter_value, calibration.counter].into_iter().all(|counter| {
+        let Some(()) = calibration.put_on(&mut next) else { return false };
+        // Whatever the status is: it is the relation that is judged.
+        next.clock_status = ClockStatus::SYNCHRONIZED;
+        let Ok(new) = page::Calibration::from_snapshot(&next, next.counter_id) else { return false };
+        // Both are straight lines, and the bound is one on each side of its reference: if it holds at two points, it
+        // does between.
+        [old.reference_counter(), new.reference_counter(), now].into_iter().all(|counter| {
             let (Ok(interval), Ok(time)) = (old.interval_at(counter), new.time_at(counter)) else { return false };
             interval.is_none_or(|interval| {
                 interval.earliest.nanos() <= time.floor_nanos() && time.ceil_nanos() <= interval.latest.nanos()
@@ -374,10 +570,13 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         })
     }
 
-    /// The time, by the guest's counter.
+    /// The time, by the guest's counter, and the facts that make UTC of it: all in one update, as they hold at one
+    /// reference time.
     pub fn calibrate(&mut self, calibration: &Calibration) -> Outcome<M, T> {
         if self.page.counter_id == CounterId::NONE {
-            return Err(Error::NoTime("the device was made without a counter"));
+            return Err(Error::NoTime(
+                "the device was made without a counter; on arrival, State::with_counter gives it one",
+            ));
         }
         calibration.put_on(&mut self.page).ok_or(Error::NoTime("it is before 1970"))?;
         self.publish()
@@ -389,8 +588,9 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
         self.publish()
     }
 
-    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the last calibration's reference time. `None`: UTC
-    /// is not known.
+    /// UTC - TAI in seconds, and what is known of a leap second nearby, both at the reference time that is on the page
+    /// now: for what became known after the last calibration. What holds at the next reference time comes with the next
+    /// calibration. `None`: UTC is not known.
     pub fn leap(&mut self, utc_minus_tai: Option<i16>, indicator: LeapIndicator) -> Outcome<M, T> {
         lifecycle::scaled(&mut self.page, utc_minus_tai, indicator);
         self.publish()
@@ -410,6 +610,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
             return Err(Error::Memory(error));
         }
         self.is_written = true;
+        self.promised = promise(&self.page).or(self.promised);
         self.events.updated(&self.page);
         Ok(())
     }
@@ -439,7 +640,7 @@ impl<M: PageMemory, T: Trigger, E: Events> Device<M, T, E> {
     }
 
     fn tell(&mut self) -> Outcome<M, T> {
-        self.is_told = !self.page.flags.contains(Flags::NOTIFICATION_PRESENT);
+        self.is_told = !T::NOTIFIES;
         if self.is_told {
             return Ok(());
         }

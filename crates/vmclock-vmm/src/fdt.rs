@@ -29,7 +29,8 @@ pub struct Interrupt {
 const SHARED: u32 = 0;
 const RISING_EDGE: u32 = 1;
 
-/// Adds the node to the node that is open, whose `#address-cells` and `#size-cells` are 2, and whose interrupt parent is known to it.
+/// Adds the node to the node that is open, whose `#address-cells` and `#size-cells` are 2, and whose interrupt parent
+/// is known to it.
 ///
 /// The memory must not be the guest's to use: leave it out of the `memory` nodes, or reserve it.
 pub fn add_node(tree: &mut FdtWriter, address: u64, len: u64, interrupt: Option<Interrupt>) -> Result<(), Error> {

@@ -14,19 +14,20 @@
 //! println!("the guest's counter is now {}", counter.at(vmclock_core::counter::read_ordered()));
 //! # Ok::<(), kvm_ioctls::Error>(())
 //! ```
-// KVM_GET_DEVICE_ATTR writes where it is told to, and kvm-ioctls knows the vCPU's attributes on other architectures only.
+// KVM_GET_DEVICE_ATTR writes where it is told to, and kvm-ioctls knows the vCPU's attributes on other architectures
+// only.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use kvm_bindings::{kvm_device_attr, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET};
-use kvm_ioctls::{DeviceFd, Error, Kvm, VcpuFd};
-use rustix::io::Errno;
+use kvm_ioctls::{Cap, DeviceFd, Error, Kvm, VcpuFd};
+use libc::{EOPNOTSUPP, ERANGE};
 
 use crate::counter::{GuestCounter, Scale};
 
-/// How far a guest's rate has to be from the host's, in parts per million, for KVM to scale its counter: the module parameter
-/// `tsc_tolerance_ppm`, as Linux has it if nobody sets it.
+/// How far a guest's rate has to be from the host's, in parts per million, for KVM to scale its counter: the module
+/// parameter `tsc_tolerance_ppm`, as Linux has it if nobody sets it.
 const TOLERANCE: u64 = 250;
 
 /// The host's counter, as KVM scales it.
@@ -34,6 +35,8 @@ const TOLERANCE: u64 = 250;
 pub struct Host {
     khz: u32,
     fraction_bits: u8,
+    /// `KVM_CAP_TSC_CONTROL`.
+    can_scale: bool,
 }
 
 impl Host {
@@ -43,7 +46,8 @@ impl Host {
         let is_intel =
             leaves.as_slice().iter().any(|leaf| leaf.function == 0 && leaf.ebx == u32::from_le_bytes(*b"Genu"));
         // AMD's manual, volume 2, "TSC Ratio MSR"; Intel's, volume 3, "TSC multiplier".
-        Ok(Self { khz: cpu.get_tsc_khz()?, fraction_bits: if is_intel { 48 } else { 32 } })
+        let fraction_bits = if is_intel { 48 } else { 32 };
+        Ok(Self { khz: cpu.get_tsc_khz()?, fraction_bits, can_scale: kvm.check_extension(Cap::TscControl) })
     }
 
     /// The host's rate, in kHz.
@@ -52,16 +56,30 @@ impl Host {
     }
 
     /// How a vCPU's counter is scaled; `None` where it is not.
+    ///
+    /// `EOPNOTSUPP` where a rate was set that this host cannot scale to: KVM answers with the wish all the same, and
+    /// either moves the counter by hand each time that the vCPU enters, or does nothing. What the guest reads is then
+    /// no function of the host's counter; give it the host's rate, or a device without a counter. `ERANGE` where no
+    /// ratio says it.
     pub fn scale(&self, cpu: &VcpuFd) -> Result<Option<Scale>, Error> {
-        let (host, guest) = (u64::from(self.khz), cpu.get_tsc_khz()?);
-        let tolerated = host * (1_000_000 - TOLERANCE) / 1_000_000..=host * (1_000_000 + TOLERANCE) / 1_000_000;
-        if tolerated.contains(&guest.into()) {
-            return Ok(None);
-        }
-        Ok(Scale::between(self.khz, guest, self.fraction_bits))
+        self.scale_to(cpu.get_tsc_khz()?)
     }
 
-    /// A vCPU's counter, exactly.
+    fn scale_to(self, khz: u32) -> Result<Option<Scale>, Error> {
+        let (host, guest) = (u64::from(self.khz), u64::from(khz));
+        // As Linux computes them.
+        let tolerated = host * (1_000_000 - TOLERANCE) / 1_000_000..=host * (1_000_000 + TOLERANCE) / 1_000_000;
+        if tolerated.contains(&guest) {
+            return Ok(None);
+        }
+        if !self.can_scale {
+            return Err(Error::new(EOPNOTSUPP));
+        }
+        let scale = Scale::between(self.khz, khz, self.fraction_bits);
+        scale.map(Some).ok_or(Error::new(ERANGE))
+    }
+
+    /// A vCPU's counter, exactly; with the errors of [`scale`](Self::scale).
     pub fn guest_counter(&self, cpu: &VcpuFd) -> Result<GuestCounter, Error> {
         Ok(GuestCounter::exact(counter_offset(cpu)?, self.scale(cpu)?))
     }
@@ -71,20 +89,22 @@ impl Host {
 pub fn counter_offset(cpu: &VcpuFd) -> Result<u64, Error> {
     let mut offset = 0_u64;
     let mut attribute = offset_attribute(&mut offset);
-    // SAFETY: KVM writes the eight bytes of this attribute to `offset`, which is of that size and lives longer than the call.
+    // SAFETY: KVM writes the eight bytes of this attribute to `offset`, which is of that size and lives longer than the
+    // call.
     unsafe { attributes(cpu)?.get_device_attr(&mut attribute) }?;
     Ok(offset)
 }
 
-/// Sets it: on a destination, for each vCPU, before the guest runs. [`GuestCounter::going_on`] says what it has to be. A KVM that accepts
-/// that without doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
+/// Sets it: on a destination, for each vCPU, before the guest runs.
+/// [`State::guest_counter`](crate::state::State::guest_counter) says what it has to be. A KVM that accepts that without
+/// doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
 /// [`Host::guest_counter`] says, and the page has to be about that.
 pub fn set_counter_offset(cpu: &VcpuFd, offset: u64) -> Result<(), Error> {
     attributes(cpu)?.set_device_attr(&offset_attribute(&mut { offset }))?;
     if counter_offset(cpu)? == offset {
         Ok(())
     } else {
-        Err(Error::new(Errno::OPNOTSUPP.raw_os_error()))
+        Err(Error::new(EOPNOTSUPP))
     }
 }
 
@@ -100,4 +120,35 @@ fn attributes(cpu: &VcpuFd) -> Result<DeviceFd, Error> {
     let own = file.try_clone_to_owned().map_err(|error| Error::new(error.raw_os_error().unwrap_or_default()))?;
     // SAFETY: the file was duplicated for this, and nobody else has its number.
     Ok(unsafe { DeviceFd::from_raw_fd(own.into_raw_fd()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_scaled_where_the_cpu_can_and_beyond_the_tolerance() {
+        let intel = Host { khz: 2_000_000, fraction_bits: 48, can_scale: true };
+        let (amd, none) = (Host { fraction_bits: 32, ..intel }, Host { can_scale: false, ..intel });
+        for host in [intel, amd, none] {
+            for khz in [1_999_500, 2_000_000, 2_000_500] {
+                assert_eq!(host.scale_to(khz), Ok(None), "{khz}");
+            }
+        }
+        for khz in [1, 1_000_000, 1_999_499, 2_000_501, 4_000_000] {
+            for host in [intel, amd] {
+                let Ok(Some(Scale { ratio, fraction_bits })) = host.scale_to(khz) else {
+                    panic!("{khz} is not scaled")
+                };
+                assert_eq!(fraction_bits, host.fraction_bits);
+                assert_eq!(
+                    u128::from(ratio),
+                    (u128::from(khz) << fraction_bits) / 2_000_000,
+                    "rounded down, as by KVM"
+                );
+            }
+            assert_eq!(none.scale_to(khz).map_err(Error::errno), Err(EOPNOTSUPP));
+        }
+        assert_eq!(intel.scale_to(0).map_err(Error::errno), Err(ERANGE), "not a counter that stands");
+    }
 }

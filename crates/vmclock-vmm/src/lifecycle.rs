@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each step of a machine's life does to what its page says: the table of UAPI.13, and nothing else. [`Device`](crate::device::Device)
-//! makes updates of it; so can whoever keeps a page in another way.
+//! What each step of a machine's life does to what its page says: the table of UAPI.13, and nothing else.
+//! [`Device`](crate::device::Device) makes updates of it; so can whoever keeps a page in another way.
 //!
 //! Markers and generations are the caller's to make, never used before in the machine's lineage.
 //!
@@ -17,8 +17,8 @@
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot};
 use vmclock_core::event::Maintenance;
 
-/// How far a machine that came from elsewhere is ahead of the sequence count that it came with: its source may have gone on
-/// publishing after the memory was copied, for 37 hours at one update each millisecond.
+/// How far a machine that came from elsewhere is ahead of the sequence count that it came with: its source may have
+/// gone on publishing after the memory was copied, for 37 hours at one update each millisecond.
 const SEQUENCE_AHEAD: u32 = 1 << 28;
 
 /// Where a machine came from that did not boot here.
@@ -30,13 +30,14 @@ pub enum Came {
     OutOfSavedState(u64),
 }
 
-/// A machine came, and does not run yet: `marker` is new, and time and announcements were the other host's.
+/// A machine came, and does not run yet: `marker` is new, and time, UTC and announcements were the other host's.
 pub fn arrived(page: &mut Snapshot, came: Came, marker: u64) {
     disrupted(page, marker);
     if let Came::OutOfSavedState(generation) = came {
         page.vm_generation_counter = generation;
     }
     announced(page, Maintenance::None);
+    scaled(page, None, LeapIndicator::NONE);
 }
 
 /// The counter was disturbed: `marker` is new, and there is no time until there is a calibration.
@@ -68,7 +69,8 @@ pub fn distrusted(page: &mut Snapshot) {
     }
 }
 
-/// UTC - TAI in seconds, where it is known, and what is known of a leap second nearby; both at the page's reference time.
+/// UTC - TAI in seconds, where it is known, and what is known of a leap second nearby; both at the page's reference
+/// time.
 pub fn scaled(page: &mut Snapshot, utc_minus_tai: Option<i16>, indicator: LeapIndicator) {
     page.tai_offset_sec = utc_minus_tai.unwrap_or(0);
     page.leap_indicator = indicator;
@@ -84,7 +86,8 @@ pub(crate) const fn without_time(counter: CounterId) -> ClockStatus {
     }
 }
 
-/// An even sequence count that no guest has seen whose memory came with the count `seen`, on its way from another host or in a file.
+/// An even sequence count that no guest has seen whose memory came with the count `seen`, on its way from another host
+/// or in a file.
 pub const fn unseen_after(seen: u32) -> u32 {
     (seen | 1).wrapping_add(1).wrapping_add(SEQUENCE_AHEAD)
 }

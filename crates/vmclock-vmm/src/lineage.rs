@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Values for markers and generations: never the same twice in a lineage of saved and restored machines, and not to be
-//! guessed, nor equal, between siblings that were restored from one image.
+//! Values for markers and generations: never the same twice in a lineage of saved and restored machines, not to be
+//! guessed, and hardly ever equal between siblings that were restored from one image.
 //!
-//! A value is a number that counts all values of the lineage (24 bits) beside a number drawn at random (40 bits), put
-//! through a keyed permutation. As it is a permutation, values whose counts differ differ; siblings have equal counts, but
-//! drew for themselves; and without the key nobody can tell one from the other.
+//! A value is a number that counts the values of the lineage (16 bits) beside a number drawn at random (48 bits), put
+//! through a keyed permutation. As it is a permutation, values whose counts differ differ, and without the key nobody
+//! can tell one from the other.
+//!
+//! Siblings have equal counts, and only what each drew makes them differ. That any two of `n` draw the same has a
+//! chance of about n² / 2^49: one in 560 million for a thousand siblings, one in 560 for a million. Marker and
+//! generation are drawn independently: two siblings share both with a chance of one in 2^96.
+//!
+//! After 65,535 values the lineage goes on with another key, under which a value may be one of those before by chance:
+//! one in 2^64 for each of them.
 
 use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
 /// How many bits count.
-const COUNT_BITS: u32 = 24;
+const COUNT_BITS: u32 = 16;
+/// What a saved count is below.
+const COUNT_END: u32 = 1 << 24;
 /// Rounds of the permutation; four make one that is as good as random (Luby and Rackoff).
 const ROUNDS: u64 = 4;
 
@@ -26,8 +35,10 @@ const ROUNDS: u64 = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Lineage {
-    key: [u64; 2],
-    count: u32,
+    /// Random bits. Who has them can tell the values to come from others.
+    pub key: [u64; 2],
+    /// How many values were made with this key.
+    pub count: u32,
 }
 
 /// Without the key, which is nobody's business.
@@ -47,19 +58,22 @@ impl Lineage {
     #[must_use]
     pub fn next(&mut self, fresh: u64) -> u64 {
         loop {
-            self.count += 1;
+            self.count = self.count.saturating_add(1);
             if self.count >> COUNT_BITS != 0 {
-                // After sixteen million values: another key, for which no value has been used.
+                // Another key.
                 self.key = [self.hash(u64::MAX, fresh), self.hash(u64::MAX - 1, fresh)];
                 self.count = 1;
             }
-            // All of its bits count, in whichever half they are random.
-            let drawn = (fresh ^ fresh >> COUNT_BITS) & (u64::MAX >> COUNT_BITS);
-            let value = self.permuted(u64::from(self.count) << (64 - COUNT_BITS) | drawn);
+            let value = self.permuted(u64::from(self.count) << (64 - COUNT_BITS) | drawn(fresh));
             if value != 0 {
                 return value;
             }
         }
+    }
+
+    /// Whether some version of this can have made so many values with one key.
+    pub(crate) const fn is_in_range(&self) -> bool {
+        self.count < COUNT_END
     }
 
     /// A Feistel network.
@@ -80,6 +94,11 @@ impl Lineage {
     }
 }
 
+/// What stands beside the count. All bits of `fresh` matter, wherever they are random.
+const fn drawn(fresh: u64) -> u64 {
+    (fresh ^ fresh >> COUNT_BITS) & (u64::MAX >> COUNT_BITS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +112,29 @@ mod tests {
         let values: HashSet<u64> = (0..100_000).map(|_| lineage.next(0)).collect();
         assert_eq!(values.len(), 100_000);
         assert!(!values.contains(&0));
+    }
+
+    #[test]
+    fn all_bits_that_were_drawn_make_siblings_differ() {
+        let saved = Lineage::new([7, 9]);
+        for bit in 0..64 {
+            let (mut one, mut other) = (saved, saved);
+            assert_ne!(one.next(0), other.next(1 << bit), "bit {bit}");
+        }
+        // Each of 48 bits makes a difference of its own.
+        for bit in 0..48 {
+            assert_eq!(drawn(1 << bit).ilog2(), bit);
+        }
+    }
+
+    #[test]
+    fn a_count_of_an_older_version_or_of_none_goes_on() {
+        for count in [COUNT_END - 1, u32::MAX] {
+            let mut lineage = Lineage { key: [7, 9], count };
+            let values = HashSet::from([lineage.next(3), lineage.next(3), lineage.next(3)]);
+            assert_eq!((values.len(), lineage.count), (3, 3));
+            assert_ne!(lineage.key, [7, 9]);
+        }
     }
 
     #[test]

@@ -14,10 +14,14 @@ pub const PAGE_LEN: u64 = 0x1000;
 
 /// Memory that holds a page, written by whole words that a guest may read at any moment.
 ///
-/// Offsets are from the region's start, and aligned. Numbers are as the guest's CPU reads them; all of ours are little-endian.
+/// Offsets are from the region's start, and aligned. Numbers are as the guest's CPU reads them; all of ours are
+/// little-endian.
 pub trait PageMemory {
     /// Why a word cannot be written.
     type Error: Error + Send + Sync + 'static;
+
+    /// The region's length in bytes, as the page states it: 0x1000 or 0x10000.
+    fn region_len(&self) -> u64;
 
     /// Stores four bytes.
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Self::Error>;
@@ -29,8 +33,8 @@ pub trait PageMemory {
     fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, Self::Error>;
 }
 
-/// A region of guest memory, whatever that is made of, by whatever leads to it (a reference, an `Arc`): all of rust-vmm's
-/// guest memories are `Bytes<GuestAddress>`.
+/// A region of guest memory, whatever that is made of, by whatever leads to it (a reference, an `Arc`): all of
+/// rust-vmm's guest memories are `Bytes<GuestAddress>`.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -131,6 +135,10 @@ where
 {
     type Error = E;
 
+    fn region_len(&self) -> u64 {
+        self.len
+    }
+
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), E> {
         self.memory.store(value.to_le(), self.at(offset), order)
     }
@@ -144,8 +152,8 @@ where
     }
 }
 
-/// A region by its mapping in the monitor, for one that keeps it apart from its guest's memory: `VolatileSlice` is what rust-vmm has for
-/// that, with or without a bitmap of what is dirty.
+/// A region by its mapping in the monitor, for one that keeps it apart from its guest's memory: `VolatileSlice` is what
+/// rust-vmm has for that, with or without a bitmap of what is dirty.
 ///
 /// ```
 /// use vm_memory::{MmapRegion, VolatileMemory};
@@ -172,13 +180,18 @@ impl<'a, B: BitmapSlice> HostRegion<'a, B> {
     }
 }
 
-const fn is_length(len: u64) -> bool {
+/// Whether a region may have this length, in bytes.
+pub(crate) const fn is_length(len: u64) -> bool {
     len == PAGE_LEN || len == 16 * PAGE_LEN
 }
 
 #[allow(clippy::cast_possible_truncation)] // offsets are below 64 KiB
 impl<B: BitmapSlice> PageMemory for HostRegion<'_, B> {
     type Error = VolatileMemoryError;
+
+    fn region_len(&self) -> u64 {
+        self.mapping.len() as u64
+    }
 
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), VolatileMemoryError> {
         self.mapping.store(value.to_le(), offset as usize, order)
@@ -195,6 +208,10 @@ impl<B: BitmapSlice> PageMemory for HostRegion<'_, B> {
 
 impl<M: PageMemory + ?Sized> PageMemory for &M {
     type Error = M::Error;
+
+    fn region_len(&self) -> u64 {
+        (**self).region_len()
+    }
 
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), M::Error> {
         (**self).store_u32(offset, value, order)

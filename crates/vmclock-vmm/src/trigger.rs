@@ -4,12 +4,39 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::event::{eventfd, EventfdFlags};
+pub use vmm_sys_util::eventfd::EventFd;
 
 /// Raises the device's interrupt.
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::convert::Infallible;
+/// use vmclock_vmm::trigger::Trigger;
+///
+/// /// A line of an interrupt controller in the monitor.
+/// struct Line<'a>(&'a Cell<u32>);
+///
+/// impl Trigger for Line<'_> {
+///     type Error = Infallible;
+///
+///     fn trigger(&self) -> Result<(), Infallible> {
+///         self.0.set(self.0.get() + 1);
+///         Ok(())
+///     }
+/// }
+///
+/// let raised = Cell::new(0);
+/// Line(&raised).trigger()?;
+/// assert_eq!(raised.get(), 1);
+/// # Ok::<(), Infallible>(())
+/// ```
 pub trait Trigger {
+    /// Whether it raises anything: the page tells the guest so. A guest that is told that it will be notified sleeps
+    /// until then.
+    const NOTIFIES: bool = true;
+
     /// Why it cannot.
     type Error: Error + Send + Sync + 'static;
 
@@ -17,8 +44,10 @@ pub trait Trigger {
     fn trigger(&self) -> Result<(), Self::Error>;
 }
 
-/// A guest that is not told: for a device whose options say so.
+/// A guest that is not told of updates, and knows that from the page.
 impl Trigger for () {
+    const NOTIFIES: bool = false;
+
     type Error = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
@@ -27,6 +56,8 @@ impl Trigger for () {
 }
 
 impl<T: Trigger + ?Sized> Trigger for &T {
+    const NOTIFIES: bool = T::NOTIFIES;
+
     type Error = T::Error;
 
     fn trigger(&self) -> Result<(), T::Error> {
@@ -34,50 +65,63 @@ impl<T: Trigger + ?Sized> Trigger for &T {
     }
 }
 
-/// An eventfd, which KVM turns into an interrupt (`KVM_IRQFD`).
-///
-/// ```
-/// use vmclock_vmm::trigger::{EventFd, Trigger};
-/// let interrupt = EventFd::new()?;
-/// interrupt.trigger()?;
-/// interrupt.trigger()?;
-/// assert_eq!(interrupt.take()?, 2);
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct EventFd(OwnedFd);
+impl<T: Trigger + ?Sized> Trigger for Arc<T> {
+    const NOTIFIES: bool = T::NOTIFIES;
 
-impl EventFd {
-    /// A new one, that does not block and is not inherited.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-    }
+    type Error = T::Error;
 
-    /// How often it was triggered since the last time; for a monitor without `KVM_IRQFD`.
-    pub fn take(&self) -> io::Result<u64> {
-        let mut count = [0; 8];
-        match rustix::io::read(&self.0, &mut count) {
-            Ok(_) => Ok(u64::from_ne_bytes(count)),
-            Err(rustix::io::Errno::AGAIN) => Ok(0),
-            Err(error) => Err(error.into()),
-        }
+    fn trigger(&self) -> Result<(), T::Error> {
+        (**self).trigger()
     }
 }
 
+/// An eventfd, as rust-vmm has it and KVM turns it into an interrupt (`VmFd::register_irqfd`). Make it with
+/// `EFD_NONBLOCK`, or it waits where nobody takes 2^64 - 2 notifications.
+///
+/// ```
+/// use vmclock_vmm::trigger::{EventFd, Trigger};
+/// use vmm_sys_util::eventfd::EFD_NONBLOCK;
+///
+/// let interrupt = EventFd::new(EFD_NONBLOCK)?;
+/// interrupt.trigger()?;
+/// interrupt.trigger()?;
+/// assert_eq!(interrupt.read()?, 2);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 impl Trigger for EventFd {
     type Error = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
-        match rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+        match self.write(1) {
             // Full: it is raised as much as it can be.
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            result => result,
         }
     }
 }
 
-impl AsFd for EventFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+    #[test]
+    fn an_eventfd_that_is_full_is_raised() {
+        let interrupt = Arc::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
+        interrupt.write(u64::MAX - 1).expect("room");
+        interrupt.trigger().expect("as raised as it can be");
+        assert_eq!(interrupt.read().expect("raised"), u64::MAX - 1);
+        Arc::clone(&interrupt).trigger().expect("raised");
+        assert_eq!(interrupt.read().expect("raised"), 1);
+    }
+
+    #[test]
+    fn whatever_leads_to_a_trigger_notifies_as_it_does() {
+        const fn notifies<T: Trigger>(_: &T) -> bool {
+            T::NOTIFIES
+        }
+        let interrupt = Arc::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
+        assert!(notifies(&interrupt) && notifies(&&*interrupt));
+        assert!(!notifies(&()) && !notifies(&&()) && !notifies(&Arc::new(())));
     }
 }

@@ -16,7 +16,8 @@ fn in_slot(slot: u8, bell: Option<Doorbell>) -> Vec<u8> {
     table(Place::PciSlot(Slot::new(slot).expect("below 32")), bell)
 }
 
-/// Guests have booted with these very bytes: `GOLDEN=write cargo test -p vmclock-vmm` renews them after a change on purpose.
+/// Guests have booted with these very bytes: `GOLDEN=write cargo test -p vmclock-vmm` renews them after a change on
+/// purpose.
 #[test]
 fn the_bytes_are_those_that_guests_have_booted_with() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");

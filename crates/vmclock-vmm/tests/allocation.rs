@@ -12,12 +12,13 @@ use vmclock_core::time::Time;
 use vmclock_vmm::device::{Calibration, Device, Options};
 use vmclock_vmm::memory::GuestRegion;
 use vmclock_vmm::trigger::EventFd;
+use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 #[test]
 fn nothing_is_allocated_after_construction() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
     let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000).expect("inside");
-    let interrupt = EventFd::new().expect("an eventfd");
+    let interrupt = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let calibration = Calibration {
         counter: 5,
         time: Time::from_parts(1_800_000_000, 0),
@@ -27,8 +28,11 @@ fn nothing_is_allocated_after_construction() {
         period_max_error: 15_000_000,
         period_estimated_error: 10_000,
         status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
     };
-    let mut device = Device::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), 3).expect("written");
+    let mut device =
+        Device::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 2]).expect("written");
     let life = allocation_counter::measure(|| {
         for fresh in 0..100 {
             device.calibrate(&calibration).expect("written");
@@ -39,7 +43,7 @@ fn nothing_is_allocated_after_construction() {
             device.clone_running(fresh).expect("written");
             device.disrupt(fresh).expect("written");
             device.distrust().expect("written");
-            device.reset().expect("written");
+            device.reset(None).expect("written");
         }
     });
     assert_eq!(life.count_total, 0, "allocations");

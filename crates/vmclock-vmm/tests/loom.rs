@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-use vmclock_core::abi::CounterId;
 use vmclock_vmm::device::{Device, Options};
 use vmclock_vmm::memory::PageMemory;
 
@@ -23,6 +22,10 @@ struct Shared(Arc<Words>);
 
 impl PageMemory for Shared {
     type Error = Infallible;
+
+    fn region_len(&self) -> u64 {
+        0x1000
+    }
 
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Infallible> {
         if offset == 0x0c {
@@ -50,8 +53,7 @@ fn no_guest_sees_half_an_update() {
     loom::model(|| {
         let words = Words { sequence: AtomicU32::new(0), marker: AtomicU64::new(0), generation: AtomicU64::new(0) };
         let shared = Shared(Arc::new(words));
-        let options = Options { counter: CounterId::NONE, notifies: false, ..Options::compatible() };
-        let device = Device::new(shared.clone(), (), (), options, 0).expect("written");
+        let device = Device::new(shared.clone(), (), (), Options::compatible(), [0, 2]).expect("written");
         let state = device.save();
         let reader = {
             let words = Arc::clone(&shared.0);
@@ -69,8 +71,8 @@ fn no_guest_sees_half_an_update() {
             })
         };
         // Two updates of both words.
-        let device = Device::restore(shared.clone(), (), (), &state, None, 0).expect("written");
-        Device::restore(shared, (), (), &device.save(), None, 0).expect("written");
+        let device = Device::restore(shared.clone(), (), (), &state, None, [0, 8]).expect("written");
+        Device::restore(shared, (), (), &device.save(), None, [0, 8]).expect("written");
         reader.join().expect("no panic");
     });
 }

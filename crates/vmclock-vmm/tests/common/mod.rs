@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Runs a tool in a folder, and gives what it said. `None` where it is not installed, which continuous integration does not allow.
+/// Runs a tool in a folder, and gives what it said. `None` where it is not installed, which continuous integration does
+/// not allow.
 pub(crate) fn run(tool: &str, package: &str, folder: &Path, arguments: &[&str]) -> Option<String> {
     let output = match Command::new(tool).current_dir(folder).args(arguments).output() {
         Ok(output) => output,

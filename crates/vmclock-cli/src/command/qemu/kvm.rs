@@ -75,7 +75,7 @@ fn vcpu_counter(vcpu: &Path) -> anyhow::Result<GuestCounter> {
             let offset = number::<i64>(&vcpu.join("tsc-offset"))?.context("no tsc-offset: is this KVM on x86?")?;
             let scale = scale(vcpu)?;
             if !in_guest_mode(vcpu)? {
-                return Ok(GuestCounter::exact(offset.cast_unsigned_stable(), scale));
+                return Ok(GuestCounter::exact(offset.cast_unsigned(), scale));
             }
         }
         sleep(Duration::from_millis(1));
@@ -108,17 +108,6 @@ fn number<N: std::str::FromStr>(path: &Path) -> anyhow::Result<Option<N>> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("{}: cannot be read", path.display())),
-    }
-}
-
-/// `i64::cast_unsigned`, which Rust 1.85 has not.
-trait CastUnsigned {
-    fn cast_unsigned_stable(self) -> u64;
-}
-
-impl CastUnsigned for i64 {
-    fn cast_unsigned_stable(self) -> u64 {
-        u64::from_ne_bytes(self.to_ne_bytes())
     }
 }
 

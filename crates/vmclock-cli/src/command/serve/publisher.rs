@@ -514,9 +514,13 @@ impl Facts {
         let tai = estimate.time.checked_add(self.shift)?;
         let (offset, leap_indicator) = self.schedule.at(tai);
         let time = if page.time_type == TimeType::TAI { tai } else { tai.checked_add(seconds(offset.into()))? };
-        let host = Calibration { time: Time::from_raw(time.raw()), ..calibration::of(estimate, self.status) };
+        let host = Calibration {
+            time: Time::from_raw(time.raw()),
+            utc_minus_tai: self.offset_is_known.then_some(offset),
+            leap_indicator,
+            ..calibration::of(estimate, self.status)
+        };
         self.guest.map_or(Some(host), |guest| guest.calibration(&host))?.put_on(page)?;
-        lifecycle::scaled(page, self.offset_is_known.then_some(offset), leap_indicator);
         let flags = page.flags.without(Flags::TIME_MONOTONIC);
         page.flags = if self.monotonic { flags.with(Flags::TIME_MONOTONIC) } else { flags };
         Some(())

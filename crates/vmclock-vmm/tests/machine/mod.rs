@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A guest's memory, what it sees there, and a device's other surroundings.
+// Not every test needs all of it.
+#![allow(dead_code)]
+
+use std::cell::Cell;
+use std::num::NonZeroU64;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
+use vmclock_core::calibration::Period;
+use vmclock_core::time::Time;
+use vmclock_vmm::device::{Calibration, Device, Error, Options};
+use vmclock_vmm::memory::GuestRegion;
+use vmclock_vmm::state::State;
+use vmclock_vmm::trigger::Trigger;
+
+pub(crate) const PLACE: GuestAddress = GuestAddress(0xf000);
+
+pub(crate) fn guest() -> GuestMemoryMmap {
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory")
+}
+
+pub(crate) fn region(memory: &GuestMemoryMmap) -> GuestRegion<&GuestMemoryMmap> {
+    GuestRegion::new(memory, PLACE, 0x1000).expect("inside")
+}
+
+/// The page's bytes, as the guest has them.
+pub(crate) fn bytes(memory: &GuestMemoryMmap) -> [u8; STRUCTURE_LEN] {
+    let mut bytes = [0; STRUCTURE_LEN];
+    memory.read_slice(&mut bytes, PLACE).expect("inside");
+    bytes
+}
+
+pub(crate) fn seen(memory: &GuestMemoryMmap) -> Snapshot {
+    Snapshot::from_prefix(&bytes(memory)).expect("a consistent page")
+}
+
+/// Counts.
+#[derive(Default)]
+pub(crate) struct Interrupt {
+    pub(crate) raised: Cell<u32>,
+    pub(crate) is_broken: Cell<bool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("broken")]
+pub(crate) struct Broken;
+
+impl Trigger for Interrupt {
+    type Error = Broken;
+
+    fn trigger(&self) -> Result<(), Broken> {
+        if self.is_broken.get() {
+            return Err(Broken);
+        }
+        self.raised.set(self.raised.get() + 1);
+        Ok(())
+    }
+}
+
+pub(crate) fn calibration(counter: u64, seconds: i64) -> Calibration {
+    Calibration {
+        counter,
+        time: Time::from_parts(seconds, 0),
+        period: Period::from_frequency(NonZeroU64::new(2_000_000_000).expect("not 0")),
+        time_max_error: 500,
+        time_estimated_error: 50,
+        period_max_error: 15_000_000,
+        period_estimated_error: 10_000,
+        status: ClockStatus::SYNCHRONIZED,
+        utc_minus_tai: Some(-37),
+        leap_indicator: LeapIndicator::NONE,
+    }
+}
+
+pub(crate) fn options() -> Options {
+    Options::new(CounterId::X86_TSC, [1, 2])
+}
+
+/// A calibration with its reference `nanos` after a moment, of a counter whose ticks are so much longer.
+pub(crate) fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibration {
+    let hertz = 2_000_000_000 - 2_000 * ppm;
+    let time = Time::from_nanos(1_800_000_000_000_000_000 + nanos).expect("in range");
+    let period = Period::from_frequency(NonZeroU64::new(hertz).expect("not 0"));
+    Calibration { counter, time, period, ..calibration(0, 0) }
+}
+
+pub(crate) type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
+
+/// From another host, or out of saved state.
+pub(crate) fn arrive<'a>(
+    memory: &'a GuestMemoryMmap,
+    state: &State,
+    calibration: Option<&Calibration>,
+    restored: Option<u64>,
+) -> Result<Quiet<'a>, Error<vm_memory::GuestMemoryError, std::convert::Infallible>> {
+    match restored {
+        Some(fresh) => Device::restore(region(memory), (), (), state, calibration, [7, fresh]),
+        None => Device::migrate_in(region(memory), (), (), state, calibration, 7),
+    }
+}
+
+/// A state as a device of one calibration leaves it.
+pub(crate) fn saved() -> State {
+    let memory = guest();
+    let mut source = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
+    source.leap(Some(-37), LeapIndicator::NONE).expect("written");
+    source.save()
+}
+
+/// What a guest makes of a page.
+pub(crate) fn clock_on(page: &Snapshot) -> Option<vmclock_core::calibration::Calibration> {
+    vmclock_core::calibration::Calibration::from_snapshot(page, CounterId::X86_TSC).ok()
+}
