@@ -108,7 +108,7 @@ impl Device {
         }
         let node = if page.size as usize >= kernel::page::PAGE_SIZE {
             let name = CString::try_from_fmt(fmt!("vmclock{}", self.index.0))?;
-            let mode = *crate::module_parameters::mode.value();
+            let mode = crate::compat::value(&crate::module_parameters::mode);
             let node = miscdevice::Registration::new(dev, name, mode, CharDevice(self.clock.clone()));
             Some(KBox::pin_init(node, GFP_KERNEL)?)
         } else {

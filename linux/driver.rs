@@ -11,6 +11,7 @@
 //! | [`ptp`] | the PTP clock, in TAI |
 //! | [`attributes`] | sysfs |
 //! | [`notify`] | how the hypervisor tells of updates |
+//! | [`compat`] | what differs between series of Linux |
 //! | [`upstream`] | what the `kernel` crate lacks, and nothing about VMClocks |
 //!
 //! Layout and arithmetic are `vmclock_core`'s, the same source that programs use. Nothing that the page says can stop the kernel: what is
@@ -21,19 +22,23 @@ use kernel::{acpi, device::Core, of, platform, prelude::*, sync::Arc};
 mod attributes;
 mod chardev;
 mod clock;
+mod compat;
 mod device;
 mod notify;
 mod ptp;
 mod region;
 mod upstream;
 
+/// The driver as the kernel knows it.
+struct Driver;
+
 /// What is bound to a device. Dropped when it is unbound.
-struct Driver {
-    notifications: notify::Notifications,
+struct Bound<'bound> {
+    notifications: notify::Notifications<'bound>,
     device: Arc<device::Device>,
 }
 
-impl Drop for Driver {
+impl Drop for Bound<'_> {
     fn drop(&mut self) {
         // In this order: whoever is notified queues work, which leaving cancels.
         self.notifications = notify::Notifications::default();
@@ -41,36 +46,32 @@ impl Drop for Driver {
     }
 }
 
-kernel::of_device_table!(
-    OF_TABLE,
-    MODULE_OF_TABLE,
-    <Driver as platform::Driver>::IdInfo,
-    [(of::DeviceId::new(c"amazon,vmclock"), ())]
-);
+compat::of_device_table!(OF_TABLE, MODULE_OF_TABLE, (), [(of::DeviceId::new(c"amazon,vmclock"), ())]);
 
-kernel::acpi_device_table!(
+compat::acpi_device_table!(
     ACPI_TABLE,
     MODULE_ACPI_TABLE,
-    <Driver as platform::Driver>::IdInfo,
+    (),
     [(acpi::DeviceId::new(c"AMZNC10C"), ()), (acpi::DeviceId::new(c"VMCLOCK"), ())]
 );
 
 impl platform::Driver for Driver {
     type IdInfo = ();
-    type Data<'bound> = Self;
+    type Data<'bound> = Bound<'bound>;
     const OF_ID_TABLE: Option<of::IdTable<Self::IdInfo>> = Some(&OF_TABLE);
     const ACPI_ID_TABLE: Option<acpi::IdTable<Self::IdInfo>> = Some(&ACPI_TABLE);
 
     fn probe<'bound>(
         pdev: &'bound platform::Device<Core<'_>>,
         _info: Option<&'bound Self::IdInfo>,
-    ) -> impl PinInit<Self, Error> + 'bound {
+    ) -> impl PinInit<Bound<'bound>, Error> + 'bound {
         let dev = pdev.as_ref();
         let region = region::Region::of(pdev)?;
         let device = device::Device::new(dev, region)?;
-        // From here on `Driver` takes care that everything ends.
-        let mut driver = Self { notifications: notify::Notifications::default(), device };
-        driver.notifications = notify::Notifications::install(pdev, &driver.device)?;
+        // From here on `Bound` takes care that everything ends.
+        let mut driver = Bound { notifications: notify::Notifications::default(), device };
+        // SAFETY: nobody forgets `driver`: it is dropped here, or by the kernel when the device is unbound.
+        driver.notifications = unsafe { notify::Notifications::install(pdev, &driver.device) }?;
         driver.device.begin()?;
         Ok(driver)
     }
@@ -87,7 +88,7 @@ impl kernel::InPlaceModule for Module {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             _: {
-                let mode = *module_parameters::mode.value();
+                let mode = compat::value(&module_parameters::mode);
                 if !(1..=0o777).contains(&mode) {
                     pr_err!("mode={mode:#o} is not allowed: give the device's permissions, such as mode=0444\n");
                     return Err(EINVAL);

@@ -1,25 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How the hypervisor tells of updates: by a notification of ACPI, or by an interrupt from the device tree.
 
-use kernel::device::{Bound, Core};
-use kernel::irq::{Flags, Handler, IrqReturn, Registration};
+use kernel::device::Core;
 use kernel::platform;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+use crate::compat::{Interrupt, Interrupted};
 use crate::device::Device;
 use crate::upstream::acpi;
 
 /// Whatever is installed. When it is dropped it is gone, and nobody is being told any more.
 #[derive(Default)]
-pub(crate) struct Notifications {
+pub(crate) struct Notifications<'bound> {
     _acpi: Option<acpi::Registration<Device>>,
-    _interrupt: Option<Pin<KBox<Registration<Interrupt>>>>,
+    _interrupt: Option<Interrupt<'bound, Handler>>,
 }
 
-impl Notifications {
+impl<'bound> Notifications<'bound> {
     /// Installs what the machine has, which may be nothing. Whether it is made use of the page says, and may say so later.
-    pub(crate) fn install(pdev: &platform::Device<Core<'_>>, device: &Arc<Device>) -> Result<Self> {
+    ///
+    /// # Safety
+    ///
+    /// They must be dropped before the device is unbound: they must not be forgotten.
+    pub(crate) unsafe fn install(pdev: &'bound platform::Device<Core<'_>>, device: &Arc<Device>) -> Result<Self> {
         let dev = pdev.as_ref();
         if let Some(handle) = acpi::handle(dev) {
             let handler = acpi::Registration::new(handle, device.clone()).map_err(|status| {
@@ -36,11 +40,10 @@ impl Notifications {
             // There is one, perhaps later.
             Err(error) => return Err(error),
         };
-        let interrupt = Interrupt { device: device.clone() };
-        let registration = Registration::new(request, Flags::SHARED, c"vmclock", Ok(interrupt));
-        let registration = KBox::pin_init(registration, GFP_KERNEL)?;
+        // SAFETY: the interrupt is a part of the value that the caller does not forget.
+        let interrupt = unsafe { Interrupt::new(request, c"vmclock", Handler(device.clone())) }?;
         device.clock.will_be_told();
-        Ok(Self { _acpi: None, _interrupt: Some(registration) })
+        Ok(Self { _acpi: None, _interrupt: Some(interrupt) })
     }
 }
 
@@ -51,13 +54,10 @@ impl acpi::Notify for Device {
 }
 
 /// A handler of a device tree's interrupt.
-pub(crate) struct Interrupt {
-    device: Arc<Device>,
-}
+struct Handler(Arc<Device>);
 
-impl Handler for Interrupt {
-    fn handle(&self, _dev: &kernel::device::Device<Bound>) -> IrqReturn {
-        self.device.updated();
-        IrqReturn::Handled
+impl Interrupted for Handler {
+    fn interrupted(&self) {
+        self.0.updated();
     }
 }

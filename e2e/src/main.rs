@@ -58,16 +58,17 @@ struct Arguments {
     #[arg(long = "kernel", num_args = 3, required = true, value_names = ["VERSION", "IMAGE", "DRIVER"])]
     kernels: Vec<String>,
 
-    /// Our own driver in Rust for the first of the kernels: all scenarios with it too, and the two compared
-    #[arg(long)]
-    rust_driver: Option<PathBuf>,
+    /// Our own driver in Rust for one of the kernels: scenarios with it too, and the two compared; all of them on the first
+    /// of these kernels, a few on the others
+    #[arg(long = "rust-driver", num_args = 2, value_names = ["VERSION", "DRIVER"])]
+    rust_drivers: Vec<String>,
 
     /// The kernel watches memory and locks: bind and unbind the drivers under load, and nothing else
-    #[arg(long, requires = "rust_driver")]
+    #[arg(long, requires = "rust_drivers")]
     kasan: bool,
 
     /// Fail if our driver costs too much; a busy machine may say so where it is not true
-    #[arg(long, requires = "rust_driver")]
+    #[arg(long, requires = "rust_drivers")]
     strict_costs: bool,
 
     #[command(flatten)]
@@ -147,18 +148,28 @@ fn run(arguments: Arguments) -> Result<bool> {
     };
     let kernels: Vec<Kernel> = arguments.kernels.chunks_exact(3).map(kernel).collect();
     let mut report = Report::default();
-    let first = kernels.first().context("no kernel")?;
-    match arguments.rust_driver {
-        Some(driver) if arguments.kasan => checks::run_watched(&lab, first, &driver, &mut report),
-        Some(driver) => {
-            checks::run_side_by_side(&lab, first, &driver, &arguments.only, &mut report);
+    let with_ours = with_ours(&kernels, &arguments.rust_drivers)?;
+    match &with_ours[..] {
+        [] => checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report),
+        [(kernel, driver), ..] if arguments.kasan => checks::run_watched(&lab, kernel, driver, &mut report),
+        kernels => {
+            checks::run_side_by_side(&lab, kernels, &arguments.only, &mut report);
             if let Some(arm) = &arguments.arm {
                 checks::run_on_arm64(&lab, arm, &arguments.only, &mut report);
             }
         }
-        None => checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report),
     }
     Ok(report.finish())
+}
+
+/// The kernels that there is a driver of ours for, with it.
+fn with_ours(kernels: &[Kernel], drivers: &[String]) -> Result<Vec<(Kernel, PathBuf)>> {
+    let with_ours = |words: &[String]| {
+        let [version, driver] = words else { unreachable!("clap counts them") };
+        let kernel = kernels.iter().find(|kernel| kernel.version == *version);
+        Ok((kernel.with_context(|| format!("no kernel {version} for the driver {driver}"))?.clone(), driver.into()))
+    };
+    drivers.chunks_exact(2).map(with_ours).collect()
 }
 
 fn kernel(words: &[String]) -> Kernel {

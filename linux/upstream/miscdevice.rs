@@ -207,7 +207,7 @@ struct Calls<T>(PhantomData<T>);
 
 impl<T: MiscDevice> Calls<T> {
     const TABLE: bindings::file_operations = bindings::file_operations {
-        owner: crate::THIS_MODULE.as_ptr(),
+        owner: crate::compat::this_module(),
         open: Some(Self::open),
         release: Some(Self::release),
         read: Some(Self::read),

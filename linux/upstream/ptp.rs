@@ -69,7 +69,7 @@ impl<T: PtpClock> Registration<T> {
     pub(crate) fn new<'a>(parent: &'a Device, name: &'a CStr, clock: T) -> impl PinInit<Self, Error> + use<'a, T> {
         // SAFETY: zeros are valid: numbers, null pointers, and functions that there are not.
         let mut info: ptp_clock_info = unsafe { core::mem::zeroed() };
-        info.owner = crate::THIS_MODULE.as_ptr();
+        info.owner = crate::compat::this_module();
         // The last one stays zero.
         let room = info.name.len() - 1;
         for (to, from) in info.name.iter_mut().take(room).zip(name.to_bytes()) {

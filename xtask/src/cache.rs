@@ -4,7 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -18,6 +18,9 @@ const SCRATCH: &str = "scratch-";
 
 /// How long what was downloaded counts as new, and the longest that a download can take.
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a folder is kept that nobody uses.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The folder for what is downloaded.
 pub(crate) struct Cache {
@@ -51,6 +54,16 @@ impl Cache {
         Ok(Scratch { folder })
     }
 
+    /// Removes the folders in one of the cache's own that nobody has [used](mark_used) for a week, but for one that was
+    /// just made. What cannot be removed costs space, not correctness.
+    pub(crate) fn forget_unused(&self, within: &str, new: &Path) {
+        let entries = fs::read_dir(self.path(within)).into_iter().flatten().flatten();
+        let folders = entries.map(|entry| entry.path()).filter(|path| path.is_dir() && path != new);
+        for folder in folders.filter(|folder| !is_younger(folder, WEEK)) {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+
     /// Removes what killed processes have left. What cannot be removed costs space, not correctness.
     fn sweep(&self) {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -77,6 +90,11 @@ impl Drop for Scratch {
         // What stays behind is swept up a day later.
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Notes that a folder of the cache is used, so that it is kept. A cache that is not ours to write needs no note.
+pub(crate) fn mark_used(folder: &Path) {
+    let _ = File::open(folder).and_then(|folder| folder.set_modified(SystemTime::now()));
 }
 
 /// Removes a folder where there is one.
@@ -161,6 +179,20 @@ mod tests {
             let error = folder(variables).unwrap_err().to_string();
             assert!(error.contains("set VMCLOCK_CACHE"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_kept_for_as_long_as_it_is_used() {
+        let cache = Cache { folder: env::temp_dir().join(format!("vmclock-cache-{}", process::id())) };
+        let [used, unused, new] = ["used", "unused", "new"].map(|name| cache.path("trees").join(name));
+        for folder in [&used, &unused, &new] {
+            fs::create_dir_all(folder).unwrap();
+            File::open(folder).unwrap().set_modified(SystemTime::now() - 2 * WEEK).unwrap();
+        }
+        mark_used(&used);
+        cache.forget_unused("trees", &new);
+        assert_eq!([&used, &unused, &new].map(|folder| folder.is_dir()), [true, false, true]);
+        remove_folder(&cache.folder).unwrap();
     }
 
     #[test]

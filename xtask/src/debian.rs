@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cache::{is_younger, remove_folder, write_whole, Cache, DAY};
+use crate::cache::{is_younger, mark_used, write_whole, Cache, DAY};
 use crate::project::is_ci;
 use crate::shell::say;
 use crate::steps::Done;
@@ -55,44 +55,54 @@ pub(crate) fn fetch(cache: &Cache, request: &Request) -> Result<Tree> {
     // The answer to this very request: a file that holds the name of the tree.
     let answer = answers.join(format!("{}-{:016x}.answer", request.name, hash(request)));
     let kept = fs::read_to_string(&answer).ok().and_then(|tree| Tree::open(answers.join(tree)).ok());
-    match kept {
+    let fetched = match kept {
         Some(tree) if request.freshness == Freshness::Any || is_younger(&answer, DAY) => Ok(tree),
-        Some(tree) => fetch_newest(cache, request, &answer, Some(&tree)).or_else(|error| {
+        Some(tree) => fetch_newest(cache, request, &answer).or_else(|error| {
             say(&format!(
                 "note: keeping {} as it was fetched before, as there was no asking again: {error:#}",
                 request.name
             ));
             Ok(tree)
         }),
-        None => fetch_newest(cache, request, &answer, None),
-    }
-    .with_context(|| format!("cannot fetch {} from Debian's {}", request.name, request.suite))
+        None => fetch_newest(cache, request, &answer),
+    };
+    let tree = fetched.with_context(|| format!("cannot fetch {} from Debian's {}", request.name, request.suite))?;
+    mark_used(tree.folder());
+    Ok(tree)
 }
 
-/// The names of a release's packages that begin like this, for packages whose names have a version in them. Where the
-/// archive cannot be reached, those of the last time that it could.
-pub(crate) fn names(cache: &Cache, suite: &str, prefix: &str) -> Result<Vec<String>> {
-    let nothing = Request { name: "names", suite, alone: &[], with_dependencies: &[], freshness: Freshness::Daily };
-    let apt = Apt::set_up(cache, &Mirror::of_this_machine()?, &nothing)?;
-    let updated = apt.update_unless_younger(DAY);
-    let names = apt.names(prefix)?;
-    match updated {
-        Err(error) if names.is_empty() => Err(error),
-        _ => Ok(names),
-    }
+/// A release's list of packages, for those whose names have a version in them.
+pub(crate) struct Catalogue {
+    apt: Apt,
 }
 
-/// Removes all trees of this name but one: those of versions that nobody asks for any more.
-pub(crate) fn forget_others(cache: &Cache, name: &str, kept: &Tree) -> Result<()> {
-    let folder = cache.path("debian");
-    let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    for entry in entries.flatten().filter(|entry| entry.path() != kept.folder()) {
-        let of_that_name = entry.file_name().to_string_lossy().starts_with(&format!("{name}-"));
-        if of_that_name && entry.path().is_dir() {
-            remove_folder(&entry.path())?;
+impl Catalogue {
+    /// The list of today, of this machine's architecture and others. Where the archive cannot be reached, that of the
+    /// last time that it could.
+    pub(crate) fn open(cache: &Cache, suite: &str, others: &[&str]) -> Result<Self> {
+        let apt = Apt::set_up_lists(cache, &Mirror::of_this_machine()?, suite, others)?;
+        let updated = apt.update_unless_younger(DAY);
+        // Any release has more than these; an empty list is none.
+        match updated {
+            Err(error) if apt.names("linux")?.is_empty() => Err(error),
+            _ => Ok(Self { apt }),
         }
     }
-    Ok(())
+
+    /// Fetches the list anew.
+    pub(crate) fn update(&self) -> Result<()> {
+        self.apt.update_unless_younger(Duration::ZERO).map(|_| ())
+    }
+
+    /// The names of the packages that begin like this.
+    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        self.apt.names(prefix)
+    }
+
+    /// Every version of these packages (`name` or `name:architecture`), as name and version.
+    pub(crate) fn versions(&self, packages: &[String]) -> Result<Vec<(String, String)>> {
+        self.apt.versions(packages)
+    }
 }
 
 /// What a step answers that needs Debian's packages and could not have them: nothing may be skipped in CI.
@@ -104,7 +114,7 @@ pub(crate) fn skip_unless_ci(error: anyhow::Error) -> Result<Done> {
     }
 }
 
-fn fetch_newest(cache: &Cache, request: &Request, answer: &Path, kept: Option<&Tree>) -> Result<Tree> {
+fn fetch_newest(cache: &Cache, request: &Request, answer: &Path) -> Result<Tree> {
     let apt = Apt::set_up(cache, &Mirror::of_this_machine()?, request)?;
     let just_updated = apt.update_unless_younger(DAY)?;
     let tree = bring(cache, &apt, request).or_else(|error| {
@@ -116,11 +126,8 @@ fn fetch_newest(cache: &Cache, request: &Request, answer: &Path, kept: Option<&T
         bring(cache, &apt, request)
     })?;
     write_whole(answer, &tree.name()?)?;
-    // Only one tree for each request: some are large and replaced every few days.
-    match kept {
-        Some(old) if old.folder() != tree.folder() => remove_folder(old.folder())?,
-        _ => {}
-    }
+    // Trees are large, and some are replaced every few days. Another clone of the project may still use an old one.
+    cache.forget_unused("debian", tree.folder());
     Ok(tree)
 }
 

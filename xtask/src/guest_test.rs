@@ -2,6 +2,7 @@
 //! `cargo xtask guest-test`: real guests in an unmodified QEMU, where Linux's own driver reads the page that
 //! `vmclock qemu` publishes. What is checked is in the crate `vmclock-e2e`; here is what it needs.
 
+mod archive;
 mod assets;
 
 use anyhow::Result;
@@ -12,7 +13,8 @@ use crate::project::Project;
 use crate::shell::{say, Cmd};
 use crate::steps::Done;
 
-pub(crate) use self::assets::{Assets, Kernel, KERNEL_SUITE, QEMU_SUITE};
+pub(crate) use self::archive::{Archive, Release, Series, KERNEL_SUITE};
+pub(crate) use self::assets::{Assets, Kernel, FLAVOUR, KERNEL, QEMU_SUITE};
 
 /// What the guest's programs are built for: they run where no C library is.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -50,13 +52,18 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
         // Under TCG the guest's counter is the host's only where both are x86-64.
         return debian::skip_unless_ci(anyhow::anyhow!("the guests are for x86-64, which this machine is not"));
     }
-    let assets = match Cache::open().and_then(|cache| Assets::fetch(&cache)) {
-        Ok(assets) => assets,
+    let fetched = Cache::open().and_then(|cache| Ok((Assets::fetch(&cache)?, assets::fetch_kernels(&cache)?)));
+    let (assets, kernels) = match fetched {
+        Ok(fetched) => fetched,
         Err(error) => return debian::skip_unless_ci(error),
     };
+    // Nobody here can do anything about that, so it is no failure anywhere.
+    if kernels.is_empty() {
+        return Ok(Done::Skipped(format!("Debian's {KERNEL_SUITE} has no kernel with Linux's driver just now")));
+    }
     let mut harness = harness(project, &assets)?;
-    for kernel in &assets.kernels {
-        harness = harness.args(["--kernel", &kernel.version]).arg(&kernel.image).arg(&kernel.driver);
+    for kernel in &kernels {
+        harness = with_kernel(harness, kernel);
     }
     let harness = harness.args(options.only.iter().flat_map(|word| ["--only", word]));
     if options.prepare {
@@ -64,6 +71,11 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
         return Ok(Done::Passed);
     }
     harness.run().map(|()| Done::Passed)
+}
+
+/// Tells the harness of a kernel.
+pub(crate) fn with_kernel(harness: Cmd, kernel: &Kernel) -> Cmd {
+    harness.args(["--kernel", &kernel.version]).arg(&kernel.image).arg(&kernel.driver)
 }
 
 /// Builds the harness, the guest's programs and the command that both sides use, all of them static so that one build

@@ -167,8 +167,8 @@ fn on_utc(page: &mut Snapshot) {
     page.time_sec = page.time_sec.wrapping_add_signed(page.tai_offset_sec.into());
 }
 
-/// Boots guests with both drivers and compares them.
-pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, report: &mut Report) {
+/// Boots guests with both drivers and compares them; also in what they cost, or not.
+pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, with_costs: bool, report: &mut Report) {
     let name = |check: &str| format!("{} drivers {check}", kernel.version);
     let both = Kernel { version: format!("{}-both", kernel.version), other: ours.driver.clone(), ..kernel.clone() };
     let mut booted = None;
@@ -182,7 +182,9 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, report: &mut Report
         let mut guest = compare(lab, machine, &kernel.version, report);
         report.check(&name("other-counter"), || other_counter(&mut guest));
     }
-    report.check(&name("cost"), || cost(lab, &both));
+    if with_costs {
+        report.check(&name("cost"), || cost(lab, &both));
+    }
 }
 
 fn boot(lab: &Lab, both: &Kernel) -> Result<Machine> {

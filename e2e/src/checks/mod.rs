@@ -13,7 +13,7 @@ mod notify;
 mod other;
 mod watched;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -65,21 +65,39 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
     }
 }
 
-/// A kernel with Linux's own driver and with ours, and the two compared.
-pub(crate) fn run_side_by_side(lab: &Lab, kernel: &Kernel, driver: &Path, only: &[String], report: &mut Report) {
-    let wanted = |name: &str| is_wanted(name, only);
-    let ours =
-        Kernel { version: format!("{}-rust", kernel.version), driver: Some(driver.to_owned()), ..kernel.clone() };
-    for kernel in [kernel, &ours] {
-        for (_, scenario) in SCENARIOS.iter().filter(|(name, _)| wanted(name)) {
-            scenario(lab, kernel, report);
+/// What is run where nothing is named: with both drivers on the first of some kernels, and they are compared ...
+const ON_THE_FIRST: [&str; 5] = ["live", "life", "no-notify", "stock", DRIVERS];
+/// ... and with ours alone on the others: what depends on a kernel's interfaces. Only then is nothing said of costs.
+const ON_THE_OTHERS: [&str; 2] = ["live", DRIVERS];
+const DRIVERS: &str = "drivers";
+
+/// Kernels with Linux's own driver and with ours, and the two compared.
+pub(crate) fn run_side_by_side(lab: &Lab, kernels: &[(Kernel, PathBuf)], only: &[String], report: &mut Report) {
+    for (index, (kernel, driver)) in kernels.iter().enumerate() {
+        let is_first = index == 0;
+        let usual = if is_first { &ON_THE_FIRST[..] } else { &ON_THE_OTHERS[..] };
+        let wanted = |kernel: &Kernel, name: &str| match only {
+            [] => usual.contains(&name),
+            words => is_wanted(&format!("{} {name}", kernel.version), words),
+        };
+        let ours =
+            Kernel { version: format!("{}-rust", kernel.version), driver: Some(driver.clone()), ..kernel.clone() };
+        for kernel in [kernel, &ours] {
+            if only.is_empty() && !is_first && kernel.version != ours.version {
+                continue;
+            }
+            for (name, scenario) in SCENARIOS {
+                if wanted(kernel, name) {
+                    scenario(lab, kernel, report);
+                }
+            }
+            if wanted(kernel, "stock") {
+                report.check(&format!("{} stock", kernel.version), || other::stock(lab, kernel));
+            }
         }
-        if wanted("stock") {
-            report.check(&format!("{} stock", kernel.version), || other::stock(lab, kernel));
+        if wanted(kernel, DRIVERS) {
+            drivers::run(lab, kernel, &ours, is_first, report);
         }
-    }
-    if wanted("drivers") {
-        drivers::run(lab, kernel, &ours, report);
     }
 }
 

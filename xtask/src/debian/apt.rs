@@ -31,19 +31,27 @@ pub(crate) struct Package {
 }
 
 impl Apt {
-    /// Writes the configuration; nothing is fetched yet.
+    /// Writes the configuration for a request; nothing is fetched yet.
     pub(crate) fn set_up(cache: &Cache, mirror: &Mirror, request: &Request) -> Result<Self> {
-        let suites = suites(request);
-        let architectures = architectures(request)?;
+        Self::set_up_for(cache, mirror, &suites(request), &architectures(request)?)
+    }
+
+    /// The same for the lists of one release, of this machine's architecture and others.
+    pub(crate) fn set_up_lists(cache: &Cache, mirror: &Mirror, suite: &str, others: &[&str]) -> Result<Self> {
+        Self::set_up_for(cache, mirror, &[suite], &with_own(others.iter().copied())?)
+    }
+
+    /// The same for releases, of which the first goes before the others, and architectures.
+    fn set_up_for(cache: &Cache, mirror: &Mirror, suites: &[&str], architectures: &[String]) -> Result<Self> {
         let folder = cache.path("apt").join(format!("{}-{}", suites.join("+"), architectures.join("+")));
         for part in ["lists/partial", "cache/archives/partial", "empty"] {
             let part = folder.join(part);
             fs::create_dir_all(&part).with_context(|| format!("cannot make the folder {}", part.display()))?;
         }
         write_whole(&folder.join("status"), "")?;
-        write_whole(&folder.join("debian.sources"), &sources(mirror, &suites, &architectures))?;
-        write_whole(&folder.join("preferences"), &preferences(request.suite))?;
-        write_whole(&folder.join("apt.conf"), &configuration(&folder, &architectures))?;
+        write_whole(&folder.join("debian.sources"), &sources(mirror, suites, architectures))?;
+        write_whole(&folder.join("preferences"), &preferences(suites.first().context("no release")?))?;
+        write_whole(&folder.join("apt.conf"), &configuration(&folder, architectures))?;
         Ok(Self { folder, lock: cache.path("lock") })
     }
 
@@ -60,9 +68,16 @@ impl Apt {
 
     /// The names of all packages that begin like this, out of the lists as they were last fetched.
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        let configuration = self.folder.join("apt.conf");
-        let command = Cmd::new("flock").arg(&self.lock).args(["apt-cache", "--config-file"]).arg(configuration);
-        Ok(command.args(["pkgnames", prefix]).read()?.lines().map(str::to_owned).collect())
+        Ok(self.apt_cache("pkgnames").arg(prefix).read()?.lines().map(str::to_owned).collect())
+    }
+
+    /// Every version of these packages (`name` or `name:architecture`) that the same lists have, as name and version.
+    pub(crate) fn versions(&self, packages: &[String]) -> Result<Vec<(String, String)>> {
+        // Without a name it would refuse to work; of what does not exist it says nothing.
+        if packages.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.apt_cache("madison").args(packages).read()?.lines().map(parse_version).collect()
     }
 
     /// The newest packages that answer the request.
@@ -107,9 +122,17 @@ impl Apt {
     }
 
     fn apt_get(&self, verb: &str) -> Cmd {
+        self.tool("apt-get", verb)
+    }
+
+    fn apt_cache(&self, verb: &str) -> Cmd {
+        self.tool("apt-cache", verb)
+    }
+
+    fn tool(&self, program: &str, verb: &str) -> Cmd {
         // apt locks its lists itself but does not wait for another; flock does.
         let configuration = self.folder.join("apt.conf");
-        Cmd::new("flock").arg(&self.lock).args(["apt-get", "--config-file"]).arg(configuration).arg(verb)
+        Cmd::new("flock").arg(&self.lock).args([program, "--config-file"]).arg(configuration).arg(verb)
     }
 }
 
@@ -121,11 +144,16 @@ fn suites<'a>(request: &Request<'a>) -> Vec<&'a str> {
 
 /// The machine's own architecture, and those that the request names.
 fn architectures(request: &Request) -> Result<Vec<String>> {
-    let own = Cmd::new("dpkg").arg("--print-architecture").read()?;
-    let mut architectures = vec![own.trim().to_owned()];
     // `name:architecture=version`, whose version may have a colon too.
     let names = request.alone.iter().filter_map(|package| package.split('=').next());
-    for (_, named) in names.filter_map(|name| name.split_once(':')) {
+    with_own(names.filter_map(|name| Some(name.split_once(':')?.1)))
+}
+
+/// The machine's own architecture, and these.
+fn with_own<'a>(others: impl Iterator<Item = &'a str>) -> Result<Vec<String>> {
+    let own = Cmd::new("dpkg").arg("--print-architecture").read()?;
+    let mut architectures = vec![own.trim().to_owned()];
+    for named in others {
         if architectures.iter().all(|known| known != named) {
             architectures.push(named.to_owned());
         }
@@ -194,6 +222,14 @@ fn parse_package(line: &str) -> Result<Package> {
     }
 }
 
+/// A line of `apt-cache madison`: `NAME | VERSION | WHERE FROM`.
+fn parse_version(line: &str) -> Result<(String, String)> {
+    match line.split('|').map(str::trim).collect::<Vec<_>>()[..] {
+        [name, version, _] => Ok((name.to_owned(), version.to_owned())),
+        _ => bail!("apt prints a line that is no package's version: {line:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Freshness;
@@ -224,6 +260,14 @@ mod tests {
         for bad in ["", "'http://a.invalid/z.deb' z.deb many SHA256:00"] {
             assert!(parse_package(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_line_of_madison() {
+        let line = " linux-headers-7.3:arm64 | 1:7.3.4-1~bpo13+1 | http://a.invalid/debian sid/main arm64 Packages";
+        let expected = ("linux-headers-7.3:arm64".to_owned(), "1:7.3.4-1~bpo13+1".to_owned());
+        assert_eq!(parse_version(line).unwrap(), expected);
+        assert!(parse_version("N: nothing").is_err());
     }
 
     #[test]

@@ -9,12 +9,20 @@ use anyhow::{ensure, Context, Result};
 
 use crate::cache::Cache;
 use crate::debian::{self, Freshness, Request, Tree};
-use crate::guest_test::{Kernel, KERNEL_SUITE, QEMU_SUITE};
+use crate::guest_test::{Release, QEMU_SUITE};
 use crate::project::Project;
 use crate::shell::{say, Cmd};
 use crate::toolchain;
 
-use super::kernels::Kernels;
+use super::workshop::Workshop;
+
+/// What Debian calls it.
+pub(super) const ARCHITECTURE: &str = "arm64";
+
+/// The kernels for clouds, and their packages.
+pub(super) const FLAVOUR: &str = "cloud-arm64";
+pub(super) const KERNEL: &str = "linux-binary-RELEASE:arm64";
+pub(super) const HEADERS: &str = "linux-headers-RELEASE:arm64";
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
@@ -34,14 +42,13 @@ pub(super) struct Arm64 {
     fdtoverlay: PathBuf,
     /// The oldest Rust, as this machine's own need not know arm64.
     rustc: PathBuf,
-    kernel: Tree,
-    /// `7.2.12+deb13-cloud-arm64`
-    release: String,
+    /// The kernel's image.
+    image: PathBuf,
 }
 
 impl Arm64 {
-    /// Brings everything to the cache: the kernel of the same package version as another, whose source is its own.
-    pub(super) fn fetch(cache: &Cache, other: &Kernel) -> Result<Self> {
+    /// Brings everything to the cache.
+    pub(super) fn fetch(cache: &Cache, release: &Release) -> Result<Self> {
         let tools = debian::fetch(
             cache,
             &Request {
@@ -56,32 +63,18 @@ impl Arm64 {
         let qemu = tools.script("usr/bin/qemu-system-aarch64", &["-L".as_ref(), firmware.as_os_str()])?;
         Cmd::new(&qemu).arg("--version").read().context("Debian's QEMU does not run on this machine")?;
 
-        let release = other.release.strip_suffix("-amd64");
-        let release = release.with_context(|| format!("the kernel {} is not one for x86-64", other.release))?;
-        let release = format!("{release}-arm64");
-        let package = |kind: &str| format!("linux-{kind}-{release}:arm64={}", other.package_version);
-        let packages = [package("binary"), package("headers")];
-        let request = Request {
-            name: "kernel-arm64",
-            suite: KERNEL_SUITE,
-            alone: &[&packages[0], &packages[1]],
-            with_dependencies: &[],
-            freshness: Freshness::Any,
-        };
-        let kernel = debian::fetch(cache, &request)?;
-        debian::forget_others(cache, "kernel-arm64", &kernel)?;
+        let kernel = release.fetch(cache, "kernel-arm64", &[KERNEL])?;
+        let image = kernel.path(&format!("usr/lib/modules/{}/vmlinuz", release.name));
+        ensure!(Path::is_file(&image), "Debian's kernel {} does not have {}", release.name, image.display());
         let fdtoverlay = tools.script("usr/bin/fdtoverlay", &[])?;
-        Ok(Self { qemu, fdtoverlay, rustc: toolchain::fetch(cache)?, kernel, release })
+        Ok(Self { qemu, fdtoverlay, rustc: toolchain::fetch(cache)?, image })
     }
 
-    /// Builds the driver and the guest's program, and tells the harness of everything.
-    pub(super) fn add_to(&self, harness: Cmd, cache: &Cache, project: &Project, kernels: &Kernels) -> Result<Cmd> {
-        let image = self.kernel.path(&format!("usr/lib/modules/{}/vmlinuz", self.release));
-        ensure!(Path::is_file(&image), "Debian's kernel {} does not have {}", self.release, image.display());
-        let driver = kernels.build_driver(project, &kernels.arm64(cache, &self.release, &self.kernel)?)?;
-        let init = self.build_init(project, kernels.workshop().tree())?;
+    /// Builds the guest's program, and tells the harness of it, of the driver, and of everything else.
+    pub(super) fn add_to(&self, harness: Cmd, project: &Project, workshop: &Workshop, driver: &Path) -> Result<Cmd> {
+        let init = self.build_init(project, workshop.tree())?;
         let harness = harness.arg("--arm-qemu").arg(&self.qemu).arg("--arm-fdtoverlay").arg(&self.fdtoverlay);
-        let harness = harness.arg("--arm-kernel").arg(image).arg("--arm-driver").arg(driver);
+        let harness = harness.arg("--arm-kernel").arg(&self.image).arg("--arm-driver").arg(driver);
         Ok(harness.arg("--arm-init").arg(init))
     }
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Kernels to build a driver for: Debian's stock kernel, whose tree is only prepared, and one of the same source that watches memory and locks.
+//! Kernels to build a driver for: Debian's stock kernels, whose trees are only prepared, and one of the same source that watches memory and locks.
 
 use std::fs;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cache::{remove_folder, Cache};
-use crate::debian::{self, Freshness, Request, Tree};
-use crate::guest_test::{Kernel, KERNEL_SUITE};
+use crate::cache::{mark_used, remove_folder, Cache};
+use crate::debian::{self, Tree};
+use crate::guest_test::{Release, Series};
 use crate::project::Project;
 use crate::shell::{say, Cmd};
 
+use super::arm64;
 use super::workshop::Workshop;
 
 /// What of the source no module's build looks at: most of it.
@@ -23,12 +25,11 @@ const STOCK_MAKE: &str = "make -s -j$(nproc) CROSS_COMPILE=x86_64-linux-gnu- CC=
 const ARM64_MAKE: &str = "make -s -j$(nproc) ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc-14";
 const WATCHED_MAKE: &str = "make -s -j$(nproc) LLVM=-19";
 
-/// What all kernels here are made of.
-pub(super) struct Kernels {
-    workshop: Workshop,
-    source: Tree,
-    /// `7.2`
-    series: String,
+/// What a kernel's tree is made of: its source, and what its build left in the package of its headers.
+pub(super) struct Source {
+    code: Tree,
+    headers: Tree,
+    series: Series,
     /// `7.2.12+deb13-cloud-amd64`
     release: String,
 }
@@ -40,7 +41,8 @@ pub(super) struct BuildTree {
     make: String,
     /// What removes from a module what only a debugger wants.
     strip: &'static str,
-    name: &'static str,
+    /// What it is called among the others, as `7.2-amd64`.
+    name: String,
 }
 
 /// A kernel that we built.
@@ -51,51 +53,57 @@ pub(super) struct Watched {
     pub(super) tree: BuildTree,
 }
 
-impl Kernels {
-    /// Brings compilers and the source of a stock kernel.
-    pub(super) fn fetch(cache: &Cache, kernel: &Kernel, workshop: Workshop) -> Result<Self> {
-        let series = kernel.version.rsplit_once('.').map_or(kernel.version.as_str(), |(series, _)| series).to_owned();
-        let version = &kernel.package_version;
-        let packages =
-            [format!("linux-source-{series}={version}"), format!("linux-headers-{}={version}", kernel.release)];
-        let request = Request {
-            name: "kernel-source",
-            suite: KERNEL_SUITE,
-            alone: &[&packages[0], &packages[1]],
-            with_dependencies: &[],
-            freshness: Freshness::Any,
-        };
-        let source = debian::fetch(cache, &request)?;
-        debian::forget_others(cache, "kernel-source", &source)?;
-        Ok(Self { workshop, source, series, release: kernel.release.clone() })
+impl Source {
+    /// The packages that it comes from, for this machine's architecture (an empty word) or another.
+    pub(super) fn packages(architecture: &str) -> [&'static str; 2] {
+        [
+            if architecture == arm64::ARCHITECTURE { arm64::HEADERS } else { "linux-headers-RELEASE" },
+            "linux-source-SERIES",
+        ]
+    }
+
+    /// Brings it to the cache.
+    pub(super) fn fetch(cache: &Cache, release: &Release, architecture: &str) -> Result<Self> {
+        let [headers, source] = Self::packages(architecture);
+        let code = release.fetch(cache, "source", &[source])?;
+        let what = if architecture.is_empty() { "headers".to_owned() } else { format!("headers-{architecture}") };
+        let headers = release.fetch(cache, &what, &[headers])?;
+        Ok(Self { code, headers, series: release.series, release: release.name.clone() })
     }
 
     /// The tree of Debian's stock kernel.
-    pub(super) fn stock(&self, cache: &Cache) -> Result<BuildTree> {
-        let make = format!("{STOCK_MAKE} KERNELRELEASE={}", self.release);
-        let script = self.prepare(&make, &format!("/mnt/packages/usr/src/linux-headers-{}", self.release));
-        let folder = self.made(cache, "stock", &script, &[])?;
-        Ok(BuildTree { folder, make, strip: "strip", name: "stock" })
+    pub(super) fn stock(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
+        self.prepare(cache, workshop, "amd64", STOCK_MAKE, "strip")
     }
 
-    /// The same for arm64, of its own headers and the same source.
-    pub(super) fn arm64(&self, cache: &Cache, release: &str, headers: &Tree) -> Result<BuildTree> {
-        let make = format!("{ARM64_MAKE} KERNELRELEASE={release}");
-        let script = self.prepare(&make, &format!("/mnt/headers/usr/src/linux-headers-{release}"));
-        let folder = self.made(cache, "arm64", &script, &[("headers", &headers.path(""))])?;
-        Ok(BuildTree { folder, make, strip: "aarch64-linux-gnu-strip", name: "arm64" })
+    /// The same for arm64.
+    pub(super) fn arm64(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
+        self.prepare(cache, workshop, "arm64", ARM64_MAKE, "aarch64-linux-gnu-strip")
     }
 
     /// Makes a tree for modules of the source and a kernel's headers.
-    fn prepare(&self, make: &str, headers: &str) -> String {
-        format!(
+    fn prepare(
+        &self,
+        cache: &Cache,
+        workshop: &Workshop,
+        kind: &str,
+        make: &str,
+        strip: &'static str,
+    ) -> Result<BuildTree> {
+        let make = format!("{make} KERNELRELEASE={}", self.release);
+        let headers = format!("/mnt/headers/usr/src/linux-headers-{}", self.release);
+        let script = format!(
             "{}\ncp {headers}/.config .\n{make} olddefconfig\n{make} modules_prepare\ncp {headers}/Module.symvers .",
             self.unpack(UNUSED)
-        )
+        );
+        let headers = self.headers.path("");
+        let recipe = (&script, self.headers.name()?);
+        let folder = self.made(cache, workshop, kind, &script, &recipe, &[("headers", &headers)])?;
+        Ok(BuildTree { folder, make, strip, name: self.name(kind) })
     }
 
     /// A small kernel with KASAN and lockdep.
-    pub(super) fn watched(&self, cache: &Cache, project: &Project) -> Result<Watched> {
+    pub(super) fn watched(&self, cache: &Cache, project: &Project, workshop: &Workshop) -> Result<Watched> {
         let configuration = project.path("linux/tests");
         let script = format!(
             "{}\n{WATCHED_MAKE} tinyconfig\nscripts/kconfig/merge_config.sh -m .config /mnt/config/small.config /mnt/config/watched.config\n\
@@ -107,41 +115,17 @@ impl Kernels {
             let path = configuration.join(name);
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let recipe = format!("{script}\n{}{}", text("small.config")?, text("watched.config")?);
-        let folder = self.made_as(cache, "watched", &script, &recipe, &[("config", &configuration)])?;
+        let recipe = (&script, text("small.config")?, text("watched.config")?);
+        let folder = self.made(cache, workshop, "watched", &script, &recipe, &[("config", &configuration)])?;
         Ok(Watched {
             image: folder.join("arch/x86/boot/bzImage"),
             driver: folder.join("drivers/ptp/ptp_vmclock.ko.xz"),
-            tree: BuildTree { folder, make: WATCHED_MAKE.to_owned(), strip: "strip", name: "watched" },
+            tree: BuildTree { folder, make: WATCHED_MAKE.to_owned(), strip: "strip", name: self.name("watched") },
         })
     }
 
-    pub(super) fn workshop(&self) -> &Workshop {
-        &self.workshop
-    }
-
-    /// The driver as a module for a kernel, compressed as Debian's are.
-    pub(super) fn build_driver(&self, project: &Project, kernel: &BuildTree) -> Result<PathBuf> {
-        let build = project.target(format!("driver/{}", kernel.name));
-        remove_folder(&build)?;
-        // A copy, so that nothing is written into the clone.
-        for (from, to) in [("linux", "linux"), ("crates/vmclock-core/src", "crates/vmclock-core/src")] {
-            let to = build.join(to);
-            let parent = to.parent().context("a folder without a parent")?;
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-            Cmd::new("cp").arg("-r").arg(project.path(from)).arg(&to).read()?;
-        }
-        say(&format!("building the driver for the {} kernel (Linux {})", kernel.name, self.series));
-        let script = format!(
-            "cd /mnt/build/linux\n{} -C /mnt/kernel M=/mnt/build/linux modules\n{} --strip-debug ptp_vmclock_rust.ko\n\
-             xz --check=crc32 --force ptp_vmclock_rust.ko",
-            kernel.make, kernel.strip
-        );
-        let said = self.workshop.run(&[("kernel", &kernel.folder), ("build", &build)], &script)?;
-        if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
-            anyhow::bail!("the driver builds with a warning: {warning}\n{said}");
-        }
-        Ok(build.join("linux/ptp_vmclock_rust.ko.xz"))
+    fn name(&self, kind: &str) -> String {
+        format!("{}-{kind}", self.series)
     }
 
     /// The source into the folder that it is made in.
@@ -150,37 +134,61 @@ impl Kernels {
         format!("cd /mnt/kernel\ntar -xf {archive} --strip-components=1 {exclude}")
     }
 
-    fn made(&self, cache: &Cache, name: &str, script: &str, folders: &[(&str, &Path)]) -> Result<PathBuf> {
-        self.made_as(cache, name, script, script, folders)
-    }
-
     /// The folder that a script makes, unless it was made before by this recipe out of this source.
-    fn made_as(
+    fn made(
         &self,
         cache: &Cache,
-        name: &str,
+        workshop: &Workshop,
+        kind: &str,
         script: &str,
-        recipe: &str,
+        recipe: &impl Hash,
         folders: &[(&str, &Path)],
     ) -> Result<PathBuf> {
         let kernels = cache.path("kernels");
         fs::create_dir_all(&kernels).with_context(|| format!("cannot make {}", kernels.display()))?;
-        let made = kernels.join(format!("{name}-{:016x}", debian::hash(&(recipe, self.source.name()?))));
-        if made.is_dir() {
-            return Ok(made);
+        let name = format!("linux-{}-{:016x}", self.name(kind), debian::hash(&(recipe, self.code.name()?)));
+        let made = kernels.join(name);
+        if !made.is_dir() {
+            say(&format!("making the tree {} of Linux: some minutes", self.name(kind)));
+            let scratch = cache.scratch()?;
+            let (source, half) = (self.code.path(""), scratch.path().join("kernel"));
+            fs::create_dir(&half).with_context(|| format!("cannot make {}", half.display()))?;
+            let own: [(&str, &Path); 2] = [("kernel", &half), ("packages", &source)];
+            workshop.run(&[&own[..], folders].concat(), script)?;
+            match fs::rename(&half, &made) {
+                // Another process was quicker; its tree is the same.
+                Err(_) if made.is_dir() => Ok(()),
+                renamed => renamed.with_context(|| format!("cannot move {} to {}", half.display(), made.display())),
+            }?;
+            cache.forget_unused("kernels", &made);
         }
-        say(&format!("making the {name} kernel's tree of Linux {}: some minutes", self.series));
-        let scratch = cache.scratch()?;
-        let (source, half) = (self.source.path(""), scratch.path().join("kernel"));
-        fs::create_dir(&half).with_context(|| format!("cannot make {}", half.display()))?;
-        let own: [(&str, &Path); 2] = [("kernel", &half), ("packages", &source)];
-        self.workshop.run(&[&own[..], folders].concat(), script)?;
-        for old in fs::read_dir(&kernels).with_context(|| format!("cannot list {}", kernels.display()))?.flatten() {
-            if old.file_name().to_string_lossy().starts_with(&format!("{name}-")) {
-                remove_folder(&old.path())?;
-            }
-        }
-        fs::rename(&half, &made).with_context(|| format!("cannot move {} to {}", half.display(), made.display()))?;
+        mark_used(&made);
         Ok(made)
+    }
+}
+
+impl BuildTree {
+    /// The driver as a module for this kernel, compressed as Debian's are.
+    pub(super) fn build_driver(&self, project: &Project, workshop: &Workshop) -> Result<PathBuf> {
+        let build = project.target(format!("driver/{}", self.name));
+        remove_folder(&build)?;
+        // A copy, so that nothing is written into the clone.
+        for (from, to) in [("linux", "linux"), ("crates/vmclock-core/src", "crates/vmclock-core/src")] {
+            let to = build.join(to);
+            let parent = to.parent().context("a folder without a parent")?;
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+            Cmd::new("cp").arg("-r").arg(project.path(from)).arg(&to).read()?;
+        }
+        say(&format!("building the driver for Linux {}", self.name));
+        let script = format!(
+            "cd /mnt/build/linux\n{} -C /mnt/kernel M=/mnt/build/linux modules\n{} --strip-debug ptp_vmclock_rust.ko\n\
+             xz --check=crc32 --force ptp_vmclock_rust.ko",
+            self.make, self.strip
+        );
+        let said = workshop.run(&[("kernel", &self.folder), ("build", &build)], &script)?;
+        if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
+            anyhow::bail!("the driver builds with a warning: {warning}\n{said}");
+        }
+        Ok(build.join("linux/ptp_vmclock_rust.ko.xz"))
     }
 }
