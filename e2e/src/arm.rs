@@ -21,8 +21,7 @@ use vmclock_e2e_guest::{REFUSED, REGION_LEN};
 use vmclock_vmm::fdt::{add_node, Interrupt};
 
 use crate::checks::TAI_MINUS_UTC;
-use crate::machine::PATIENCE;
-use crate::patience::connect;
+use crate::patience::{connect, PATIENCE};
 use crate::qmp::Qmp;
 use crate::region::Region;
 

@@ -2,7 +2,7 @@
 //! A guest in an unmodified QEMU, started as a user starts it: `vmclock qemu ... -- qemu-system-x86_64 ...`.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,19 +14,18 @@ use rustix::process::{kill_process, kill_process_group, Pid, Signal};
 use serde_json::{json, Value};
 use vmclock_e2e_guest::PORT;
 
+use crate::apart::{self, Apart};
 use crate::arm::{self, Arm, Publisher};
 use crate::checks::TAI_MINUS_UTC;
 use crate::initramfs::{self, Files};
-use crate::patience::until;
-use crate::port::Port;
+use crate::patience::{until, TimedOut, PATIENCE};
+use crate::port::{Port, Question};
 use crate::qmp::Qmp;
 use crate::region::Region;
 use crate::Lab;
 
-/// How long anything in a guest may take that is not its boot.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
-/// A boot takes 4 s on an idle machine.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long a guest that hangs may take to say where it does.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// One of Debian's kernels.
 #[derive(Clone, Debug)]
@@ -67,6 +66,8 @@ pub(crate) struct Machine {
     region: Option<Region>,
     /// We are, where nobody else is.
     publisher: Option<Publisher>,
+    /// It did not do what it should have done, long ago: nobody waits for it any more.
+    hangs: bool,
 }
 
 impl Machine {
@@ -148,7 +149,7 @@ impl Machine {
                 start(command, Stdio::piped())?
             }
         };
-        let lines = lines(process.stdout.take().context("no pipe")?);
+        let lines = lines(process.stdout.take().context("no pipe")?, File::create(folder.join("said"))?);
         let connected = (|| {
             let socket = folder.join("qmp");
             until("QEMU's monitor is open", PATIENCE, || match process.try_wait()? {
@@ -169,7 +170,7 @@ impl Machine {
         })();
         match connected {
             Ok((qmp, region, publisher)) => {
-                Ok(Self { folder, process, qemu, lines, qmp, port: None, region, publisher })
+                Ok(Self { folder, process, qemu, lines, qmp, port: None, region, publisher, hangs: false })
             }
             Err(error) => {
                 for process in [Some(&mut process), qemu.as_mut()].into_iter().flatten() {
@@ -183,32 +184,47 @@ impl Machine {
 
     /// Waits for the guest's first words, after a boot.
     pub(crate) fn wait_until_ready(&mut self) -> Result<()> {
-        let mut port = Port::connect(&self.folder.join("port"))?;
-        let ready = port.line(BOOT).context("the guest does not come up")?;
+        let ready = self.port()?.greeting(PATIENCE).context("the guest does not come up")?;
         if let Some(error) = ready["driver"].as_str() {
-            bail!("Linux's driver cannot be loaded: {error}");
+            bail!("the driver cannot be loaded: {error}");
         }
-        self.port = Some(port);
         Ok(())
     }
 
     /// The same after a reset, on the connection that there is.
     pub(crate) fn wait_until_ready_again(&mut self) -> Result<()> {
-        let ready = self.port()?.line(BOOT).context("the guest does not come up again")?;
-        ensure!(ready["driver"].is_null(), "Linux's driver cannot be loaded again: {ready}");
+        let ready = self.port()?.greeting(PATIENCE).context("the guest does not come up again")?;
+        ensure!(ready["driver"].is_null(), "the driver cannot be loaded again: {ready}");
         Ok(())
     }
 
     /// The guest's program. After a restore it goes on where it was, and says nothing by itself.
-    pub(crate) fn port(&mut self) -> Result<&mut Port> {
+    fn port(&mut self) -> Result<&mut Port> {
+        ensure!(!self.hangs, "this guest hung before");
         if self.port.is_none() {
             self.port = Some(Port::connect(&self.folder.join("port"))?);
         }
         self.port.as_mut().context("no port")
     }
 
+    /// Asks the guest something, without waiting for the answer.
+    pub(crate) fn say(&mut self, words: &str) -> Result<Question> {
+        self.port()?.say(words)
+    }
+
+    /// Waits for the guest's answer.
+    pub(crate) fn answer(&mut self, question: Question) -> Result<Value> {
+        self.port()?.answer(question, PATIENCE)
+    }
+
     pub(crate) fn ask(&mut self, words: &str) -> Result<Value> {
-        self.port()?.ask(words, PATIENCE)
+        self.ask_within(PATIENCE, words)
+    }
+
+    /// The same for what takes long on an idle machine already.
+    pub(crate) fn ask_within(&mut self, patience: Duration, words: &str) -> Result<Value> {
+        let question = self.say(words)?;
+        self.port()?.answer(question, patience).with_context(|| format!("asked the guest for {words:?}"))
     }
 
     /// The region that we share with the guest.
@@ -224,7 +240,9 @@ impl Machine {
             match self.lines.recv_timeout(left) {
                 Ok(line) if line["event"] == event => return Ok(line),
                 Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => bail!("`vmclock qemu` has not said {event:?} for {PATIENCE:?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(TimedOut(format!("`vmclock qemu` has not said {event:?} for {PATIENCE:?}")).into());
+                }
                 Err(RecvTimeoutError::Disconnected) => bail!("`vmclock qemu` ended before it said {event:?}"),
             }
         }
@@ -233,6 +251,16 @@ impl Machine {
     /// Forgets all that the publisher has said.
     pub(crate) fn forget_lines(&self) {
         while self.lines.try_recv().is_ok() {}
+    }
+
+    /// Keeps the guest's CPU and whoever asks for its counter apart. `None` where there is but one CPU.
+    pub(crate) fn apart(&self) -> Result<Option<Apart>> {
+        match (&self.qemu, &self.publisher) {
+            (Some(qemu), _) => Apart::keep(Some(&self.process), Pid::from_child(qemu)),
+            // We are the publisher.
+            (None, Some(_)) => Apart::keep(None, Pid::from_child(&self.process)),
+            (None, None) => Apart::keep(Some(&self.process), apart::child_of(&self.process)?),
+        }
     }
 
     /// Lets the publisher, though not QEMU, stand still, so that the page is the caller's to write.
@@ -299,12 +327,19 @@ impl Machine {
         Ok(status.is_some())
     }
 
+    /// Does the one check that the machine is there for, and switches it off.
+    pub(crate) fn do_and_quit(mut self, check: impl FnOnce(&mut Self) -> Result<String>) -> Result<String> {
+        let figures = check(&mut self).map_err(|error| self.explain(error))?;
+        self.quit()?;
+        Ok(figures)
+    }
+
     /// Switches the machine off.
     pub(crate) fn quit(mut self) -> Result<()> {
         let told = self.qmp.run("quit", &json!({}));
         let process = &mut self.process;
         let mut status = None;
-        until("QEMU has ended", Duration::from_secs(5), || {
+        until("QEMU has ended", PATIENCE, || {
             status = process.try_wait()?;
             Ok(status.is_some())
         })?;
@@ -315,9 +350,44 @@ impl Machine {
         }
     }
 
-    /// An error with what guest and QEMU said before it.
-    pub(crate) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        error.context(said(&self.folder))
+    /// An error, and what guest, publisher and QEMU said before it; and where the guest is, if it hangs.
+    pub(crate) fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
+        if self.hangs {
+            return error;
+        }
+        let mut text = format!("{error:#}\n  {}", said(&self.folder));
+        if error.is::<TimedOut>() {
+            self.hangs = true;
+            text += &self.examine();
+        }
+        anyhow!(text)
+    }
+
+    /// Where a guest is that hangs: what its CPUs do, and what its kernel says to an NMI, which is its whole log, every
+    /// task, and where it was interrupted. It does not survive that.
+    fn examine(&mut self) -> String {
+        let console = self.folder.join("console");
+        let lines =
+            || fs::read(&console).map(|text| String::from_utf8_lossy(&text).lines().count()).unwrap_or_default();
+        let before = lines();
+        let registers = self.qmp.run_for_people("info registers -a").map_or_else(
+            |error| format!("{error:#}"),
+            |text| indented(text.lines().filter(|line| !is_of_floating_point(line))),
+        );
+        if self.qmp.run("inject-nmi", &json!({})).is_ok() {
+            // It ends with a panic, whose last line comes last.
+            let text = || String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned();
+            let _ = until("it has said all", LAST_WORDS, || {
+                Ok(text()
+                    .lines()
+                    .skip(before)
+                    .any(|line| line.contains("Rebooting") || line.contains("end Kernel panic")))
+            });
+        }
+        let text = fs::read(&console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let answer = without_kernel_threads(text.lines().skip(before));
+        format!("its registers:{registers}\n  its answer to an NMI:{}\n ", indented(answer.into_iter()))
     }
 }
 
@@ -358,7 +428,8 @@ fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result
     };
     let path = |name: &str| folder.join(name).display().to_string();
     let level = if kernel.warns { 5 } else { 4 };
-    let kernel_line = format!("console={console} loglevel={level} panic=-1");
+    // For a guest that hangs: see `examine`.
+    let kernel_line = format!("console={console} loglevel={level} panic=-1 unknown_nmi_panic panic_print=0x21");
     #[rustfmt::skip] // an option and its value a line
     let words = [
         "-m", "256", "-nodefaults", "-no-user-config", "-display", "none",
@@ -374,11 +445,12 @@ fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result
     Ok(board.into_iter().chain(words.map(str::to_owned)).collect())
 }
 
-/// What `vmclock qemu --json` prints, line by line, without making it wait.
-fn lines(stdout: std::process::ChildStdout) -> Receiver<Value> {
+/// What `vmclock qemu --json` prints, line by line, without making it wait; and all of it in a file.
+fn lines(stdout: std::process::ChildStdout, mut copy: File) -> Receiver<Value> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = writeln!(copy, "{line}");
             if let Ok(value) = serde_json::from_str::<Value>(&line) {
                 if sender.send(value).is_err() {
                     break;
@@ -389,13 +461,51 @@ fn lines(stdout: std::process::ChildStdout) -> Receiver<Value> {
     receiver
 }
 
-/// The last lines of the guest's console and of the publisher's and QEMU's complaints.
+/// The last lines of the guest's console, of what the publisher said, and of its and QEMU's complaints.
 fn said(folder: &Path) -> String {
     let tail = |name: &str| {
         let text = fs::read(folder.join(name)).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().rev().take(15).collect();
-        lines.into_iter().rev().fold(String::new(), |all, line| all + "\n    " + line)
+        indented(lines.into_iter().rev())
     };
-    format!("the guest's console:{}\n  errors:{}\n ", tail("console"), tail("errors"))
+    let (console, publisher, errors) = (tail("console"), tail("said"), tail("errors"));
+    format!("the guest's console:{console}\n  publisher:{publisher}\n  errors:{errors}\n ")
+}
+
+fn indented<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.fold(String::new(), |all, line| all + "\n    " + line)
+}
+
+/// A kernel's list of tasks has dozens of its own, which are nearly always at rest.
+fn without_kernel_threads<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut is_left_out = false;
+    let mut keep = |line: &&str| {
+        // A task's lines end with its stack.
+        is_left_out |= line.contains("task:") && line.contains("pid:2 ");
+        let keep = !is_left_out;
+        is_left_out &= !line.contains("</TASK>");
+        keep
+    };
+    lines.filter(|line| keep(line)).collect()
+}
+
+/// Of QEMU's registers, those that tell nothing about where a kernel is.
+fn is_of_floating_point(line: &str) -> bool {
+    ["FP", "XMM", "YMM", "ZMM", "Q0", "Q1", "Q2", "Q3", "MXCSR", "Opmask"].iter().any(|name| line.starts_with(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_panic_stays_what_is_not_the_kernels_own() {
+        let text = "[1] Kernel panic\n[1] task:init state:R pid:1 ppid:0\n[1] <TASK>\n[1] a\n[1] </TASK>\n\
+                    [1] task:kworker state:I pid:9 tgid:9 ppid:2 task\n[1] <TASK>\n[1] b\n[1] </TASK>\n\
+                    [1] task:vmclock state:S pid:90 tgid:90 ppid:1 task\n[1] <TASK>\n[1] c\n[1] </TASK>\n[0] the log";
+        let kept = without_kernel_threads(text.lines()).join("\n");
+        assert!(kept.contains("[1] a\n") && kept.contains("[1] c\n") && kept.ends_with("the log"), "{kept}");
+        assert!(!kept.contains("kworker") && !kept.contains("[1] b\n"), "{kept}");
+    }
 }

@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`checks`] | what is checked |
+//! | [`apart`] | a CPU for the guest, and another for who asks it for its counter |
 //! | [`arm`] | what is different of a guest on arm64, which finds the clock by its device tree |
 //! | [`machine`] | a guest in QEMU; [`qmp`] and [`port`] are the ways to talk to QEMU and to the guest |
 //! | [`region`] | the memory that guest and host share |
@@ -14,6 +15,7 @@
 //! | [`patience`] | waiting with a deadline |
 #![forbid(unsafe_code)]
 
+mod apart;
 mod arm;
 mod checks;
 mod initramfs;

@@ -4,15 +4,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
 
-use crate::patience::{connect, is_timeout};
-
-/// How long QEMU may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::patience::{connect, is_timeout, TimedOut, PATIENCE};
 
 pub(crate) struct Qmp {
     reader: BufReader<UnixStream>,
@@ -49,6 +46,12 @@ impl Qmp {
                 return Ok(message["return"].take());
             }
         }
+    }
+
+    /// Runs a command of the monitor for people, and gives what it prints.
+    pub(crate) fn run_for_people(&mut self, line: &str) -> Result<String> {
+        let said = self.run("human-monitor-command", &json!({ "command-line": line }))?;
+        Ok(said.as_str().unwrap_or_default().to_owned())
     }
 
     /// Forgets the events up to the last answer.
@@ -120,7 +123,7 @@ impl Qmp {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("QEMU says nothing any more");
+                return Err(TimedOut(format!("QEMU has said nothing for {PATIENCE:?}")).into());
             }
             self.reader.get_ref().set_read_timeout(Some(left))?;
             match self.reader.read_line(&mut self.line) {

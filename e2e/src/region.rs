@@ -5,17 +5,21 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread::yield_now;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
 use vmclock_core::counter;
 use vmclock_e2e_guest::{BEACON, END, WAKES, WOKEN_AT};
 
+use crate::patience::{TimedOut, PATIENCE};
 use crate::truth::Offset;
 
 /// How often the guest is asked for its counter; the answers' brackets are intersected.
 const ROUNDS: u32 = 2000;
+/// How long a guest takes at most to answer that has a CPU.
+const SOON: Duration = Duration::from_micros(50);
 
 pub(crate) struct Region {
     file: File,
@@ -57,15 +61,17 @@ impl Region {
 
     /// The page as its publisher has written it: two copies must agree.
     pub(crate) fn page(&self) -> Result<Snapshot> {
-        let deadline = Instant::now() + Duration::from_secs(1);
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let (one, other) = (self.bytes()?, self.bytes()?);
             let page = Snapshot::from_bytes(&one);
             if one == other && page.seq_count & 1 == 0 {
                 return Ok(page);
             }
+            // The publisher may have been put off by us.
+            yield_now();
         }
-        bail!("for a second the page has been in the middle of an update")
+        Err(TimedOut(format!("for {PATIENCE:?} the page has been in the middle of an update")).into())
     }
 
     /// Lets the guest begin something that lasts until [`end`](Self::end).
@@ -94,7 +100,14 @@ impl Region {
             self.set_word(BEACON.ask, asked)?;
             let start = Instant::now();
             while self.word(BEACON.answered)? != asked {
-                ensure!(start.elapsed() < Duration::from_secs(5), "the guest does not tell its counter any more");
+                let waited = start.elapsed();
+                if waited > PATIENCE {
+                    return Err(TimedOut("the guest does not tell its counter any more".to_owned()).into());
+                }
+                // It may be waiting for this very CPU. The answer says little now, but it is one.
+                if waited > SOON {
+                    yield_now();
+                }
             }
             let after = counter::read_ordered();
             let guest = self.word(BEACON.counter)?;

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::machine::Machine;
+
 /// What passed and what failed.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -29,6 +31,16 @@ impl Report {
         }
         say(&format!("{word:6} {name}: {text} ({seconds:.1} s)"));
         word == "ok"
+    }
+
+    /// Does a check of a machine that has others, too. An error says what the machine said before it.
+    pub(crate) fn check_on(
+        &mut self,
+        machine: &mut Machine,
+        name: &str,
+        check: impl FnOnce(&mut Machine) -> Result<String>,
+    ) -> bool {
+        self.check(name, || check(machine).map_err(|error| machine.explain(error)))
     }
 
     /// Prints a line that is no check.

@@ -12,7 +12,7 @@ use serde_json::{json, Value};
 
 pub(crate) const COMMAND: &str = "/vmclock";
 const WATCHED: &str = "/tmp/watched";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the command and says what became of it.
 pub(crate) fn run(arguments: &[&str]) -> Result<Value> {

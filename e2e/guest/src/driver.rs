@@ -198,10 +198,21 @@ fn facts() -> Result<Value> {
         "read behind it": file.read_at(&mut buffer, PAGE as u64)?,
         "write": outcome(rustix::io::write(&file, &buffer).map(|_| ())),
         "set time": ptp::set_time().map_or_else(name, |()| "allowed".to_owned()),
-        "cross timestamp": ptp::precise().map_or_else(|error| format!("{error:#}"), |apart| {
-            if apart <= 2_000 { "agrees".to_owned() } else { format!("{apart} ns apart") }
-        }),
+        "cross timestamp": cross_timestamp(),
     }))
+}
+
+/// Whether the driver's cross timestamps agree with ours. Between two of them the machine may have been put off.
+fn cross_timestamp() -> String {
+    let mut least = i128::MAX;
+    for _ in 0..10 {
+        match ptp::precise() {
+            Err(error) => return format!("{error:#}"),
+            Ok(apart) if apart <= 2_000 => return "agrees".to_owned(),
+            Ok(apart) => least = least.min(apart),
+        }
+    }
+    format!("{least} ns apart, at least")
 }
 
 /// One reading of the PTP clock: nanoseconds, or the error. Those beyond 2262 are all the same.
@@ -292,7 +303,7 @@ fn outlive() -> Result<Value> {
         thread::spawn(move || -> Result<String> {
             let mut ready = [PollFd::new(&file, PollFlags::IN)];
             // The page stands: nothing but the end can wake it.
-            poll(&mut ready, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }))?;
+            poll(&mut ready, Some(&Timespec { tv_sec: 120, tv_nsec: 0 }))?;
             Ok(words(ready[0].revents()))
         })
     };
@@ -346,7 +357,10 @@ fn wakes(count: usize) -> Result<Value> {
     let mut late = Vec::new();
     while late.len() < count {
         let mut ready = [PollFd::new(&node, PollFlags::IN)];
-        ensure!(poll(&mut ready, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }))? == 1, "nothing woke poll(2) for 5 s");
+        ensure!(
+            poll(&mut ready, Some(&Timespec { tv_sec: 120, tv_nsec: 0 }))? == 1,
+            "nothing woke poll(2) for two minutes"
+        );
         let awake = counter::read_ordered();
         node.read_exact_at(&mut bytes, 0)?;
         let page = Snapshot::from_bytes(&bytes);

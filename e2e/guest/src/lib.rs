@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the harness and the guest's program agree on.
 //!
-//! They talk over a virtio serial port, a line each way: words to the guest, a JSON value back. What has to be faster
+//! They talk over a virtio serial port, a line each way: a number and words to the guest, a JSON value with that number
+//! back. What has to be faster
 //! than that goes through words of the region in which the page lies, far behind the page.
 #![forbid(unsafe_code)]
 

@@ -57,7 +57,7 @@ fn serve() -> Result<()> {
     let region = Region::find();
     println!("vmclock-e2e: the shared region: {:?}", region.as_ref().map(|_| "mapped"));
 
-    let path = boot::find_port(Duration::from_secs(10))?;
+    let path = boot::find_port(Duration::from_secs(120))?;
     let port = OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("cannot open {path}"))?;
     let mut writer = port.try_clone()?;
     let mut reader = BufReader::new(port);
@@ -75,10 +75,13 @@ fn serve() -> Result<()> {
             sleep(Duration::from_millis(2));
             continue;
         }
-        let words: Vec<&str> = line.split_whitespace().collect();
+        let mut words = line.split_whitespace();
+        // The harness numbers its questions, and gets the number back with the answer.
+        let number = words.next().and_then(|number| number.parse::<u64>().ok());
+        let words: Vec<&str> = words.collect();
         let answer = match run(&words, region.as_ref(), &mut watch, &mut held) {
-            Ok(value) => json!({ "ok": value }),
-            Err(error) => json!({ "error": format!("{error:#}") }),
+            Ok(value) => json!({ "to": number, "ok": value }),
+            Err(error) => json!({ "to": number, "error": format!("{error:#}") }),
         };
         // Lost where the host has hung up meanwhile: it knows.
         let _ = writeln!(writer, "{answer}");

@@ -71,7 +71,7 @@ impl Server {
                 }
             }
             ensure!(self.0.try_wait()?.is_none(), "the publisher ended");
-            ensure!(start.elapsed() < Duration::from_secs(10), "the publisher gives no time");
+            ensure!(start.elapsed() < Duration::from_secs(120), "the publisher gives no time");
             sleep(Duration::from_millis(2));
         }
     }

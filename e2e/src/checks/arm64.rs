@@ -5,8 +5,8 @@
 use anyhow::{ensure, Context, Result};
 
 use crate::arm::{Arm, BAD_NODES};
-use crate::machine::{Clock, Kernel, Machine, PATIENCE};
-use crate::patience::until;
+use crate::machine::{Clock, Kernel, Machine};
+use crate::patience::{until, PATIENCE};
 use crate::report::Report;
 use crate::Lab;
 
@@ -29,22 +29,22 @@ pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
     });
     let Some(mut machine) = booted else { return };
     let our_reader = |machine: &mut Machine, name: &str, report: &mut Report| {
-        report.check(&format!("{name} fields"), || live::fields(machine));
-        report.check(&format!("{name} ptp"), || {
+        report.check_on(machine, &format!("{name} fields"), live::fields);
+        report.check_on(machine, &format!("{name} ptp"), |machine| {
             // What runs for the first time TCG translates first, between two readings that belong together.
             machine.ask("ptp 20")?;
             live::ptp(machine, &mut None)
         });
-        report.check(&format!("{name} interrupt"), || interrupt(lab, machine));
+        report.check_on(machine, &format!("{name} interrupt"), |machine| interrupt(lab, machine));
     };
     our_reader(&mut machine, "arm64", report);
-    if !report.check("arm64 drivers load", || drivers::load_ours(&mut machine)) {
+    if !report.check_on(&mut machine, "arm64 drivers load", drivers::load_ours) {
         return;
     }
     // It has the device now.
     our_reader(&mut machine, "arm64-rust", report);
-    report.check("arm64-rust refusals", || refusals(&mut machine));
-    report.check("arm64-rust hostile", || hostile::run_rust(&mut machine));
+    report.check_on(&mut machine, "arm64-rust refusals", refusals);
+    report.check_on(&mut machine, "arm64-rust hostile", hostile::run_rust);
     drivers::compare(lab, machine, &kernel.version, report);
 }
 

@@ -5,8 +5,8 @@ use anyhow::{ensure, Result};
 use serde_json::json;
 use vmclock_core::abi::ClockStatus;
 
-use crate::machine::{Kernel, Machine, PATIENCE};
-use crate::patience::until;
+use crate::machine::{Kernel, Machine};
+use crate::patience::{until, PATIENCE};
 use crate::report::Report;
 use crate::Lab;
 

@@ -10,8 +10,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
-use crate::machine::PATIENCE;
-use crate::patience::until;
+use crate::patience::{until, PATIENCE};
 use crate::Lab;
 
 use super::{micros, TAI_MINUS_UTC};

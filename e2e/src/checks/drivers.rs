@@ -9,11 +9,11 @@ use serde_json::{json, Value};
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, Snapshot, TimeType};
 
 use crate::machine::{Clock, Kernel, Machine};
-use crate::patience::until;
+use crate::patience::{until, PATIENCE};
 use crate::report::Report;
 use crate::Lab;
 
-use super::items;
+use super::{items, ATTEMPTS};
 
 /// In how many machines each cost is measured, and how often in each, for both drivers in turns.
 const BOOTS: usize = 8;
@@ -99,11 +99,21 @@ const BEHAVIOURS: [Behaviour; 29] = [
         guest.with_page(
             |page| page.seq_count |= 1,
             |guest| {
-                let answer = guest.machine.ask("driver read")?;
-                let millis = answer[1].as_u64().context("no milliseconds")?;
+                let mut read = || -> Result<(String, u64)> {
+                    let answer = guest.machine.ask("driver read")?;
+                    let outcome = answer[0].as_str().context("no outcome")?.to_owned();
+                    Ok((outcome, answer[1].as_u64().context("no milliseconds")?))
+                };
+                let (outcome, mut millis) = read()?;
+                // A guest that was put off took longer, and never less.
+                for _ in 1..ATTEMPTS {
+                    if millis >= 1_000 {
+                        millis = read()?.1;
+                    }
+                }
                 let within =
                     if (100..1000).contains(&millis) { "0.1 to 1 s".to_owned() } else { format!("{millis} ms") };
-                Ok(format!("{} within {within}", answer[0].as_str().unwrap_or_default()))
+                Ok(format!("{outcome} within {within}"))
             },
         )
     }),
@@ -174,13 +184,13 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, with_costs: bool, r
     let mut booted = None;
     report.check(&name("boot"), || {
         let mut machine = boot(lab, &both)?;
-        let figures = load_ours(&mut machine)?;
+        let figures = load_ours(&mut machine).map_err(|error| machine.explain(error))?;
         booted = Some(machine);
         Ok(figures)
     });
     if let Some(machine) = booted {
         let mut guest = compare(lab, machine, &kernel.version, report);
-        report.check(&name("other-counter"), || other_counter(&mut guest));
+        guest.check(report, &name("other-counter"), other_counter);
     }
     if with_costs {
         report.check(&name("cost"), || cost(lab, &both));
@@ -216,8 +226,8 @@ pub(super) fn load_ours(machine: &mut Machine) -> Result<String> {
 pub(super) fn compare<'a>(lab: &'a Lab, machine: Machine, name: &str, report: &mut Report) -> Guest<'a> {
     let mut guest = Guest { lab, machine, driver: Driver::Linux };
     let mut table = Vec::new();
-    report.check(&format!("{name} drivers behave"), || behave(&mut guest, &mut table));
-    report.check(&format!("{name} drivers outlive"), || outlive(&mut guest));
+    guest.check(report, &format!("{name} drivers behave"), |guest| behave(guest, &mut table));
+    guest.check(report, &format!("{name} drivers outlive"), outlive);
     print_table(report, name, &table);
     guest
 }
@@ -230,6 +240,18 @@ pub(super) struct Guest<'a> {
 }
 
 impl Guest<'_> {
+    fn check(&mut self, report: &mut Report, name: &str, check: impl FnOnce(&mut Self) -> Result<String>) {
+        report.check(name, || check(self).map_err(|error| self.machine.explain(error)));
+    }
+
+    /// How long something is waited for that comes with our driver, and with Linux's own does not.
+    fn patience(&self) -> Duration {
+        match self.driver {
+            Driver::Linux => Duration::from_secs(2),
+            Driver::Ours => PATIENCE,
+        }
+    }
+
     fn bind(&mut self, driver: Driver) -> Result<()> {
         let answer = self.machine.ask(&format!("driver bind {}", driver.word()))?;
         ensure!(answer == "bound", "binding gives {answer}");
@@ -343,10 +365,10 @@ fn unannounced_counter(guest: &mut Guest) -> Result<String> {
     })
 }
 
-/// Whether a PTP clock appears within two seconds; and binds anew.
+/// Whether a PTP clock appears; and binds anew.
 fn appears(guest: &mut Guest) -> Result<String> {
     let mut appeared = false;
-    let _ = until("a PTP clock appears", Duration::from_secs(2), || {
+    let _ = until("a PTP clock appears", guest.patience(), || {
         appeared = guest.machine.ask("driver has-ptp")? == true;
         Ok(appeared)
     });
@@ -366,7 +388,7 @@ fn late_end(guest: &mut Guest) -> Result<String> {
             guest.machine.region()?.set_bytes(&page.to_bytes())?;
             guest.bind(driver)?;
             guest.machine.region()?.set_bytes(&kept)?;
-            let works = until("the device node works", Duration::from_secs(5), || {
+            let works = until("the device node works", PATIENCE, || {
                 Ok(guest.fact("mmap").is_ok_and(|outcome| outcome == "allowed"))
             });
             Ok(if works.is_ok() { "works then" } else { "does not work" }.to_owned())
@@ -396,8 +418,7 @@ fn uevents(guest: &mut Guest) -> Result<String> {
     let mut told = Vec::new();
     for (what, count) in [("migrate", 1), ("clone", 2)] {
         guest.machine.signal(guest.lab, what)?;
-        // They may never come.
-        let _ = until("the kernel tells of it", Duration::from_secs(1), || {
+        let _ = until("the kernel tells of it", guest.patience(), || {
             let more = guest.machine.ask("driver uevents")?;
             told.extend(more.as_array().into_iter().flatten().cloned());
             Ok(told.len() >= count)
@@ -466,18 +487,8 @@ fn cost(lab: &Lab, both: &Kernel) -> Result<String> {
     let mut wakes = [Vec::new(), Vec::new()];
     for _ in 0..BOOTS {
         let mut guest = Guest { lab, machine: boot(lab, both)?, driver: Driver::Linux };
-        ensure!(guest.text("load")? == "loaded", "our driver cannot be loaded");
-        for _ in 0..ROUNDS {
-            for (driver, (calls, wakes)) in Driver::BOTH.into_iter().zip(calls.iter_mut().zip(&mut wakes)) {
-                guest.bind(driver)?;
-                let cost = guest.machine.ask(&format!("driver cost {CALLS}"))?;
-                for (best, name) in calls.iter_mut().zip(["read", "gettime"]) {
-                    *best = best.min(cost[name].as_f64().with_context(|| format!("no cost of {name}: {cost}"))?);
-                }
-                let late = guest.machine.ask(&format!("driver wakes {WAKES}"))?;
-                wakes.extend(late.as_array().into_iter().flatten().filter_map(Value::as_f64));
-            }
-        }
+        let measured = measure(&mut guest, &mut calls, &mut wakes);
+        measured.map_err(|error| guest.machine.explain(error))?;
         guest.machine.quit()?;
     }
     let [linux, ours] = wakes.map(|mut wakes| {
@@ -497,6 +508,23 @@ fn cost(lab: &Lab, both: &Kernel) -> Result<String> {
     let within = pairs.iter().all(|(_, linux, ours)| ours / linux <= RATIO);
     ensure!(within || !lab.strict_costs, "{figures}");
     Ok(figures)
+}
+
+/// In one machine.
+fn measure(guest: &mut Guest, calls: &mut [[f64; 2]; 2], wakes: &mut [Vec<f64>; 2]) -> Result<()> {
+    ensure!(guest.text("load")? == "loaded", "our driver cannot be loaded");
+    for _ in 0..ROUNDS {
+        for (driver, (calls, wakes)) in Driver::BOTH.into_iter().zip(calls.iter_mut().zip(wakes.iter_mut())) {
+            guest.bind(driver)?;
+            let cost = guest.machine.ask(&format!("driver cost {CALLS}"))?;
+            for (best, name) in calls.iter_mut().zip(["read", "gettime"]) {
+                *best = best.min(cost[name].as_f64().with_context(|| format!("no cost of {name}: {cost}"))?);
+            }
+            let late = guest.machine.ask(&format!("driver wakes {WAKES}"))?;
+            wakes.extend(late.as_array().into_iter().flatten().filter_map(Value::as_f64));
+        }
+    }
+    Ok(())
 }
 
 /// What is left of a file when its device is gone. Linux's own driver would use freed memory: see `--kasan`.

@@ -2,12 +2,13 @@
 //! Pages that no publisher would write, under a driver that runs: programs get errors, and nothing hangs.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, TimeType, STRUCTURE_LEN};
 
 use crate::machine::Machine;
+
+use super::ATTEMPTS;
 
 type Bytes = [u8; STRUCTURE_LEN];
 
@@ -108,8 +109,27 @@ fn pages(good: &Bytes) -> Vec<(&'static str, Bytes)> {
 
 /// Lets the guest's programs try everything, PTP among what must fail or not. Gives how long the slowest took, in milliseconds.
 fn attempt(machine: &mut Machine, ptp: bool) -> Result<u64> {
-    let outcomes = machine.port()?.ask("attempts", Duration::from_secs(30))?;
-    let mut slowest = 0;
+    let mut slowest = attempt_once(machine, ptp)?;
+    // A guest that was put off took longer than it should.
+    for _ in 1..ATTEMPTS {
+        if slowest.millis >= LONGEST {
+            slowest = attempt_once(machine, ptp)?;
+        }
+    }
+    ensure!(slowest.millis < LONGEST, "{} took {} ms, {ATTEMPTS} times", slowest.what, slowest.millis);
+    Ok(slowest.millis)
+}
+
+/// What took longest.
+#[derive(Default)]
+struct Slowest {
+    what: String,
+    millis: u64,
+}
+
+fn attempt_once(machine: &mut Machine, ptp: bool) -> Result<Slowest> {
+    let outcomes = machine.ask("attempts")?;
+    let mut slowest = Slowest::default();
     for outcome in outcomes.as_array().context("the guest sends no outcomes")? {
         let (Some(name), Some(text), Some(millis)) = (outcome[0].as_str(), outcome[1].as_str(), outcome[2].as_u64())
         else {
@@ -117,8 +137,9 @@ fn attempt(machine: &mut Machine, ptp: bool) -> Result<u64> {
         };
         let must_fail = name.starts_with("now") || (ptp && name.starts_with("PTP"));
         ensure!(!must_fail || text.starts_with("error"), "{name} gives a time: {text}");
-        ensure!(millis < LONGEST, "{name} took {millis} ms: {text}");
-        slowest = slowest.max(millis);
+        if millis > slowest.millis {
+            slowest = Slowest { what: format!("{name} ({text})"), millis };
+        }
     }
     Ok(slowest)
 }

@@ -5,7 +5,8 @@ use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 use vmclock_core::counter;
 
-use crate::machine::{Machine, PATIENCE};
+use crate::machine::Machine;
+use crate::port::Question;
 use crate::truth::{Offset, Reading};
 use crate::Lab;
 
@@ -35,15 +36,22 @@ pub(super) struct Begun {
     offset: Offset,
     /// The guest's counter when what happens had not yet begun.
     quiet: u64,
+    question: Question,
 }
 
 impl Begun {
     /// Lets the guest observe its clock from now on.
     pub(super) fn begin(machine: &mut Machine) -> Result<Self> {
         machine.region()?.begin()?;
-        machine.port()?.say("observe")?;
-        let offset = machine.region()?.guest_minus_host()?;
-        Ok(Self { offset, quiet: offset.guest(counter::read_ordered()) })
+        let question = machine.say("observe")?;
+        let apart = machine.apart()?;
+        let offset = machine.region()?.guest_minus_host();
+        if offset.is_err() {
+            machine.region()?.end()?;
+        }
+        drop(apart);
+        let offset = offset?;
+        Ok(Self { offset, quiet: offset.guest(counter::read_ordered()), question })
     }
 
     /// The guest's counter now, as long as nothing has happened to it.
@@ -53,9 +61,12 @@ impl Begun {
 
     /// Ends the observation. `stopped`: the guest's counter when the machine had surely stopped.
     pub(super) fn end(self, machine: &mut Machine, stopped: u64) -> Result<Observation> {
-        let offset = machine.region()?.guest_minus_host()?;
+        let apart = machine.apart()?;
+        let offset = machine.region()?.guest_minus_host();
+        drop(apart);
         machine.region()?.end()?;
-        let seen = machine.port()?.answer(PATIENCE).context("the observation")?;
+        let offset = offset?;
+        let seen = machine.answer(self.question).context("the observation")?;
         let before = Era { offset: self.offset, from: 0, until: stopped };
         let after = Era { offset, from: self.quiet, until: u64::MAX };
         Ok(Observation { seen, before, after })

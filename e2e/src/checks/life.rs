@@ -4,8 +4,8 @@
 use anyhow::{ensure, Context, Result};
 use serde_json::json;
 
-use crate::machine::{Clock, Kernel, Machine, PATIENCE};
-use crate::patience::until;
+use crate::machine::{Clock, Kernel, Machine};
+use crate::patience::{until, PATIENCE};
 use crate::report::Report;
 use crate::Lab;
 
@@ -27,9 +27,9 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     });
     let Some(mut machine) = booted else { return };
     if is_new(kernel) {
-        report.check(&name("poll"), || notify::poll(lab, &mut machine));
+        report.check_on(&mut machine, &name("poll"), |machine| notify::poll(lab, machine));
     }
-    report.check(&name("watch"), || notify::watch(lab, &mut machine));
+    report.check_on(&mut machine, &name("watch"), |machine| notify::watch(lab, machine));
     let mut migrated = None;
     report.check(&name("migration"), || {
         let (destination, figures) = migrate(lab, kernel, machine)?;
@@ -101,8 +101,7 @@ fn snapshot(lab: &Lab, kernel: &Kernel, mut machine: Machine) -> Result<String> 
 
 /// A snapshot that is saved and loaded in one process, which takes the page back to what it was: seen as a restore, each time.
 pub(super) fn load(lab: &Lab, kernel: &Kernel) -> Result<String> {
-    let mut machine = Machine::boot(lab, kernel, "load", &Clock::Ours(&OPTIONS))?;
-    let outcome = (|| {
+    Machine::boot(lab, kernel, "load", &Clock::Ours(&OPTIONS))?.do_and_quit(|machine| {
         machine.wait_for("calibrated")?;
         let disk = machine.path("disk").display().to_string();
         machine.qmp.make_disk("disk", &disk)?;
@@ -118,7 +117,7 @@ pub(super) fn load(lab: &Lab, kernel: &Kernel) -> Result<String> {
             generations.push(machine.region()?.page()?.vm_generation_counter);
         }
         // Saved with all else, and so it has seen the last load only.
-        let watched = notify::watched(&mut machine, 2)?;
+        let watched = notify::watched(machine, 2)?;
         ensure!(watched == ["disrupted", "restored"], "`vmclock watch` printed {watched:?}");
         let seen = machine.ask("fields")?;
         ensure!(seen["now"].is_null(), "the page gives no time: {}", seen["now"]);
@@ -127,10 +126,7 @@ pub(super) fn load(lab: &Lab, kernel: &Kernel) -> Result<String> {
         generations.dedup();
         ensure!(generations.len() == count, "a generation came twice: {generations:x?}");
         Ok(format!("{count} generations, all different"))
-    })();
-    let figures = outcome.map_err(|error| machine.explain(error))?;
-    machine.quit()?;
-    Ok(figures)
+    })
 }
 
 /// Sends a machine's state somewhere.

@@ -10,7 +10,7 @@ use serde_json::{json, Value};
 use vmclock_core::abi::{Flags, Snapshot};
 use vmclock_e2e_guest::hex;
 
-use crate::machine::{Clock, Kernel, Machine, PATIENCE};
+use crate::machine::{Clock, Kernel, Machine};
 use crate::report::Report;
 use crate::truth::{Offset, Reading};
 use crate::Lab;
@@ -38,23 +38,26 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     });
     let Some(mut machine) = booted else { return };
     let machine = &mut machine;
-    report.check(&name("fields"), || fields(machine));
-    report.check(&name("every-field"), || every_field(machine));
-    report.check(&name("accuracy"), || accuracy(lab, machine));
+    let mut check = |what: &str, check: &mut dyn FnMut(&mut Machine) -> Result<String>| {
+        report.check_on(machine, &name(what), check);
+    };
+    check("fields", &mut fields);
+    check("every-field", &mut every_field);
+    check("accuracy", &mut |machine| accuracy(lab, machine));
     let mut scale = None;
-    report.check(&name("ptp"), || {
+    check("ptp", &mut |machine| {
         let figures = ptp(machine, &mut scale)?;
         ensure!(scale == Some(Scale::Tai) || !is_new(kernel), "since Linux 7.0 it should be TAI: {figures}");
         Ok(figures)
     });
     if let Some(scale) = scale {
-        report.check(&name("doctor"), || doctor(scale, machine));
-        report.check(&name("sources"), || sources(scale, machine));
+        check("doctor", &mut |machine| doctor(scale, machine));
+        check("sources", &mut |machine| sources(scale, machine));
     }
-    report.check(&name("idle"), || notify::idle(machine, is_new(kernel)));
-    report.check(&name("pause"), || pause(lab, machine));
-    report.check(&name("hostile"), || hostile::run(machine));
-    report.check(&name("reset"), || reset(lab, machine));
+    check("idle", &mut |machine| notify::idle(machine, is_new(kernel)));
+    check("pause", &mut |machine| pause(lab, machine));
+    check("hostile", &mut hostile::run);
+    check("reset", &mut |machine| reset(lab, machine));
 }
 
 /// Every field, as the publisher has it on the page now.
@@ -108,29 +111,34 @@ fn same(seen: &Value, page: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// Lets the guest tell its counter for a while: to us, and to the publisher, who narrows its idea of it.
-fn exchange(machine: &mut Machine, wait_for: Option<&str>) -> Result<Offset> {
+/// Lets the guest tell its counter for a while: to us, and to the publisher, until its idea of it is a narrow one, if that is
+/// to be waited for. On a machine with one CPU it never is. Says whether it was.
+fn exchange(machine: &mut Machine, to_publisher: bool) -> Result<(Offset, bool)> {
     machine.region()?.begin()?;
-    machine.port()?.say("beacon")?;
-    // On a busy machine it takes the publisher more than one attempt.
-    let is_narrow = |line: &Value| line["error_ns"].as_i64().is_some_and(|error| i128::from(error) < MEDIAN / 10);
-    if let Some(event) = wait_for {
-        while !is_narrow(&machine.wait_for(event)?) {}
-    }
-    let offset = machine.region()?.guest_minus_host();
+    let question = machine.say("beacon")?;
+    let exchanged: Result<_> = (|| {
+        let apart = machine.apart()?;
+        let is_narrow = |line: &Value| line["error_ns"].as_i64().is_some_and(|error| i128::from(error) < MEDIAN / 10);
+        let waits = to_publisher && apart.is_some();
+        // On a busy machine it takes the publisher more than one attempt.
+        while waits && !is_narrow(&machine.wait_for("handover")?) {}
+        Ok((machine.region()?.guest_minus_host()?, waits))
+    })();
+    // However it went: the guest must not go on with it for ever.
     machine.region()?.end()?;
-    machine.port()?.answer(PATIENCE)?;
-    offset
+    let exchanged = exchanged?;
+    machine.answer(question)?;
+    Ok(exchanged)
 }
 
 /// True time is inside every interval, and half of the errors are small.
 fn accuracy(lab: &Lab, machine: &mut Machine) -> Result<String> {
     machine.forget_lines();
-    let before = exchange(machine, Some("handover"))?;
+    let (before, is_narrow) = exchange(machine, true)?;
     let first_count = machine.region()?.page()?.seq_count;
-    let taken = machine.port()?.ask(&format!("readings {READINGS} {PAUSE}"), Duration::from_secs(30))?;
+    let taken = machine.ask(&format!("readings {READINGS} {PAUSE}"))?;
     let updates = machine.region()?.page()?.seq_count.wrapping_sub(first_count) / 2;
-    let offset = before.intersection(exchange(machine, None)?);
+    let offset = before.intersection(exchange(machine, false)?.0);
     ensure!(offset.low <= offset.high, "the guest's counter moved against the host's meanwhile: {offset:?}");
 
     let errors = items(&taken, "errors")?;
@@ -155,7 +163,8 @@ fn accuracy(lab: &Lab, machine: &mut Machine) -> Result<String> {
         micros(percentile(&bounds, 50)),
         micros(percentile(&bounds, 100)),
     );
-    ensure!(wrong == 0 && percentile(&errors, 50) < MEDIAN && updates > 0, "{figures}");
+    ensure!(wrong == 0 && updates > 0, "{figures}");
+    ensure!(!is_narrow || percentile(&errors, 50) < MEDIAN, "{figures}");
     Ok(figures)
 }
 

@@ -4,12 +4,12 @@
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
-use crate::machine::{Clock, Kernel, Machine, PATIENCE};
-use crate::patience::until;
+use crate::machine::{Clock, Kernel, Machine};
+use crate::patience::{until, PATIENCE};
 use crate::report::Report;
 use crate::Lab;
 
-use super::{is_new, items};
+use super::{is_new, items, ATTEMPTS};
 
 /// How many updates the guest is notified of.
 const UPDATES: usize = 30;
@@ -23,7 +23,7 @@ const ROUND: [(&str, &str); 3] =
 pub(super) fn poll(lab: &Lab, machine: &mut Machine) -> Result<String> {
     machine.region()?.begin()?;
     machine.region()?.set_word(vmclock_e2e_guest::WOKEN_AT, u64::MAX)?;
-    machine.port()?.say("poll")?;
+    let question = machine.say("poll")?;
     let awake_at = |machine: &Machine, seq_count: u32| -> Result<bool> {
         Ok(machine.region()?.wakes()?.1 == u64::from(seq_count))
     };
@@ -36,7 +36,7 @@ pub(super) fn poll(lab: &Lab, machine: &mut Machine) -> Result<String> {
         until("the guest was woken by the update", PATIENCE, || awake_at(machine, seq_count))?;
     }
     machine.region()?.end()?;
-    let polled = machine.port()?.answer(PATIENCE)?;
+    let polled = machine.answer(question)?;
     let seen: Vec<u64> = items(&polled, "sequences")?.iter().filter_map(Value::as_u64).collect();
     let twice = seen.windows(2).filter(|pair| pair[0] == pair[1]).count();
     let missed = published.iter().filter(|count| !seen.contains(&u64::from(**count))).count();
@@ -78,25 +78,33 @@ pub(super) fn watched(machine: &mut Machine, expected: usize) -> Result<Vec<Stri
 
 /// Waiting costs next to nothing, woken by the device or by a timer.
 pub(super) fn idle(machine: &mut Machine, notified: bool) -> Result<String> {
-    let idle = machine.ask("idle 2000")?;
-    let micros = idle["cpu_micros"].as_u64().context("the guest sends no time")?;
     let by = if notified { "the device" } else { "a timer" };
-    ensure!(idle["notified"] == notified, "our events should be woken by {by}: {idle}");
-    ensure!(idle["changes"] == 0, "there were {} events, and nothing had happened", idle["changes"]);
-    ensure!(micros < IDLE_MICROS, "2 s of waiting cost {micros} us of CPU");
+    let mut micros = u64::MAX;
+    // When a guest has its own CPU taken away, its kernel takes that for the time of whoever ran just then.
+    for _ in 0..ATTEMPTS {
+        if micros < IDLE_MICROS {
+            break;
+        }
+        let idle = machine.ask("idle 2000")?;
+        ensure!(idle["notified"] == notified, "our events should be woken by {by}: {idle}");
+        ensure!(idle["changes"] == 0, "there were {} events, and nothing had happened", idle["changes"]);
+        micros = idle["cpu_micros"].as_u64().context("the guest sends no time")?;
+    }
+    ensure!(micros < IDLE_MICROS, "2 s of waiting cost {micros} us of CPU, at best in {ATTEMPTS} times");
     Ok(format!("woken by {by}, 2 s of waiting cost {} ms of CPU", micros / 1000))
 }
 
 /// A machine without a doorbell.
 pub(super) fn run_without(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     report.check(&format!("{} no-notify", kernel.version), || {
-        let mut machine = Machine::boot(lab, kernel, "no-notify", &Clock::Ours(&["--no-notify"]))?;
-        let polled = machine.ask("hangup")?;
-        ensure!(polled["notified"] == false, "our events wait for a device that does not notify");
-        // A driver without poll says that there is always something to read.
-        ensure!(polled["hup"] == is_new(kernel), "poll(2) says {}", polled["flags"]);
-        let idle = idle(&mut machine, false)?;
-        machine.quit()?;
-        Ok(format!("poll(2) says {} after {} ms; {idle}", polled["flags"], polled["millis"]))
+        let machine = Machine::boot(lab, kernel, "no-notify", &Clock::Ours(&["--no-notify"]))?;
+        machine.do_and_quit(|machine| {
+            let polled = machine.ask("hangup")?;
+            ensure!(polled["notified"] == false, "our events wait for a device that does not notify");
+            // A driver without poll says that there is always something to read.
+            ensure!(polled["hup"] == is_new(kernel), "poll(2) says {}", polled["flags"]);
+            let idle = idle(machine, false)?;
+            Ok(format!("poll(2) says {} after {} ms; {idle}", polled["flags"], polled["millis"]))
+        })
     });
 }

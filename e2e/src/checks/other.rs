@@ -38,15 +38,15 @@ pub(super) fn table(lab: &Lab, iasl: &Path) -> Result<String> {
 
 /// QEMU's own device has a marker and no time, which is no error.
 pub(super) fn stock(lab: &Lab, kernel: &Kernel) -> Result<String> {
-    let mut machine = Machine::boot(lab, kernel, "stock", &Clock::Stock)?;
-    let seen = machine.ask("fields")?;
-    let page = Snapshot::from_bytes(&parse(seen["mmap"].as_str().context("no page over mmap")?)?);
-    ensure!(seen["mmap"] == seen["read"], "mmap and read differ: {seen}");
-    let reason = seen["now"].as_str().context("QEMU's own device gives a time?")?.to_owned();
-    let shown = machine.ask("vmclock show")?;
-    ensure!(shown["status"] == 0, "`vmclock show` failed: {shown}");
-    machine.quit()?;
-    Ok(format!("marker {:#x}; {reason}", page.disruption_marker))
+    Machine::boot(lab, kernel, "stock", &Clock::Stock)?.do_and_quit(|machine| {
+        let seen = machine.ask("fields")?;
+        let page = Snapshot::from_bytes(&parse(seen["mmap"].as_str().context("no page over mmap")?)?);
+        ensure!(seen["mmap"] == seen["read"], "mmap and read differ: {seen}");
+        let reason = seen["now"].as_str().context("QEMU's own device gives a time?")?.to_owned();
+        let shown = machine.ask("vmclock show")?;
+        ensure!(shown["status"] == 0, "`vmclock show` failed: {shown}");
+        Ok(format!("marker {:#x}; {reason}", page.disruption_marker))
+    })
 }
 
 /// A page that the guest cannot write, as an NVDIMM.
@@ -61,12 +61,11 @@ pub(super) fn pc(lab: &Lab, kernel: &Kernel) -> Result<String> {
 
 /// Another machine: the page is as published, and the guest is notified.
 fn live_on(lab: &Lab, kernel: &Kernel, name: &str, options: &[&str], extra: &[&str]) -> Result<String> {
-    let mut machine = Machine::boot_with(lab, kernel, name, &Clock::Ours(options), extra)?;
-    machine.wait_for("calibrated")?;
-    let outcome = live::fields(&mut machine).and_then(|fields| Ok((fields, notify::watch(lab, &mut machine)?)));
-    let (fields, watched) = outcome.map_err(|error| machine.explain(error))?;
-    machine.quit()?;
-    Ok(format!("{fields}; {watched}"))
+    Machine::boot_with(lab, kernel, name, &Clock::Ours(options), extra)?.do_and_quit(|machine| {
+        machine.wait_for("calibrated")?;
+        let fields = live::fields(machine)?;
+        Ok(format!("{fields}; {}", notify::watch(lab, machine)?))
+    })
 }
 
 fn parse(hex: &str) -> Result<[u8; STRUCTURE_LEN]> {

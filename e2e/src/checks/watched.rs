@@ -17,7 +17,7 @@ const CYCLES: u32 = 200;
 /// Each is two steps of the sequence count.
 const UPDATES: u32 = 1_000;
 /// Such a kernel is some ten times slower.
-const LONG: Duration = Duration::from_secs(480);
+const LONG: Duration = Duration::from_secs(1_800);
 
 /// What the kernel says when something is wrong with memory, locks, or itself.
 const COMPLAINTS: [&str; 9] = [
@@ -64,14 +64,14 @@ fn churn(lab: &Lab, kernel: &Kernel) -> Result<String> {
     ensure!(machine.ask("driver load")? == "loaded", "our driver cannot be loaded");
     ensure!(machine.ask("driver bind rust")? == "bound", "our driver cannot be bound");
     let before = machine.region()?.page()?.seq_count;
-    let done = machine.port()?.ask(&format!("driver churn rust {CYCLES}"), LONG)?;
+    let done = machine.ask_within(LONG, &format!("driver churn rust {CYCLES}"))?;
     let updates = machine.region()?.page()?.seq_count.wrapping_sub(before) / 2;
     let seen = done["seen"].as_object().with_context(|| format!("the guest does not say what it saw: {done}"))?;
     let hostile = hostile::run_rust(&mut machine).map_err(|error| machine.explain(error))?;
-    let leaks = machine.port()?.ask("driver leaks", LONG)?;
+    let leaks = machine.ask_within(LONG, "driver leaks")?;
     let leaks: Vec<_> = leaks.as_str().context("no text")?.split("unreferenced object").collect();
     let leaks: Vec<_> = leaks.into_iter().filter(|object| object.contains("vmclock")).collect();
-    let unloaded = machine.port()?.ask("driver unload", LONG)?;
+    let unloaded = machine.ask_within(LONG, "driver unload")?;
     let complaints = complaints(&machine)?;
     let seen_by = seen.iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
     let figures = format!(
@@ -93,7 +93,7 @@ fn churn(lab: &Lab, kernel: &Kernel) -> Result<String> {
 fn use_after_free(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let mut machine = boot(lab, kernel, "uaf", "1s")?;
     // Whatever it answers, or whether it answers at all.
-    let answer = machine.port()?.ask("driver outlive", Duration::from_secs(60));
+    let answer = machine.ask_within(Duration::from_secs(60), "driver outlive");
     let complaints = complaints(&machine)?;
     let seen = complaints.iter().find(|line| line.contains("use-after-free"));
     let seen =
