@@ -66,7 +66,7 @@ pub(crate) struct Machine {
     region: Option<Region>,
     /// We are, where nobody else is.
     publisher: Option<Publisher>,
-    /// It did not do what it should have done, long ago: nobody waits for it any more.
+    /// It did not do something within its deadline: nobody waits for it any more.
     hangs: bool,
 }
 
@@ -74,6 +74,13 @@ impl Machine {
     /// Boots a guest and waits until it is ready.
     pub(crate) fn boot(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock) -> Result<Self> {
         Self::boot_with(lab, kernel, name, clock, &[])
+    }
+
+    /// The same, and until the page has the time. Gives what the publisher says of the guest's counter.
+    pub(crate) fn boot_calibrated(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock) -> Result<(Self, Value)> {
+        let mut machine = Self::boot(lab, kernel, name, clock)?;
+        let line = machine.wait_for("calibrated").map_err(|error| machine.explain(error))?;
+        Ok((machine, line))
     }
 
     /// The same with more arguments for QEMU.
@@ -363,8 +370,8 @@ impl Machine {
         anyhow!(text)
     }
 
-    /// Where a guest is that hangs: what its CPUs do, and what its kernel says to an NMI, which is its whole log, every
-    /// task, and where it was interrupted. It does not survive that.
+    /// Where a guest is that hangs: what its CPUs do, and what its kernel says to an NMI, by the parameters that it is
+    /// booted with: where it was interrupted, every task, and its whole log. It does not survive that.
     fn examine(&mut self) -> String {
         let console = self.folder.join("console");
         let lines =
@@ -445,13 +452,15 @@ fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result
     Ok(board.into_iter().chain(words.map(str::to_owned)).collect())
 }
 
-/// What `vmclock qemu --json` prints, line by line, without making it wait; and all of it in a file.
+/// What `vmclock qemu --json` prints, line by line, without making it wait; and in a file, but for the refreshes.
 fn lines(stdout: std::process::ChildStdout, mut copy: File) -> Receiver<Value> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let _ = writeln!(copy, "{line}");
             if let Ok(value) = serde_json::from_str::<Value>(&line) {
+                if value["event"] != "refreshed" {
+                    let _ = writeln!(copy, "{line}");
+                }
                 if sender.send(value).is_err() {
                     break;
                 }

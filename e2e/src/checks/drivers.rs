@@ -199,9 +199,7 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, with_costs: bool, r
 }
 
 fn boot(lab: &Lab, both: &Kernel) -> Result<Machine> {
-    let mut machine = Machine::boot(lab, both, "drivers", &Clock::Ours(&["--refresh", "25ms"]))?;
-    machine.wait_for("calibrated")?;
-    Ok(machine)
+    Ok(Machine::boot_calibrated(lab, both, "drivers", &Clock::Ours(&["--refresh", "25ms"]))?.0)
 }
 
 /// Loads our driver, beside Linux's own.

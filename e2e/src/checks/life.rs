@@ -20,8 +20,7 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     let name = |check: &str| format!("{} {check}", kernel.version);
     let mut booted = None;
     report.check(&name("boot-again"), || {
-        let mut machine = Machine::boot(lab, kernel, "source", &Clock::Ours(&OPTIONS))?;
-        let line = machine.wait_for("calibrated")?;
+        let (machine, line) = Machine::boot_calibrated(lab, kernel, "source", &Clock::Ours(&OPTIONS))?;
         booted = Some(machine);
         Ok(format!("the guest's counter is known within {} ns", line["window_ns"]))
     });

@@ -31,8 +31,7 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     let mut booted = None;
     report.check(&name("boot"), || {
         let options = Clock::Ours(&["--second-page", "--refresh", "100ms"]);
-        let mut machine = Machine::boot(lab, kernel, "live", &options)?;
-        let line = machine.wait_for("calibrated")?;
+        let (machine, line) = Machine::boot_calibrated(lab, kernel, "live", &options)?;
         booted = Some(machine);
         Ok(format!("the guest's counter is known within {} ns", line["window_ns"]))
     });
@@ -111,8 +110,8 @@ fn same(seen: &Value, page: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// Lets the guest tell its counter for a while: to us, and to the publisher, until its idea of it is a narrow one, if that is
-/// to be waited for. On a machine with one CPU it never is. Says whether it was.
+/// Lets the guest tell its counter for a while: to us, and to the publisher, whose idea of it is waited for to become
+/// narrow, where that is wanted. With one CPU it never would. Says whether it did.
 fn exchange(machine: &mut Machine, to_publisher: bool) -> Result<(Offset, bool)> {
     machine.region()?.begin()?;
     let question = machine.say("beacon")?;
