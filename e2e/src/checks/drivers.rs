@@ -20,7 +20,10 @@ const BOOTS: [usize; 2] = [8, 2];
 /// How often in each, for both drivers in turns.
 const ROUNDS: usize = 2;
 const CALLS: u32 = 400;
-const WAKES: u32 = 12;
+const WAKES: u32 = 6;
+/// How often the guest is notified. Some sixty notifications before its kernel listens fill the doorbell's ring for good:
+/// with this, a boot may take a few seconds between the two.
+const REFRESH: &str = "100ms";
 /// How much more anything may cost than with Linux's own driver.
 const RATIO: f64 = 1.10;
 /// How far a sample of two clocks may be off beyond what it says itself, in nanoseconds: the guest's clocks run apart meanwhile.
@@ -199,7 +202,7 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, with_costs: bool, r
 }
 
 fn boot(lab: &Lab, both: &Kernel) -> Result<Machine> {
-    Ok(Machine::boot_calibrated(lab, both, "drivers", &Clock::Ours(&["--refresh", "25ms"]))?.0)
+    Ok(Machine::boot_calibrated(lab, both, "drivers", &Clock::Ours(&["--refresh", REFRESH]))?.0)
 }
 
 /// Loads our driver, beside Linux's own.
