@@ -39,13 +39,21 @@ pub(crate) fn until_end(region: &Region) -> Result<Value> {
     let mut between = Vec::new();
     let mut events = Vec::new();
     let mut failures = Vec::new();
-    while !region.ended() {
+    loop {
+        // Not before there is a reading of the last state: the page may have changed just now.
+        let is_over = region.ended();
+        if is_over && states.last().is_none_or(|state| state.last.is_some()) {
+            break;
+        }
         region.answer();
         let reading = clock.now();
         let page = match clock.snapshot() {
             Ok(page) => page,
             Err(error) => {
                 failures.push(error.to_string());
+                if is_over {
+                    break;
+                }
                 continue;
             }
         };
