@@ -5,6 +5,7 @@ use core::fmt::{Display, Write};
 
 use kernel::bindings;
 use kernel::prelude::*;
+use vmclock_core::tai::TaiOffset;
 
 use crate::chardev::CharDevice;
 use crate::upstream::sysfs::{self, Text};
@@ -14,7 +15,7 @@ sysfs::attributes! {
         c"marker": |device, text| hexadecimal(text, Some(device.page()?.disruption_marker)),
         c"generation": |device, text| hexadecimal(text, device.page()?.generation()),
         c"status": |device, text| line(text, Some(device.page()?.clock_status)),
-        c"tai_offset": |device, text| line(text, device.page()?.tai_offset()),
+        c"tai_offset": |device, text| line(text, device.page()?.tai_offset().map(TaiOffset::page_field)),
         c"time_type": |device, text| line(text, Some(device.page()?.time_type)),
     }
 }

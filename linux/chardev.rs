@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `/dev/vmclockN`: a consistent read(2), a read-only mmap(2) of the page, and a poll(2) that tells of updates.
+//! `/dev/vmclockN`: a consistent read(2), a read-only mmap(2) of the page, and a poll(2) that reports updates.
 //!
 //! Each open file keeps the clock alive, so that it can outlive the device.
 
@@ -12,7 +12,7 @@ use kernel::sync::Arc;
 use vmclock_core::abi::Snapshot;
 
 use crate::attributes::ATTRIBUTES;
-use crate::clock::{patience, timed_out, Clock};
+use crate::clock::{read_timeout, timed_out, Clock};
 use crate::upstream::miscdevice::{MiscDevice, NewArea, UserBuffer, Waiter};
 use crate::upstream::sysfs::Groups;
 
@@ -57,7 +57,7 @@ impl MiscDevice for CharDevice {
         let count = to.len().min(PAGE_SIZE - position).min(left);
         // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
         let copy = || unsafe { to.copy(from, count) };
-        let (words, copied) = clock.page().words_with(copy, patience()).map_err(timed_out)?;
+        let (words, copied) = clock.page().words_with(copy, read_timeout()).map_err(timed_out)?;
         copied?;
         file.seen.store(words.seq_count.into(), Relaxed);
         Ok(count)

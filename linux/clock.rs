@@ -10,10 +10,10 @@ use vmclock_core::page::{Busy, Page};
 
 use crate::region::Region;
 
-/// How long an update may take before a program that reads is told that it takes too long.
-const PATIENCE: Delta = Delta::from_millis(100);
-/// The same for our own work, which can look again.
-const GLANCE: Delta = Delta::from_millis(1);
+/// How long an update may take before a program's read fails.
+const READ_TIMEOUT: Delta = Delta::from_millis(100);
+/// The same for our own work, which can poll again.
+const POLL_TIMEOUT: Delta = Delta::from_millis(1);
 
 #[pin_data]
 pub(crate) struct Clock {
@@ -45,20 +45,20 @@ impl Clock {
 
     /// A consistent copy of the structure.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
-        self.page().snapshot(patience()).map_err(timed_out)
+        self.page().snapshot(read_timeout()).map_err(timed_out)
     }
 
     /// The same, unless an update is in progress that takes a while.
-    pub(crate) fn glance(&self) -> Option<Snapshot> {
-        self.page().snapshot(waiting(GLANCE)).ok()
+    pub(crate) fn poll(&self) -> Option<Snapshot> {
+        self.page().snapshot(waiting(POLL_TIMEOUT)).ok()
     }
 
-    /// There is somebody to tell of updates, if the hypervisor does.
+    /// There is a way to be notified of updates, if the hypervisor notifies.
     pub(crate) fn will_be_told(&self) {
         self.is_told.store(true, Relaxed);
     }
 
-    /// Whether an update of this page makes itself known: the page must say so, and the machine have a way.
+    /// Whether updates of this page are notified: the page must state it, and the machine have a way.
     pub(crate) fn notifies(&self, page: &Snapshot) -> bool {
         page.notifies() && self.is_told.load(Relaxed)
     }
@@ -74,9 +74,9 @@ impl Clock {
     }
 }
 
-/// Says yes for as long as a program waits for an update.
-pub(crate) fn patience() -> impl FnMut() -> bool {
-    waiting(PATIENCE)
+/// Yes for as long as a program waits for an update.
+pub(crate) fn read_timeout() -> impl FnMut() -> bool {
+    waiting(READ_TIMEOUT)
 }
 
 /// The time is not looked at unless there is something to wait for.

@@ -7,6 +7,7 @@ use kernel::sync::aref::ARef;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use vmclock_core::abi::Snapshot;
 use vmclock_core::event::{changes, Event};
+use vmclock_core::tai::TaiOffset;
 
 use crate::chardev::CharDevice;
 use crate::clock::Clock;
@@ -19,10 +20,10 @@ use crate::upstream::{miscdevice, ptp};
 type Node = Pin<KBox<miscdevice::Registration<CharDevice>>>;
 type PtpClock = Pin<KBox<ptp::Registration<VmClock>>>;
 
-/// How often a page is looked at that does not notify, in milliseconds.
-const LOOK: u32 = 1_000;
-/// When a page is looked at again that was in the middle of an update, in milliseconds.
-const LOOK_AGAIN: u32 = 100;
+/// How often a page that does not notify is polled, in milliseconds.
+const POLL: u32 = 1_000;
+/// When a page that was in the middle of an update is polled again, in milliseconds.
+const POLL_AGAIN: u32 = 100;
 
 #[pin_data]
 pub(crate) struct Device {
@@ -42,7 +43,7 @@ struct Shown {
     is_over: bool,
     node: Option<Node>,
     ptp: Option<PtpClock>,
-    /// The page as it was last seen; none before the first look that was not in the middle of an update.
+    /// The last snapshot of the page; none before the first that was not in the middle of an update.
     last: Option<Snapshot>,
 }
 
@@ -69,7 +70,7 @@ impl Device {
     /// Shows userspace what there is to show, if this is a page. One whose update does not end may become one.
     pub(crate) fn begin(&self) -> Result {
         let mut shown = self.shown.lock();
-        // Whoever is told of updates may have come first.
+        // A notification may have been first.
         if shown.is_over {
             return Err(EINVAL);
         }
@@ -85,12 +86,12 @@ impl Device {
                 }
             }
         }
-        // There may have been an update since, that nobody was told of.
+        // There may have been an update since, without a notification.
         self.work.queue();
         Ok(())
     }
 
-    /// The first look at the page: shows all that it has, or nothing.
+    /// The first snapshot of the page: shows all that it has, or nothing.
     fn show(&self, shown: &mut Shown, page: &Snapshot) -> Result {
         let dev: &kernel::device::Device = &self.parent;
         let len = self.clock.region().len();
@@ -99,12 +100,12 @@ impl Device {
             return Err(EINVAL);
         }
         if page.size as usize > len {
-            dev_err!(dev, "the page says that it has {:#x} bytes, but the region has only {len:#x}\n", page.size);
+            dev_err!(dev, "the size on the page is {:#x} bytes, but the region has only {len:#x}\n", page.size);
             return Err(EINVAL);
         }
         if page.tai_offset_has_wrong_sign() {
-            let (wrong, right) = (page.tai_offset_sec, page.tai_offset().unwrap_or(0));
-            dev_warn!(dev, "the page says that UTC - TAI is +{wrong} s, and means {right} s\n");
+            let (wrong, right) = (page.tai_offset_sec, page.tai_offset().map_or(0, TaiOffset::page_field));
+            dev_warn!(dev, "the TAI offset on the page is +{wrong} s, the wrong sign; taken as {right} s\n");
         }
         let node = if page.size as usize >= kernel::page::PAGE_SIZE {
             let name = CString::try_from_fmt(fmt!("vmclock{}", self.index.0))?;
@@ -135,7 +136,7 @@ impl Device {
         Ok(Some(KBox::pin_init(ptp, GFP_KERNEL)?))
     }
 
-    /// A later look: shows what is new.
+    /// A later snapshot: shows what is new.
     fn show_changes(&self, shown: &mut Shown, last: &Snapshot, page: &Snapshot) -> Result {
         // It appears as soon as the page can give the time, and stays: while it cannot, reading it fails.
         if shown.ptp.is_none() {
@@ -152,7 +153,7 @@ impl Device {
         Ok(())
     }
 
-    /// Tells userspace that the counter was disrupted, or that the machine was restored.
+    /// Notifies userspace that the counter was disrupted, or that the machine was restored.
     fn announce(node: &Node, event: &CStr, page: &Snapshot) -> Result {
         let marker = CString::try_from_fmt(fmt!("VMCLOCK_MARKER={:#018x}", page.disruption_marker))?;
         let Some(generation) = page.generation() else { return node.announce(&[event, &*marker]) };
@@ -192,9 +193,9 @@ unsafe impl Worker for Device {
             return;
         }
         // Whoever publishes may be dead in the middle of an update, and be replaced.
-        let Some(page) = self.clock.glance() else { return self.work.queue_after(LOOK_AGAIN) };
+        let Some(page) = self.clock.poll() else { return self.work.queue_after(POLL_AGAIN) };
         match shown.last {
-            // If it fails it has said why, and that was all.
+            // If it fails it has logged why, and the device is no clock.
             None => shown.is_over = self.show(&mut shown, &page).is_err(),
             Some(last) => {
                 if let Err(error) = self.show_changes(&mut shown, &last, &page) {
@@ -204,7 +205,7 @@ unsafe impl Worker for Device {
             }
         }
         if !shown.is_over && !self.clock.notifies(&page) {
-            self.work.queue_after(LOOK);
+            self.work.queue_after(POLL);
         }
     }
 }

@@ -12,7 +12,7 @@ use vmclock_core::counter;
 use vmclock_core::leap;
 use vmclock_core::time::{Tai, Time};
 
-use crate::clock::{patience, timed_out, Clock};
+use crate::clock::{read_timeout, timed_out, Clock};
 use crate::upstream::bindings::vmclock_rust_kvm_clock;
 use crate::upstream::ptp::{PtpClock, SystemTimestamps};
 use crate::upstream::timekeeping::{snapshot, CounterId as SystemCounterId, CrossTimestamp, SystemCounter};
@@ -51,17 +51,18 @@ impl VmClock {
         is_ours && gives_tai && page.has_time_fields()
     }
 
-    /// The time in TAI, and the counter that it was at. `capture` reads the counter, between the two looks at the sequence count.
+    /// The time in TAI, and the counter that it was at. `capture` reads the counter, between the two
+    /// loads of the sequence count.
     fn read(&self, capture: impl FnMut() -> u64) -> Result<(Time<Tai>, u64)> {
-        // The hypervisor should say so on the page; but it may not know.
+        // The hypervisor should state that on the page; but it may not know.
         #[cfg(CONFIG_X86)]
-        // SAFETY: it only looks.
+        // SAFETY: it only reads a variable of the kernel.
         if unsafe { bindings::check_tsc_unstable() } != 0 {
             return Err(EINVAL);
         }
-        let (words, counter) = self.clock.page().words_with(capture, patience()).map_err(timed_out)?;
+        let (words, counter) = self.clock.page().words_with(capture, read_timeout()).map_err(timed_out)?;
         let page = words.decode().clipped();
-        // Whatever else may be wrong gives no time anyway.
+        // Any other fault gives no time anyway.
         if page.magic != MAGIC || page.version != VERSION {
             return Err(EINVAL);
         }

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::Value;
+use vmclock_core::sample::Sample;
+use vmclock_core::time::Utc;
 use vmclock_host::kernel::KernelClock;
-use vmclock_host::sample::Sample;
 
 use crate::patience::until;
 
-/// How often the host's clock is looked at. It is slewed by its daemon at any time, by little.
+/// How often the host's clock is sampled. Its daemon slews it at any time, by little.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Between how many ticks and how many the guest's counter is ahead of the host's.
@@ -50,16 +51,17 @@ impl Offset {
 
 /// The host's clock over the host's counter, sampled in the background.
 pub(crate) struct Truth {
-    tai_minus_utc: i64,
-    samples: Arc<Mutex<Vec<Sample>>>,
+    /// TAI-UTC in nanoseconds.
+    tai_offset: i128,
+    samples: Arc<Mutex<Vec<Sample<Utc>>>>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Truth {
-    /// Starts to look at the host's clock. The page's own idea of TAI - UTC is taken, as that is not what is judged.
+    /// Starts to sample the host's clock. The page's own TAI-UTC, in seconds, is taken, as that is not what is judged.
     pub(crate) fn start(tai_minus_utc: i64) -> Self {
-        let clock = KernelClock::realtime_plus(tai_minus_utc);
+        let clock = KernelClock::realtime();
         let samples = Arc::new(Mutex::new(vec![clock.sample()]));
         let end = Arc::new(AtomicBool::new(false));
         let (shared, ended) = (Arc::clone(&samples), Arc::clone(&end));
@@ -70,15 +72,20 @@ impl Truth {
                 shared.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
             }
         });
-        Self { tai_minus_utc, samples, end, thread: Some(thread) }
+        Self { tai_offset: i128::from(tai_minus_utc) * 1_000_000_000, samples, end, thread: Some(thread) }
     }
 
     /// The host's clock now, in TAI nanoseconds.
     pub(crate) fn now(&self) -> i128 {
-        KernelClock::realtime_plus(self.tai_minus_utc).sample().time.floor_nanos()
+        self.tai(&KernelClock::realtime().sample())
     }
 
-    fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {
+    /// The time of a sample in TAI nanoseconds.
+    fn tai(&self, sample: &Sample<Utc>) -> i128 {
+        sample.time.floor_nanos() + self.tai_offset
+    }
+
+    fn samples(&self) -> MutexGuard<'_, Vec<Sample<Utc>>> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,7 +94,7 @@ impl Truth {
         until("the host's clock was sampled twice", Duration::from_secs(5), || Ok(self.samples().len() > 20))?;
         let samples = self.samples();
         let (first, last) = (samples[0], samples[samples.len() - 1]);
-        let nanos = nanos(&last) - nanos(&first);
+        let nanos = self.tai(&last) - self.tai(&first);
         #[allow(clippy::cast_precision_loss)] // a rate, for figures that are printed
         Ok(last.middle().wrapping_sub(first.middle()) as f64 * 1e9 / nanos as f64)
     }
@@ -105,7 +112,7 @@ impl Truth {
         let (one, other) = around.context("there is no sample after the reading")?;
         let ticks = i128::from(other.middle() - one.middle());
         let passed = i128::from(host - one.middle());
-        Ok(nanos(&one) + (nanos(&other) - nanos(&one)) * passed / ticks)
+        Ok(self.tai(&one) + (self.tai(&other) - self.tai(&one)) * passed / ticks)
     }
 }
 
@@ -116,10 +123,6 @@ impl Drop for Truth {
             let _ = thread.join();
         }
     }
-}
-
-fn nanos(sample: &Sample) -> i128 {
-    sample.time.floor_nanos()
 }
 
 /// A reading that the guest took, as it sends it.

@@ -83,8 +83,8 @@ fn check_scales(reading: &Reading, snapshot: &Snapshot) {
     }
     let Some(utc) = reading.utc() else { return };
     if let (Some(tai), Some(offset)) = (reading.tai(), snapshot.tai_offset()) {
-        let leap = utc.time.raw() - tai.raw() - i128::from(offset) * SECOND;
-        assert!([-SECOND, 0, SECOND].contains(&leap), "{utc:?} is not {tai:?} and {offset} s");
+        let leap = utc.time.raw() - tai.raw() + i128::from(offset.seconds()) * SECOND;
+        assert!([-SECOND, 0, SECOND].contains(&leap), "{utc:?} is not {tai:?} and {offset}");
     }
     let by_hint = reading.smeared_utc_by_hint();
     for smearing in [Smearing::NoonLinear, Smearing::UtcSls] {

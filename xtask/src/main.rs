@@ -20,6 +20,7 @@ mod cache;
 mod debian;
 mod driver_test;
 mod fuzz;
+mod fuzz_host;
 mod guest_test;
 mod project;
 mod shell;
@@ -45,6 +46,7 @@ struct Arguments {
 enum Verb {
     Test(test::Options),
     Fuzz(fuzz::Options),
+    FuzzHost(fuzz_host::Options),
     Bench(bench::Options),
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let outcome = Project::locate().and_then(|project| match verb {
         Verb::Test(options) => test::run(&project, &options),
         Verb::Fuzz(options) => fuzz::run(&project, &options),
+        Verb::FuzzHost(options) => fuzz_host::run(&project, &options),
         Verb::Bench(options) => bench::run(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),

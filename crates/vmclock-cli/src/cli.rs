@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can be said on the command line. Help, completions and man pages are all made from this.
 
+#[cfg(feature = "qemu")]
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vmclock_core::leap;
+use vmclock_core::tai::TaiOffset;
 
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
   1  failure: no device, no permission, bad page, I/O error, failed check
   2  the command line is wrong
-  3  the page is in order but gives no time (wait: not within the timeout)";
+  3  the page is in order but gives no time, or vanished while it was open (wait: not within the timeout)";
 
 /// Time inside virtual machines: read, watch, publish and check VMClock pages.
 #[derive(Debug, Parser)]
@@ -23,20 +27,21 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show every field of a page, decoded, and what is odd about it
+    /// Show every field of a page, decoded, and its anomalies
     #[command(
         after_help = "Examples:\n  vmclock show\n  vmclock show --page /run/vmclock/page --json | jq .clock_status"
     )]
     Show(PageArgs),
 
-    /// Print the time now: TAI and UTC, with the interval in which true time is
+    /// Print the time now: TAI and UTC, with the interval [earliest, latest] that contains true time
     #[command(after_help = "Examples:\n  vmclock now\n  vmclock now --json | jq .utc.sec")]
     Now(PageArgs),
 
     /// Print one line for each event: disruptions, restores, maintenance notices, status, leap seconds
     #[command(
         after_help = "The command of --exec runs after each event with, in its environment: VMCLOCK_EVENT (the event's name), \
-VMCLOCK_FROM and VMCLOCK_TO (what changed), VMCLOCK_MARKER, VMCLOCK_GENERATION, VMCLOCK_STATUS and VMCLOCK_PAGE.\n\n\
+VMCLOCK_FROM and VMCLOCK_TO (what changed), VMCLOCK_MARKER, VMCLOCK_GENERATION, VMCLOCK_STATUS and VMCLOCK_PAGE. A page whose file \
+was removed or replaced is the event `vanished`, without marker, generation and status; a new one at its path is `returned`.\n\n\
 Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = restored && systemctl restart chronyd'"
     )]
     Watch(WatchArgs),
@@ -45,11 +50,11 @@ Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = re
     #[command(after_help = "Examples:\n  vmclock wait --max-error 1ms --timeout 10s && exec my-database")]
     Wait(WaitArgs),
 
-    /// Compute the time that a page at rest gives at a counter value; reads no counter
+    /// Compute the time that a static page gives at a counter value; reads no counter
     #[command(after_help = "Examples:\n  vmclock eval --page page.bin --counter 123456789 --json")]
     Eval(EvalArgs),
 
-    /// Find out what this machine has of a VMClock, why not, and what to do
+    /// Diagnose this machine: which VMClock it has, or why none, and what to do
     #[command(
         after_help = "Exit status: 0 if programs here can get time from a VMClock, 3 if events only, 1 if nothing.\n\nExamples:\n  vmclock doctor\n  vmclock doctor --page /run/vmclock/page"
     )]
@@ -61,6 +66,7 @@ Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = re
     )]
     Serve(ServeArgs),
 
+    #[cfg(feature = "qemu")]
     /// Run QEMU with a clock: publish the guest's page, and follow what happens to the guest
     #[command(
         after_help = "Exit status: QEMU's own (128 and the signal's number where a signal ended it); 1 where vmclock failed.\n\n\
@@ -70,15 +76,15 @@ vmclock qemu --attach --page /run/vmclock/guest --timeout 24h"
     )]
     Qemu(QemuArgs),
 
-    /// Tell a running publisher what happens to the machine
+    /// Notify a running publisher of what happens to the machine
     #[command(
         after_help = "Examples:\n  vmclock signal migrate --page ./page\n  vmclock signal leap positive --page ./page"
     )]
     Signal(SignalArgs),
 
-    /// Let the real estimator and the real page run in simulated worlds, and count what went wrong
+    /// Run the real publisher and the real page in simulations, and count violations
     #[command(
-        after_help = "Exit status: 0 if no promise was broken, 1 if one was.\n\nExamples:\n  vmclock simulate --days 1000 --seed 1 --json\n  vmclock simulate --scenario ptp --days 2 --plot ptp.svg"
+        after_help = "Exit status: 0 if there was no violation, 1 if there was one.\n\nExamples:\n  vmclock simulate --days 1000 --seed 1 --json\n  vmclock simulate --scenario ptp --days 2 --plot ptp.svg"
     )]
     Simulate(SimulateArgs),
 
@@ -201,17 +207,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
 
-    /// What is taken for the truth (default: kernel)
+    /// The reference clock (default: kernel)
     #[arg(long, value_name = "REFERENCE", conflicts_with = "config")]
     pub(crate) reference: Option<Reference>,
 
-    /// How often to look at the sources, from 1ms to 60s (default: 1s); the page is refreshed when that makes it better
+    /// How often to poll the sources, from 1ms to 60s (default: 1s); the page is refreshed when that makes it better
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) refresh: Option<Duration>,
 
-    /// UTC - TAI in seconds, where you know better than the kernel and the system's leap-seconds.list
-    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-60..=-10))]
-    pub(crate) tai_offset: Option<i16>,
+    /// TAI-UTC in seconds, e.g. 37, where you know better than the kernel and the system's leap-seconds.list (-37 is
+    /// taken too)
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = tai_offset)]
+    pub(crate) tai_offset: Option<TaiOffset>,
 
     /// Publish an imaginary clock that starts at this UTC time, e.g. 2026-12-31T23:59:58Z (for tests of leap seconds)
     #[arg(long, value_name = "TIME")]
@@ -225,11 +232,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Publish nothing: say whether --config is in order, and whether its sources can be heard
+    /// Publish nothing: say whether --config is in order, and whether its sources are reachable
     #[arg(long, requires = "config")]
     pub(crate) check_config: bool,
 
-    /// Write down all that the estimator is told and concludes, in a new file, for `vmclock simulate --replay`
+    /// Record all measurements and decisions in a new file, for `vmclock simulate --replay`
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
 
@@ -238,6 +245,7 @@ pub(crate) struct ServeArgs {
     pub(crate) json: bool,
 }
 
+#[cfg(feature = "qemu")]
 #[derive(Args, Clone, Debug)]
 #[allow(clippy::struct_excessive_bools)] // flags are what a command line is made of
 pub(crate) struct QemuArgs {
@@ -255,7 +263,7 @@ pub(crate) struct QemuArgs {
 
     /// The slot of the guest's first PCI bus in which the page is
     #[arg(long, value_name = "SLOT", value_parser = slot, default_value = "0x1d", conflicts_with = "read_only_page")]
-    pub(crate) slot: vmclock_vmm::acpi::Slot,
+    pub(crate) slot: vmclock_qemu::Slot,
 
     /// Put the page in a read-only NVDIMM, so that the guest cannot write it
     #[arg(long)]
@@ -277,7 +285,7 @@ pub(crate) struct QemuArgs {
     #[arg(long)]
     pub(crate) restored: bool,
 
-    /// What is taken for the truth
+    /// The reference clock
     #[arg(long, value_name = "REFERENCE", default_value = "kernel")]
     pub(crate) reference: Reference,
 
@@ -285,9 +293,10 @@ pub(crate) struct QemuArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub(crate) refresh: Duration,
 
-    /// UTC - TAI in seconds, where you know better than the kernel and the system's leap-seconds.list
-    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = clap::value_parser!(i16).range(-60..=-10))]
-    pub(crate) tai_offset: Option<i16>,
+    /// TAI-UTC in seconds, e.g. 37, where you know better than the kernel and the system's leap-seconds.list (-37 is
+    /// taken too)
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = tai_offset)]
+    pub(crate) tai_offset: Option<TaiOffset>,
 
     /// Start nothing: write the table and print the command line with what is to be added
     #[arg(long, requires = "page", requires = "table")]
@@ -315,14 +324,14 @@ pub(crate) struct QemuArgs {
 
     /// QEMU and its arguments
     #[arg(last = true, required_unless_present = "attach", value_name = "QEMU")]
-    pub(crate) command: Vec<String>,
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reference {
     /// The kernel's clock with the error that the kernel itself states
     Kernel,
-    /// This machine's clock, taken for the truth: the bounds cover only what publishing adds to it
+    /// This machine's clock, assumed exact: the bounds cover only what publishing adds to it
     HostClock,
 }
 
@@ -370,10 +379,20 @@ pub(crate) enum Signal {
 pub(crate) enum LeapKind {
     /// One is inserted
     Positive,
-    /// One is left out
+    /// One is deleted
     Negative,
     /// None, after all
     None,
+}
+
+impl From<LeapKind> for Option<leap::LeapKind> {
+    fn from(kind: LeapKind) -> Self {
+        match kind {
+            LeapKind::Positive => Some(leap::LeapKind::Inserted),
+            LeapKind::Negative => Some(leap::LeapKind::Deleted),
+            LeapKind::None => None,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -382,15 +401,15 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "N", default_value = "28", value_parser = days)]
     pub(crate) days: f64,
 
-    /// What all chance is made from: the same seed gives the same worlds
+    /// The seed of all random numbers: the same seed gives the same simulation
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// Which world: network, ptp, leap and so on, or all
+    /// Which scenario: network, ptp, leap and so on, or all
     #[arg(long, value_name = "NAME", default_value = "all")]
     pub(crate) scenario: String,
 
-    /// Instead, do again what `vmclock serve --record` wrote down, and compare
+    /// Instead, replay what `vmclock serve --record` recorded, and compare
     #[arg(long, value_name = "FILE", conflicts_with_all = ["days", "seed", "scenario", "plot"])]
     pub(crate) replay: Option<PathBuf>,
 
@@ -433,11 +452,12 @@ pub(crate) struct BenchArgs {
     pub(crate) json: bool,
 }
 
+#[cfg(feature = "qemu")]
 /// A PCI slot: `0x1d` or `29`.
-fn slot(text: &str) -> Result<vmclock_vmm::acpi::Slot, String> {
+fn slot(text: &str) -> Result<vmclock_qemu::Slot, String> {
     let number =
         text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |digits| u8::from_str_radix(digits, 16).ok());
-    let slot = number.and_then(vmclock_vmm::acpi::Slot::new);
+    let slot = number.and_then(vmclock_qemu::Slot::new);
     slot.ok_or_else(|| format!("{text:?} is no PCI slot: they are 0 to 0x1f"))
 }
 
@@ -449,6 +469,13 @@ fn days(text: &str) -> Result<f64, String> {
     } else {
         Err(format!("{text:?}: must be more than 0, and at most a million"))
     }
+}
+
+/// TAI-UTC in seconds, with its sign or, as pages have it, the other one.
+fn tai_offset(text: &str) -> Result<TaiOffset, String> {
+    let number = text.parse().map_err(|_| format!("{text:?} is not a number of seconds, such as 37"))?;
+    TaiOffset::from_page_field(number)
+        .ok_or_else(|| format!("{number}: TAI-UTC is between 10 and 60 s; it is 37 since 2017"))
 }
 
 /// A length of time with its unit: `500us`, `1ms`, `1.5s`, `2m`.
@@ -477,6 +504,15 @@ mod tests {
     fn definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn both_signs_of_the_offset_are_taken() {
+        let known = TaiOffset::from_seconds(37);
+        assert_eq!((tai_offset("37").ok(), tai_offset("-37").ok()), (known, known));
+        for wrong in ["", "0", "-9", "61", "x"] {
+            assert!(tai_offset(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

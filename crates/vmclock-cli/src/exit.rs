@@ -1,28 +1,38 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Exit statuses, the same for every subcommand, and the one place where errors are printed.
 
-use std::io;
 use std::process::ExitCode;
 
-use vmclock::ReadError;
+use rustix::io::Errno;
+use vmclock::{ReadError, Vanished};
+
+use crate::output::{print_error, ReaderGone};
 
 /// Bad page, I/O error, a check that failed.
 pub(crate) const FAILURE: u8 = 1;
-/// The page is in order but gives no time (or `wait` was not satisfied in time).
+/// The page is in order but gives no time, or it vanished while it was open (or `wait` was not satisfied in time).
 pub(crate) const NO_TIME: u8 = 3;
 
-/// Prints an error with all its causes, and says which exit status it means.
+/// Prints an error with all its causes, and returns the exit status that it means.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    // Whoever reads our output has had enough, as in `vmclock watch | head -1`. That is no failure.
-    let broken_pipe = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    if error.chain().any(|cause| cause.downcast_ref().is_some_and(broken_pipe)) {
+    if error.is::<ReaderGone>() {
         return ExitCode::SUCCESS;
     }
-    eprintln!("vmclock: {error:#}");
-    let no_time = |cause: &ReadError| matches!(cause, ReadError::NoTime(_));
-    if error.chain().any(|cause| cause.downcast_ref().is_some_and(no_time)) {
-        NO_TIME.into()
+    print_error(format_args!("{error:#}"));
+    status(error).into()
+}
+
+/// The exit status that an error means.
+pub(crate) fn status(error: &anyhow::Error) -> u8 {
+    let lost_device = Errno::NODEV.raw_os_error();
+    let gives_no_time = error.chain().any(|cause| match cause.downcast_ref() {
+        Some(ReadError::NoTime(_) | ReadError::Vanished { .. }) => true,
+        Some(ReadError::Io { errno }) => *errno == lost_device,
+        _ => cause.is::<Vanished>(),
+    });
+    if gives_no_time {
+        NO_TIME
     } else {
-        FAILURE.into()
+        FAILURE
     }
 }

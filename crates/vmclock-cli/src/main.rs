@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The `vmclock` command. Its definition is in [`cli`]; each subcommand has a file of its own in [`command`].
 #![forbid(unsafe_code)]
+// They panic where nobody reads. Lines are written by `output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-mod calibration;
 mod cli;
 mod command;
 mod exit;

@@ -1,26 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How times and events are printed.
+//! How times and errors are formatted, and how lines are written.
 
-use std::io::Write;
+mod lines;
 
-use serde::Serialize;
 use serde_json::{json, Value};
 use vmclock::{Reading, Time, Timestamp, UtcTime};
 use vmclock_core::time::Scale;
 
-/// Prints one line of JSON. An error is the reader's having gone away.
-pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut line = serde_json::to_string(value)?;
-    line.push('\n');
-    print(&line)
-}
-
-/// Prints text as it is, at once: what we print may be read by another process while we go on.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
-}
+#[cfg(feature = "qemu")]
+pub(crate) use lines::print_bytes;
+pub(crate) use lines::{
+    has_reader, log, log_error, log_json, log_within, print, print_error, print_json, Delivery, ReaderGone,
+};
 
 /// `{"sec": .., "nsec": ..}`
 pub(crate) fn timestamp_json<S>(stamp: Timestamp<S>) -> Value {

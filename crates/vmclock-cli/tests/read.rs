@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{json, run, stderr, stdout, vmclock, Lines, Publisher};
+use common::{json, run, stderr, stdout, vmclock, wait_for, Lines, Publisher};
 use serde_json::Value;
 
 fn nanos(stamp: &Value) -> i128 {
@@ -38,7 +38,7 @@ fn now_is_the_machines_time() {
 }
 
 #[test]
-fn show_decodes_every_field_and_says_what_is_odd() {
+fn show_decodes_every_field_and_warns_of_anomalies() {
     let publisher = Publisher::start();
     let shown = publisher.show();
     assert_eq!((&shown["magic"], &shown["size"], &shown["version"]), (&0x4b4c_4356.into(), &4096.into(), &1.into()));
@@ -51,16 +51,19 @@ fn show_decodes_every_field_and_says_what_is_odd() {
 
     // A page with what people get wrong: the offset's sign, and no bounds.
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("odd");
+    let path = folder.path().join("anomalous");
     let mut bytes = std::fs::read(publisher.page()).expect("the page");
     bytes[0x18..0x20].copy_from_slice(&0x8000_0000_0000_0001_u64.to_le_bytes());
     bytes[0x24..0x26].copy_from_slice(&37_i16.to_le_bytes());
     std::fs::write(&path, bytes).expect("written");
-    let odd = json(&["show", "--json", "--page", path.to_str().expect("plain")]);
-    assert_eq!((&odd["tai_offset_sec"], &odd["tai_offset_sec_raw"]), (&(-37).into(), &37.into()));
-    let oddities = odd["odd"].to_string();
+    let path = path.to_str().expect("plain");
+    let shown = json(&["show", "--json", "--page", path]);
+    assert_eq!((&shown["tai_offset_sec"], &shown["tai_offset_sec_raw"]), (&(-37).into(), &37.into()));
+    let (anomalies, text) = (shown["odd"].to_string(), stdout(&run(&["show", "--page", path])));
     for words in ["wrong sign", "no bounds", "unknown flags"] {
-        assert!(oddities.contains(words), "{oddities} does not mention {words:?}");
+        assert!(anomalies.contains(words), "{anomalies} does not mention {words:?}");
+        let warned = text.lines().any(|line| line.starts_with("warning:") && line.contains(words));
+        assert!(warned, "no warning of {words:?} in {text}");
     }
 }
 
@@ -80,7 +83,9 @@ fn a_missing_clock_is_a_failure_with_a_next_step() {
     for command in ["show", "now", "watch"] {
         let output = run(&[command, "--page", "/nonexistent/vmclock0"]);
         assert_eq!(output.status.code(), Some(1), "{command}");
-        assert!(stderr(&output).contains("/nonexistent/vmclock0"), "{}", stderr(&output));
+        let error = stderr(&output);
+        assert!(error.contains("/nonexistent/vmclock0") && error.contains("vmclock serve"), "{error}");
+        assert!(!error.contains("ACPI"), "a file that is missing is not a device that is: {error}");
         assert_eq!(stdout(&output), "");
     }
 }
@@ -93,7 +98,7 @@ fn watch_prints_a_line_for_each_event_and_runs_the_command() {
     let exec = format!("echo $VMCLOCK_EVENT $VMCLOCK_FROM $VMCLOCK_TO $VMCLOCK_STATUS >> {}", log.display());
     let page = publisher.path();
     let mut watch = Lines::of(vmclock().args(["watch", "--json", "--page", &page, "--exec", &exec]));
-    // It watches from when it opened the page on, which it does not tell: repeat the first until it is seen.
+    // It watches from when it opened the page on, which cannot be seen: repeat the first until it is printed.
     let seen = std::sync::atomic::AtomicBool::new(false);
     let first = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -120,7 +125,7 @@ fn watch_prints_a_line_for_each_event_and_runs_the_command() {
 }
 
 #[test]
-fn watch_ends_when_told_to() {
+fn watch_ends_at_its_limits_and_when_nobody_reads_on() {
     let publisher = Publisher::start();
     let page = publisher.path();
     let quiet = run(&["watch", "--timeout", "30ms", "--page", &page]);
@@ -131,4 +136,66 @@ fn watch_ends_when_told_to() {
     let mut watch = Lines::of(vmclock().args(["watch", "--all", "--page", &page]));
     assert!(watch.next().expect("a refresh").contains("refreshed"));
     assert_eq!(watch.close_and_wait(), Some(0));
+}
+
+/// Waits until a process has mapped a file, that is, until it watches it.
+fn wait_until_mapped(pid: u32, path: &std::path::Path) {
+    let path = path.to_str().expect("plain");
+    let is_mapped = || std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(path));
+    wait_for("the page is mapped", || is_mapped().then_some(()));
+}
+
+#[test]
+fn watch_follows_a_page_that_is_removed_and_published_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = ["--reference", "host-clock", "--tai-offset", "-37"];
+    let mut first = Publisher::in_folder(folder.path(), &args);
+    let (page, path) = (first.page(), first.path());
+    let log = folder.path().join("log");
+    let exec = format!("echo $VMCLOCK_EVENT/$VMCLOCK_MARKER >> {}", log.display());
+    let mut watch = Lines::of(vmclock().args(["watch", "--json", "--page", &path, "--exec", &exec]));
+    wait_until_mapped(watch.pid(), &page);
+    let was = first.show();
+    std::fs::remove_file(&page).expect("removed");
+    let seen = watch.until(|event| event["event"] == "vanished");
+    let vanished = seen.last().expect("there");
+    let explanation = vanished["explanation"].as_str().expect("text");
+    assert!(explanation.contains(&path) && explanation.contains("removed"), "{explanation}");
+    assert!(vanished["from"].is_null() && vanished["seq_count"].is_null(), "{vanished}");
+    assert!(vanished.get("time").is_none(), "the time of a page that vanished is not to be used");
+    assert_eq!(first.lines.wait(), Some(1), "its publisher notices too");
+
+    let second = Publisher::in_folder(folder.path(), &args);
+    let now = second.show();
+    let seen = watch.until(|event| event["event"] == "disrupted" && event["to"] == now["disruption_marker"]);
+    let returned = seen.iter().position(|event| event["event"] == "returned").expect("it returned");
+    assert!(seen[..returned].iter().all(|event| event["event"] == "status"), "{seen:?}");
+    let disrupted = seen.last().expect("there");
+    assert_eq!(disrupted["from"], was["disruption_marker"]);
+    // And it watches this one.
+    let sent = second.send(&["snapshot"]);
+    let seen = watch.until(|event| event["event"] == "restored" && event["to"] == sent["vm_generation_counter"]);
+    assert!(seen.last().expect("there")["tai"].is_object(), "the new page's time");
+    wait_for("the command", || std::fs::read_to_string(&log).ok()?.contains("restored").then_some(()));
+    let log = std::fs::read_to_string(&log).expect("there");
+    assert!(log.lines().any(|line| line == "vanished/"), "{log}");
+    assert!(log.lines().any(|line| line == format!("disrupted/{}", now["disruption_marker"])), "{log}");
+}
+
+#[test]
+fn wait_waits_for_the_page_that_replaces_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = ["--reference", "host-clock", "--tai-offset", "-37"];
+    let mut first = Publisher::in_folder(folder.path(), &args);
+    let (page, path) = (first.page(), first.path());
+    first.lines.signal(rustix::process::Signal::TERM);
+    assert_eq!(first.lines.wait(), Some(0));
+    let mut command = vmclock();
+    command.args(["wait", "--max-error", "10ms", "--json", "--page", &path]);
+    let mut wait = Lines::of(&mut command);
+    wait_until_mapped(wait.pid(), &page);
+    std::fs::remove_file(&page).expect("removed");
+    let _second = Publisher::in_folder(folder.path(), &args);
+    wait.until(|reading| reading["utc"].is_object());
+    assert_eq!(wait.wait(), Some(0));
 }

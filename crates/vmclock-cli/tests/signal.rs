@@ -3,7 +3,11 @@
 
 mod common;
 
-use common::{run, stderr, Publisher};
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+
+use common::{run, stderr, vmclock, wait_for, Publisher};
+use vmclock::VmClock;
 
 #[test]
 fn each_signal_changes_its_row_of_the_table() {
@@ -62,4 +66,62 @@ fn without_a_publisher_there_is_a_next_step() {
     assert!(stderr(&output).contains("vmclock serve"), "{}", stderr(&output));
     assert_eq!(run(&["signal", "explode"]).status.code(), Some(2));
     assert_eq!(run(&["signal", "leap", "sideways"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_socket_without_a_publisher_is_not_called_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("page");
+    drop(UnixListener::bind(folder.path().join("page.control")).expect("bound"));
+    let output = run(&["signal", "migrate", "--page", page.to_str().expect("plain")]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(error.contains("any more") && error.contains("page.control"), "{error}");
+}
+
+#[test]
+fn a_publisher_that_does_not_get_its_socket_leaves_the_page_alone() {
+    let first = Publisher::start();
+    let control = first.page().with_extension("control");
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = folder.path().join("other");
+    let before = first.show();
+    for page in [&other, &first.page()] {
+        let output =
+            vmclock().args(["serve", "--page"]).arg(page).arg("--control").arg(&control).output().expect("run");
+        assert_eq!(output.status.code(), Some(1));
+        let error = stderr(&output);
+        assert!(error.contains("another publisher") && error.contains("page.control"), "{error}");
+    }
+    assert!(!other.exists(), "it wrote nothing");
+    assert_eq!(first.show()["disruption_marker"], before["disruption_marker"]);
+    first.send(&["soon"]);
+}
+
+#[test]
+fn of_two_publishers_that_start_at_once_one_publishes() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let page = folder.path().join("page");
+        // What a killed publisher leaves, which both want to remove.
+        drop(UnixListener::bind(folder.path().join("page.control")).expect("bound"));
+        let start = || {
+            let mut command = vmclock();
+            command.args(["serve", "--reference", "host-clock", "--tai-offset", "-37", "--page"]).arg(&page);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run")
+        };
+        let mut children = [start(), start()];
+        let loser = wait_for("one of them gives up", || {
+            children.iter_mut().position(|child| child.try_wait().expect("ours").is_some())
+        });
+        assert_eq!(children[loser].wait().expect("ours").code(), Some(1));
+        let clock = wait_for("a time", || VmClock::open_at(&page).ok().filter(|clock| clock.now().is_ok()));
+        let path = page.to_str().expect("plain");
+        assert!(run(&["signal", "soon", "--page", path]).status.success(), "the other has the socket and the page");
+        clock.now().expect("it publishes on");
+        let winner = &mut children[1 - loser];
+        assert_eq!(winner.try_wait().expect("ours"), None);
+        winner.kill().expect("ours");
+        winner.wait().expect("ours");
+    }
 }

@@ -64,10 +64,10 @@ mod imp {
     #[inline]
     pub(super) fn read_ordered() -> u64 {
         let (low, high): (u64, u64);
-        // LFENCE rather than RDTSCP: it is in every x86-64 CPU, RDTSCP is not; and it is no slower. Written out, as its intrinsic
-        // is a function call in a kernel, which is compiled without SSE2. Without `nomem`, so that the compiler moves no access to
-        // shared memory across it.
-        // SAFETY: every x86-64 CPU has both; they change nothing but these registers, whose upper halves RDTSC clears.
+        // LFENCE rather than RDTSCP: it is in every x86-64 CPU, RDTSCP is not; and it is no slower. Written out, as its
+        // intrinsic is a function call in a kernel, which is compiled without SSE2. Without `nomem`, so that the
+        // compiler moves no access to shared memory across it. SAFETY: every x86-64 CPU has both; they change nothing
+        // but these registers, whose upper halves RDTSC clears.
         unsafe { asm!("lfence", "rdtsc", out("rax") low, out("rdx") high, options(nostack, preserves_flags)) };
         high << 32 | low
     }

@@ -3,9 +3,11 @@
 
 use core::fmt;
 
-use crate::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot};
+use crate::abi::{ClockStatus, CounterId, Flags, Snapshot};
+use crate::leap::LeapStatus;
+use crate::tai::TaiOffset;
 
-/// Which life of a machine this is: as long as it stays the same, neither was the counter disrupted nor the machine
+/// A machine's epoch: as long as it stays the same, neither was the counter disrupted nor the machine
 /// restored.
 ///
 /// ```
@@ -23,7 +25,7 @@ pub struct Incarnation {
 }
 
 impl Incarnation {
-    /// The incarnation that a snapshot is of.
+    /// The epoch of a snapshot.
     #[inline]
     pub fn of(page: &Snapshot) -> Self {
         Self { disruption_marker: page.disruption_marker, generation: page.generation() }
@@ -60,21 +62,6 @@ impl Maintenance {
     }
 }
 
-/// What a page says about UTC.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TimeScaleFacts {
-    /// UTC - TAI in seconds, where it is known.
-    pub tai_offset: Option<i16>,
-    /// The leap second nearby.
-    pub leap_indicator: LeapIndicator,
-}
-
-impl TimeScaleFacts {
-    fn of(page: &Snapshot) -> Self {
-        Self { tai_offset: page.tai_offset(), leap_indicator: page.leap_indicator }
-    }
-}
-
 /// One thing that happened to the clock or to the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -92,7 +79,7 @@ pub enum Event {
         /// The new one.
         to: u64,
     },
-    /// A maintenance event was announced, came nearer, or is off.
+    /// A maintenance event was announced, is nearer, or was cancelled.
     Maintenance {
         /// What was announced before.
         from: Maintenance,
@@ -106,7 +93,7 @@ pub enum Event {
         /// The new one.
         to: ClockStatus,
     },
-    /// The page came to be about another counter, as a rule from none to one.
+    /// The page's counter changed, as a rule from none to one.
     Counter {
         /// The old counter.
         from: CounterId,
@@ -115,10 +102,10 @@ pub enum Event {
     },
     /// The TAI offset or the leap indicator changed.
     TimeScale {
-        /// The facts before.
-        from: TimeScaleFacts,
-        /// The facts now.
-        to: TimeScaleFacts,
+        /// The old leap status.
+        from: LeapStatus,
+        /// The new one.
+        to: LeapStatus,
     },
     /// Only the calibration was refreshed.
     Refreshed,
@@ -151,7 +138,8 @@ impl fmt::Display for Event {
             ),
             Self::Restored { from, to } => write!(
                 f,
-                "the machine was restored from saved state or cloned (generation {from:#x} -> {to:#x}): renew what must be unique"
+                "the machine was restored from saved state or cloned (generation {from:#x} -> {to:#x}): \
+                 renew what must be unique"
             ),
             Self::Maintenance { to: Maintenance::Soon, .. } => {
                 f.write_str("a disruption is announced, within about a day")
@@ -163,20 +151,20 @@ impl fmt::Display for Event {
             Self::Status { from, to } => write!(f, "the clock's status changed from {from} to {to}"),
             Self::Counter { from, to } => write!(f, "the clock's counter changed from {from} to {to}"),
             Self::TimeScale { from, to } => {
-                f.write_str("the facts about UTC changed:")?;
+                let mut separator = "";
                 if from.tai_offset != to.tai_offset {
-                    let offset = |f: &mut fmt::Formatter<'_>, offset: Option<i16>| match offset {
-                        Some(offset) => write!(f, " {offset} s"),
-                        None => f.write_str(" unknown"),
+                    let offset = |f: &mut fmt::Formatter<'_>, offset: Option<TaiOffset>| match offset {
+                        Some(offset) => offset.fmt(f),
+                        None => f.write_str("unknown"),
                     };
-                    f.write_str(" UTC - TAI from")?;
+                    f.write_str("TAI-UTC changed from ")?;
                     offset(f, from.tai_offset)?;
-                    f.write_str(" to")?;
+                    f.write_str(" to ")?;
                     offset(f, to.tai_offset)?;
+                    separator = ", ";
                 }
-                if from.leap_indicator != to.leap_indicator {
-                    let comma = if from.tai_offset == to.tai_offset { "" } else { "," };
-                    write!(f, "{comma} leap indicator from {} to {}", from.leap_indicator, to.leap_indicator)?;
+                if from.indicator != to.indicator {
+                    write!(f, "{separator}the leap indicator changed from {} to {}", from.indicator, to.indicator)?;
                 }
                 Ok(())
             }
@@ -209,7 +197,7 @@ pub fn changes(before: &Snapshot, after: &Snapshot) -> impl Iterator<Item = Even
     let status = (from != to).then_some(Event::Status { from, to });
     let (from, to) = (before.counter_id, after.counter_id);
     let counter = (from != to).then_some(Event::Counter { from, to });
-    let (from, to) = (TimeScaleFacts::of(before), TimeScaleFacts::of(after));
+    let (from, to) = (LeapStatus::of(before), LeapStatus::of(after));
     let time_scale = (from != to).then_some(Event::TimeScale { from, to });
 
     let real = [disrupted, restored, maintenance, status, counter, time_scale];

@@ -27,6 +27,13 @@ pub(crate) const fn mul_shift_ceil(a: u64, b: u64, shift: u8) -> u128 {
     shift_right(widening_mul(a, b).wrapping_add(almost_one), shift)
 }
 
+/// `ceil(a * b / 2^shift)` for a shift below 128, for any `a`.
+pub(crate) const fn mul_shift_ceil_any(a: u64, b: u64, shift: u8) -> u128 {
+    let product = widening_mul(a, b);
+    let floor = shift_right(product, shift);
+    floor.wrapping_add((floor.wrapping_shl(shift as u32) != product) as u128)
+}
+
 /// `wide >> shift` for a shift below 128, made of 64-bit shifts: with one branch, which real pages always take the same
 /// way, in place of four conditional moves.
 #[inline]
@@ -58,6 +65,27 @@ pub(crate) fn div_rem(dividend: u128, divisor: NonZeroU32) -> (u128, u32) {
     (quotient, remainder as u32)
 }
 
+/// `ceil(dividend / 10^12)`, or `u64::MAX` where that has more than 64 bits. By two divisions of 64-bit numbers, which
+/// compilers turn into multiplications, as the divisor is a constant.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // each cast takes one half
+pub(crate) const fn div_trillion_ceil(dividend: u128) -> u64 {
+    /// 10^12 is 5^12 * 2^12. This is below 2^28.
+    const ODD: u64 = 5u64.pow(12);
+    const LOW_BITS: u32 = 28;
+    let Some(almost) = dividend.checked_sub(1) else { return 0 };
+    let almost = almost >> 12;
+    let (low, high) = (almost as u64, (almost >> 64) as u64);
+    if high >= ODD {
+        return u64::MAX;
+    }
+    // With a remainder below 2^28 before the 36 bits of `low` that are next, and then before the last 28.
+    let step = high << (64 - LOW_BITS) | low >> LOW_BITS;
+    let last = (step % ODD) << LOW_BITS | low & ((1 << LOW_BITS) - 1);
+    let (first_digits, last_digits) = (step / ODD, last / ODD);
+    (first_digits << LOW_BITS | last_digits).saturating_add(1)
+}
+
 /// `floor(dividend * 2^shift / divisor)`, bit by bit, or `None` where that has more than 128 bits.
 pub(crate) fn shl_div(dividend: u128, shift: u8, divisor: NonZeroU64) -> Option<u128> {
     let divisor = u128::from(divisor.get());
@@ -86,6 +114,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const TRILLION: u128 = 1_000_000_000_000;
+
     proptest! {
         #[test]
         fn div_rem_is_division(dividend: u128, divisor: NonZeroU32) {
@@ -93,6 +123,24 @@ mod tests {
             let (quotient, remainder) = div_rem(dividend, divisor);
             prop_assert_eq!(quotient, dividend / divisor_wide);
             prop_assert_eq!(u128::from(remainder), dividend % divisor_wide);
+        }
+
+        #[test]
+        fn div_trillion_ceil_is_division(
+            dividend in prop_oneof![
+                any::<u128>(),
+                any::<u128>().prop_map(|wide| wide >> 24),
+                (any::<u64>(), any::<u64>()).prop_map(|(a, b)| widening_mul(a, b)),
+                (any::<u64>().prop_map(u128::from), -2..=2i128)
+                    .prop_map(|(quotient, more)| (quotient * TRILLION).wrapping_add_signed(more)),
+                // Where 64 bits end.
+                (0..4u128, -2..=2i128)
+                    .prop_map(|(less, more)| (((1 << 64) + 2 - less) * TRILLION).wrapping_add_signed(more)),
+                0..=2 * TRILLION,
+            ],
+        ) {
+            let exact = u64::try_from(dividend.div_ceil(TRILLION)).unwrap_or(u64::MAX);
+            prop_assert_eq!(div_trillion_ceil(dividend), exact);
         }
 
         #[test]
@@ -111,7 +159,15 @@ mod tests {
             let product = u128::from(a) * u128::from(b);
             let floor = product >> shift;
             prop_assert_eq!(mul_shift(a, b, shift), floor);
-            prop_assert_eq!(mul_shift_ceil(a, b, shift), floor + u128::from(floor << shift != product));
+            let ceil = floor + u128::from(floor << shift != product);
+            prop_assert_eq!(mul_shift_ceil(a, b, shift), ceil);
+            prop_assert_eq!(mul_shift_ceil_any(a, b, shift), ceil);
+        }
+
+        #[test]
+        fn mul_shift_ceil_any_takes_any_factors(a: u64, b: u64, shift in 0u8..128) {
+            let exact = widening_mul(a, b).div_ceil(1 << shift);
+            prop_assert_eq!(mul_shift_ceil_any(a, b, shift), exact);
         }
     }
 }

@@ -5,9 +5,37 @@
 //! other side of a leap second that the page only announces; this module takes it across.
 
 use crate::abi::{LeapIndicator, Snapshot, TimeType};
-use crate::time::{PageScale, SmearedUtc, Tai, Time, Utc};
+pub use crate::tai::LeapKind;
+use crate::tai::TaiOffset;
+use crate::time::{Monotonic, PageScale, SmearedUtc, Tai, Time, Utc};
 
-/// An instant in UTC. POSIX has no number of its own for 23:59:60, so that it takes a flag to tell it from 23:59:59.
+/// TAI-UTC where it is known, and where the reference time is relative to a leap second.
+///
+/// ```
+/// use vmclock_core::{abi::LeapIndicator, leap::LeapStatus, tai::TaiOffset};
+/// let since_2017 = LeapStatus { tai_offset: TaiOffset::from_seconds(37), indicator: LeapIndicator::NONE };
+/// assert_ne!(since_2017, LeapStatus::UNKNOWN);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeapStatus {
+    /// TAI-UTC at the reference time. `None`: unknown, and a guest gets no UTC from a page on TAI, nor TAI from one on
+    /// UTC.
+    pub tai_offset: Option<TaiOffset>,
+    /// The leap indicator at the reference time.
+    pub indicator: LeapIndicator,
+}
+
+impl LeapStatus {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self { tai_offset: None, indicator: LeapIndicator::NONE };
+
+    /// What a page states.
+    pub fn of(page: &Snapshot) -> Self {
+        Self { tai_offset: page.tai_offset(), indicator: page.leap_indicator }
+    }
+}
+
+/// An instant in UTC. POSIX has no number of its own for 23:59:60: a flag distinguishes it from 23:59:59.
 ///
 /// ```
 /// use vmclock_core::abi::{Flags, LeapIndicator, Snapshot};
@@ -30,7 +58,7 @@ use crate::time::{PageScale, SmearedUtc, Tai, Time, Utc};
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UtcTime {
-    /// POSIX time. During 23:59:60 the number of 23:59:59 once more.
+    /// POSIX time. During 23:59:60 the number of 23:59:59 is repeated.
     pub time: Time<Utc>,
     /// Whether this is inside 23:59:60.
     pub leap_second: bool,
@@ -41,18 +69,17 @@ pub struct UtcTime {
 pub(crate) struct Leap {
     /// 00:00:00 of the first day after the leap second, as POSIX counts.
     pub(crate) month: i64,
-    /// Whether a second is inserted, not left out.
-    pub(crate) inserted: bool,
+    pub(crate) kind: LeapKind,
 }
 
 /// How the page's own time becomes UTC, on both sides of a leap second. See [`UtcTime`] for an example.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UtcRule {
-    /// From the page's scale to POSIX seconds as they count up to the leap second (and as if it never came).
+    /// From the page's scale to POSIX seconds as they count up to the leap second, and as if there were none.
     to_linear: i64,
     /// From the page's scale to POSIX seconds after the leap second.
     to_utc_after: i64,
-    /// The first linear second that is not an ordinary second before the leap: 23:59:60, or what follows 23:59:58.
+    /// The first linear second that is not an ordinary second before the leap: 23:59:60, or the one after 23:59:58.
     changes_at: i64,
     leap: Option<Leap>,
 }
@@ -63,46 +90,48 @@ impl UtcRule {
     pub fn from_snapshot(page: &Snapshot) -> Option<Self> {
         let offset = match page.time_type {
             TimeType::UTC => 0,
-            TimeType::TAI => i64::from(page.tai_offset()?),
+            TimeType::TAI => page.tai_offset()?.page_field().into(),
             _ => return None,
         };
         let reference = i64::try_from(page.time_sec).ok()?.checked_add(offset)?;
         let this_month = month_start(reference);
         let next_month = next_month_start(reference);
-        let ahead = |inserted| Self {
+        let ahead = |kind: LeapKind| Self {
             to_linear: offset,
-            to_utc_after: if inserted { offset.wrapping_sub(1) } else { offset.wrapping_add(1) },
-            changes_at: if inserted { next_month } else { next_month.wrapping_sub(1) },
-            leap: Some(Leap { month: next_month, inserted }),
+            to_utc_after: offset.wrapping_sub(kind.seconds().into()),
+            changes_at: match kind {
+                LeapKind::Inserted => next_month,
+                LeapKind::Deleted => next_month.wrapping_sub(1),
+            },
+            leap: Some(Leap { month: next_month, kind }),
         };
-        // The offset is already the new one. Numbers before the month began are not taken back (semantics.md).
-        let behind = |inserted| Self {
-            to_linear: if inserted { offset.wrapping_add(1) } else { offset.wrapping_sub(1) },
+        // The offset is already the new one. Times before the month began are not taken back across the leap second.
+        let behind = |kind: LeapKind| Self {
+            to_linear: offset.wrapping_add(kind.seconds().into()),
             to_utc_after: offset,
             changes_at: i64::MIN,
-            leap: Some(Leap { month: this_month, inserted }),
+            leap: Some(Leap { month: this_month, kind }),
+        };
+        // The reference is inside 23:59:60, which ends at `month`; `to_linear` is from before it.
+        let inside = |month, to_linear: i64| Self {
+            to_linear,
+            to_utc_after: to_linear.wrapping_sub(LeapKind::Inserted.seconds().into()),
+            changes_at: month,
+            leap: Some(Leap { month, kind: LeapKind::Inserted }),
         };
         match page.leap_indicator {
             LeapIndicator::NONE => {
                 Some(Self { to_linear: offset, to_utc_after: offset, changes_at: i64::MIN, leap: None })
             }
-            LeapIndicator::PRE_POSITIVE => Some(ahead(true)),
-            LeapIndicator::PRE_NEGATIVE => Some(ahead(false)),
-            LeapIndicator::POST_POSITIVE => Some(behind(true)),
-            LeapIndicator::POST_NEGATIVE => Some(behind(false)),
-            // The reference is inside 23:59:60, by the old offset (it then shows 00:00:00) or by the new (23:59:59).
-            LeapIndicator::POSITIVE if reference == this_month => Some(Self {
-                to_linear: offset,
-                to_utc_after: offset.wrapping_sub(1),
-                changes_at: this_month,
-                leap: Some(Leap { month: this_month, inserted: true }),
-            }),
-            LeapIndicator::POSITIVE if reference.checked_add(1) == Some(next_month) => Some(Self {
-                to_linear: offset.wrapping_add(1),
-                to_utc_after: offset,
-                changes_at: next_month,
-                leap: Some(Leap { month: next_month, inserted: true }),
-            }),
+            LeapIndicator::PRE_POSITIVE => Some(ahead(LeapKind::Inserted)),
+            LeapIndicator::PRE_NEGATIVE => Some(ahead(LeapKind::Deleted)),
+            LeapIndicator::POST_POSITIVE => Some(behind(LeapKind::Inserted)),
+            LeapIndicator::POST_NEGATIVE => Some(behind(LeapKind::Deleted)),
+            // By the old offset the reference shows 00:00:00, by the new one 23:59:59.
+            LeapIndicator::POSITIVE if reference == this_month => Some(inside(this_month, offset)),
+            LeapIndicator::POSITIVE if reference.checked_add(1) == Some(next_month) => {
+                Some(inside(next_month, offset.wrapping_add(LeapKind::Inserted.seconds().into())))
+            }
             _ => None,
         }
     }
@@ -110,7 +139,7 @@ impl UtcRule {
     /// UTC at an instant of the page, or `None` beyond ±2^63 s.
     pub fn utc(&self, time: Time<PageScale>) -> Option<UtcTime> {
         let linear = self.linear(time)?;
-        let inserted = self.leap.is_some_and(|leap| leap.inserted);
+        let inserted = self.leap.is_some_and(|leap| leap.kind == LeapKind::Inserted);
         let leap_second = inserted && linear.seconds() == self.changes_at;
         let time = if leap_second {
             linear.plus_seconds(-1)?
@@ -122,7 +151,7 @@ impl UtcRule {
         Some(UtcTime { time, leap_second })
     }
 
-    /// UTC as if the leap second never came: continuous, and equal to UTC before it.
+    /// UTC as if there were no leap second: continuous, and equal to UTC before it.
     pub(crate) fn linear(&self, time: Time<PageScale>) -> Option<Time<Utc>> {
         Some(time.plus_seconds(self.to_linear)?.on())
     }
@@ -143,9 +172,15 @@ impl UtcRule {
 pub fn tai(page: &Snapshot, time: Time<PageScale>) -> Option<Time<Tai>> {
     match page.time_type {
         TimeType::TAI => Some(time.on()),
-        TimeType::UTC => Some(time.plus_seconds(i64::from(page.tai_offset()?).wrapping_neg())?.on()),
+        TimeType::UTC => page.tai_offset()?.tai(time.on()),
         _ => None,
     }
+}
+
+/// The monotonic time at an instant of the page; `None` on TAI and UTC.
+#[inline]
+pub fn monotonic(page: &Snapshot, time: Time<PageScale>) -> Option<Time<Monotonic>> {
+    (page.time_type == TimeType::MONOTONIC).then(|| time.on())
 }
 
 const DAY: i64 = 86_400;
@@ -167,20 +202,41 @@ pub fn next_month_start(seconds: i64) -> i64 {
     days(year, month).wrapping_mul(DAY)
 }
 
+/// Whether a POSIX second is in January or July (UTC), the months before which leap seconds come: all so far did.
+///
+/// ```
+/// use vmclock_core::leap::begins_half_year;
+/// assert!(begins_half_year(1_483_228_800)); // 2017-01-01
+/// assert!(!begins_half_year(1_483_228_799));
+/// ```
+pub fn begins_half_year(seconds: i64) -> bool {
+    let (_, month, _) = civil(seconds.div_euclid(DAY));
+    month == 1 || month == 7
+}
+
+/// Year, month and day of a POSIX second, in the proleptic Gregorian calendar.
+///
+/// ```
+/// assert_eq!(vmclock_core::leap::date(1_483_228_799), (2016, 12, 31));
+/// ```
+pub fn date(seconds: i64) -> (i64, i64, i64) {
+    civil(seconds.div_euclid(DAY))
+}
+
 const DAYS_PER_ERA: i64 = 146_097; // 400 years
 const EPOCH_FROM_MARCH_0000: i64 = 719_468;
 
 /// Proleptic Gregorian year, month and day of a day since 1970-01-01. Years begin in March here, so that the leap day
-/// comes last.
+/// is their last.
 fn civil(day: i64) -> (i64, i64, i64) {
     let day = day.saturating_add(EPOCH_FROM_MARCH_0000);
     let era = day.div_euclid(DAYS_PER_ERA);
     let day = day.rem_euclid(DAYS_PER_ERA);
-    // 1460 days: four years less the leap day that comes last; 36524: a century; 146096: the last day of the era.
+    // 1460 days: four years without the leap day at their end; 36524: a century; 146096: the last day of the era.
     let leaps = (day / 1_460).wrapping_sub(day / 36_524).wrapping_add(day / 146_096);
     let year = day.wrapping_sub(leaps) / 365;
     let day = day.wrapping_sub(days_before(year));
-    // Months from March on come in fives of 153 days.
+    // From March on, each five months have 153 days.
     let month = day.wrapping_mul(5).wrapping_add(2) / 153;
     let day = day.wrapping_sub(month.wrapping_mul(153).wrapping_add(2) / 5).wrapping_add(1);
     let (year, month) =
@@ -219,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn civil_agrees_with_hifitime(seconds in -60_000_000_000i64..250_000_000_000) {
+        fn civil_is_as_hifitime_has_it(seconds in -60_000_000_000i64..250_000_000_000) {
             let (year, month, day) = civil(seconds.div_euclid(DAY));
             let (y, m, d) = oracle(seconds);
             prop_assert_eq!((year, month, day), (i64::from(y), i64::from(m), i64::from(d)));
@@ -227,7 +283,7 @@ mod tests {
 
         #[test]
         fn months_begin_on_their_first_day(seconds: i64) {
-            // Saturation makes nonsense of the calendar within a month of the ends; it must only not panic there.
+            // Within a month of the ends the calendar saturates and is wrong; it must only not panic there.
             let (start, next) = (month_start(seconds), next_month_start(seconds));
             if seconds.unsigned_abs() < 1 << 62 {
                 prop_assert!(start <= seconds && seconds < next);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The VMClock page and its arithmetic.
 //!
-//! A VMClock is one page of shared memory in which a hypervisor tells a guest how the CPU's counter relates to real
-//! time, that the counter was disrupted, and that the guest was restored from a snapshot. This crate is what every
-//! side of that page has in common: the guest library, the host's calibration, the device, and the Linux driver,
-//! which compiles this very source.
+//! A VMClock is one page of shared memory in which a hypervisor states for a guest how the CPU's counter relates to
+//! real time, that the counter was disrupted, and that the guest was restored from a snapshot. This crate is what every
+//! side of that page has in common: the guest library, the host's calibration, the device, and the Linux driver, which
+//! compiles this very source.
 //!
-//! The modules stand in the order in which data flows:
+//! The modules, in the order in which data flows:
 //!
 //! | module | what it is |
 //! |---|---|
@@ -18,13 +18,17 @@
 //! | [`leap`] | UTC across a month's end |
 //! | [`smear`] | the two smeared clocks |
 //! | [`event`] | what changed between two snapshots |
+//! | [`lifecycle`] | what each step of a machine's lifecycle changes on its page |
+//! | [`guest_counter`] | the guest's counter as a function of the host's |
+//! | [`tai`] | TAI-UTC and its sign |
+//! | [`sample`] | a clock read between two readings of the counter |
 //!
-//! Nothing here allocates, divides 128-bit numbers, uses floating point, or can panic on anything that a page says.
+//! Nothing here allocates, divides 128-bit numbers, uses floating point, or can panic, whatever a page contains.
 //!
 //! ```
 //! use vmclock_core::{abi::{CounterId, Snapshot}, calibration::Calibration};
 //!
-//! // A 1 GHz counter that stood at 0 when TAI was 2_000_000_000 s: half a second later it reads 500 million.
+//! // A 1 GHz counter that was 0 when TAI was 2_000_000_000 s: half a second later it reads 500 million.
 //! let snapshot = Snapshot {
 //!     counter_id: CounterId::X86_TSC,
 //!     clock_status: vmclock_core::abi::ClockStatus::SYNCHRONIZED,
@@ -54,7 +58,11 @@ pub mod calibration;
 pub mod counter;
 pub mod event;
 mod fixed;
+pub mod guest_counter;
 pub mod leap;
+pub mod lifecycle;
 pub mod page;
+pub mod sample;
 pub mod smear;
+pub mod tai;
 pub mod time;

@@ -2,13 +2,13 @@
 //! The two smeared clocks, which a guest makes for itself; a page is never smeared.
 //!
 //! Both are UTC except near a leap second, where they take some seconds a little longer or shorter than SI seconds, so
-//! that no second repeats and none is left out. They are continuous and never go back.
+//! that no second repeats and none is deleted. They are continuous and never go back.
 
 use core::num::NonZeroU32;
 
 use crate::abi::SmearingHint;
 use crate::fixed::div_rem;
-use crate::leap::{Leap, UtcRule};
+use crate::leap::{Leap, LeapKind, UtcRule};
 use crate::time::{PageScale, SmearedUtc, Time, Utc};
 
 /// How to smear.
@@ -64,7 +64,10 @@ impl Smearing {
             Ok(into) => {
                 // Over the whole stretch the clock gains or loses one second, so `into / length` of one by now.
                 let (share, _) = div_rem(into, stretch.si_seconds);
-                let smeared = if leap.inserted { into.wrapping_sub(share) } else { into.wrapping_add(share) };
+                let smeared = match leap.kind {
+                    LeapKind::Inserted => into.wrapping_sub(share),
+                    LeapKind::Deleted => into.wrapping_add(share),
+                };
                 let since_start = crate::time::Span::from_raw(i128::try_from(smeared).ok()?);
                 Time::from_parts(stretch.start, 0).checked_add(since_start)
             }
@@ -73,12 +76,12 @@ impl Smearing {
 
     fn stretch(self, leap: Leap) -> Stretch {
         const HALF_DAY: i64 = 43_200;
-        let (start, seconds) = match (self, leap.inserted) {
-            (Self::NoonLinear, true) => (leap.month.wrapping_sub(HALF_DAY), NonZeroU32::new(86_401)),
-            (Self::NoonLinear, false) => (leap.month.wrapping_sub(HALF_DAY), NonZeroU32::new(86_399)),
+        let (start, seconds) = match (self, leap.kind) {
+            (Self::NoonLinear, LeapKind::Inserted) => (leap.month.wrapping_sub(HALF_DAY), NonZeroU32::new(86_401)),
+            (Self::NoonLinear, LeapKind::Deleted) => (leap.month.wrapping_sub(HALF_DAY), NonZeroU32::new(86_399)),
             // The leap second is one of the last thousand, or would have been one of a thousand and one.
-            (Self::UtcSls, true) => (leap.month.wrapping_sub(999), NonZeroU32::new(1_000)),
-            (Self::UtcSls, false) => (leap.month.wrapping_sub(1_001), NonZeroU32::new(1_000)),
+            (Self::UtcSls, LeapKind::Inserted) => (leap.month.wrapping_sub(999), NonZeroU32::new(1_000)),
+            (Self::UtcSls, LeapKind::Deleted) => (leap.month.wrapping_sub(1_001), NonZeroU32::new(1_000)),
         };
         Stretch { start, si_seconds: seconds.unwrap_or(NonZeroU32::MIN) }
     }

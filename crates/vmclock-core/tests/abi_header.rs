@@ -19,7 +19,10 @@ fn expectations() -> Vec<(String, u64)> {
     let mut all = vec![("sizeof(struct vmclock_abi)".to_owned(), STRUCTURE_LEN as u64)];
     macro_rules! offsets {
         ($($field:ident),* $(,)?) => {
-            $(all.push((format!("offsetof(struct vmclock_abi, {})", stringify!($field)), offset_of!(Snapshot, $field) as u64));)*
+            $({
+                let expression = concat!("offsetof(struct vmclock_abi, ", stringify!($field), ")");
+                all.push((expression.to_owned(), offset_of!(Snapshot, $field) as u64));
+            })*
         };
     }
     offsets!(
@@ -111,10 +114,11 @@ fn every_offset_and_constant_is_as_in_linux() {
     let expectations = expectations();
     let mut prints = String::new();
     for (expression, _) in &expectations {
-        writeln!(prints, "printf(\"%llu\\n\", (unsigned long long)({expression}));").expect("a String has room");
+        writeln!(prints, "printf(\"%llu\\n\", (unsigned long long)({expression}));").expect("a String grows");
     }
     let source = format!(
-        "#include <stddef.h>\n#include <stdio.h>\n#include <linux/vmclock-abi.h>\nint main(void) {{\n{prints}return 0;\n}}\n"
+        "#include <stddef.h>\n#include <stdio.h>\n#include <linux/vmclock-abi.h>\n\
+         int main(void) {{\n{prints}return 0;\n}}\n"
     );
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (file, program) = (scratch.join("abi_header.c"), scratch.join("abi_header"));
@@ -129,5 +133,5 @@ fn every_offset_and_constant_is_as_in_linux() {
     for ((expression, ours), linux) in expectations.iter().zip(values) {
         assert_eq!(*ours, linux, "{expression}");
     }
-    println!("{} offsets and constants agree with {}", expectations.len(), folder.display());
+    println!("{} offsets and constants are as in {}", expectations.len(), folder.display());
 }

@@ -37,11 +37,12 @@ fn any_magnitude() -> impl Strategy<Value = u64> {
 }
 
 prop_compose! {
-    /// A page that gives time, with everything else as wild as it can be.
+    /// A page that gives time, with everything else arbitrary.
     fn timely_page()(
         (counter, period, period_max, period_est) in (any_magnitude(), 1..=u64::MAX, any_magnitude(), any_magnitude()),
         shift in prop_oneof![0..128u8, 20..34u8],
-        (sec, frac, max, est) in (any_magnitude().prop_map(|sec| sec >> 1), any::<u64>(), any_magnitude(), any_magnitude()),
+        (sec, frac) in (any_magnitude().prop_map(|sec| sec >> 1), any::<u64>()),
+        (max, est) in (any_magnitude(), any_magnitude()),
         (tai_offset, leap, time_type) in (any::<i16>(), 0..8u8, 0..3u8),
         (flags, status, hint) in (any::<u64>(), 2..4u8, 0..4u8),
     ) -> Snapshot {
@@ -137,11 +138,13 @@ proptest! {
         prop_assert_eq!(max.is_some(), both(Flags::TIME_MAXERROR_VALID, Flags::PERIOD_MAXERROR_VALID));
         prop_assert_eq!(est.is_some(), both(Flags::TIME_ESTERROR_VALID, Flags::PERIOD_ESTERROR_VALID));
         if let Some(max) = max {
-            let exact = exact_error(&page, counter, page.time_maxerror_nanosec, page.counter_period_maxerror_rate_frac_sec);
+            let (time, period) = (page.time_maxerror_nanosec, page.counter_period_maxerror_rate_frac_sec);
+            let exact = exact_error(&page, counter, time, period);
             prop_assert_eq!(BigInt::from(max), exact);
         }
         if let Some(est) = est {
-            let exact = exact_error(&page, counter, page.time_esterror_nanosec, page.counter_period_esterror_rate_frac_sec);
+            let (time, period) = (page.time_esterror_nanosec, page.counter_period_esterror_rate_frac_sec);
+            let exact = exact_error(&page, counter, time, period);
             prop_assert_eq!(BigInt::from(est), exact);
         }
         if let Ok(Some(interval)) = calibration.interval_at(counter) {
@@ -219,10 +222,11 @@ proptest! {
     }
 }
 
-/// The last leap seconds that there were: POSIX seconds of the month that began after each, and UTC - TAI before.
+/// The last leap seconds that there were: POSIX seconds of the month that began after each, and the page's TAI offset
+/// before.
 const LEAP_SECONDS: [(i64, i16); 2] = [(1_435_708_800, -35), (1_483_228_800, -36)];
 
-/// Every page that may be published around a leap second, by where its reference stands: TAI or UTC pages, before, in
+/// Every page that may be published around a leap second, by where its reference is: TAI or UTC pages, before, in
 /// (both ways in which producers fill that in) and after it.
 fn pages_around(month: i64, before: i16, inserted: bool) -> Vec<(Snapshot, &'static str)> {
     let after = if inserted { before - 1 } else { before + 1 };
@@ -265,7 +269,7 @@ fn on_page(page: &Snapshot, tai: Time<PageScale>) -> Time<PageScale> {
     Time::from_raw(tai.raw() + (offset << 64))
 }
 
-/// UTC as semantics.md has it, written down once more in seconds of TAI.
+/// UTC as semantics.md has it, written down independently, in seconds of TAI.
 fn expected(tai: i64, month: i64, before: i16, inserted: bool) -> (i64, bool) {
     let utc = tai + i64::from(before);
     match (inserted, utc) {
@@ -338,7 +342,7 @@ fn smearing_is_continuous_monotonic_and_utc_outside() {
     }
 }
 
-/// The stretch in linear UTC (as if the leap second never came), in seconds: start, SI seconds, smeared seconds.
+/// The stretch in linear UTC (as if there were no leap second), in seconds: start, SI seconds, smeared seconds.
 fn stretch(smearing: Smearing, inserted: bool) -> (i64, i64, i64) {
     let month = 1_483_228_800;
     match (smearing, inserted) {

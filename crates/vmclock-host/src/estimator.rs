@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From looks at clocks to a calibration whose bounds hold. How the bounds are derived: `docs/bounds.md`.
+//! From measurements of clocks to a calibration whose bounds hold. How the bounds are derived: `docs/bounds.md`.
 //!
-//! Set membership, not statistics: each look says that the true time lies in an interval, the counter's rate is known to
-//! an interval too, and what contradicts neither is kept. So bounds are true as long as the sources' own are, and
-//! the counter's rate drifts no further than assumed; and a source that is only sometimes good, as a network's best
-//! packets are, counts with its best looks.
+//! Set membership, not statistics: each measurement proves that true time is in an interval, the counter's frequency is
+//! known to an interval too, and what is consistent with both is kept. So bounds hold as long as fewer than half of the
+//! configured clocks are wrong, and the counter's frequency wanders no further than configured; and a source that is
+//! good only now and then, as a network's best packets are, counts with its best measurements.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `vote` | the last measurement of a source |
+//! | `selection` | what the votes of several clocks prove |
+//! | `filter` | what is known of time and frequency |
+//! | `anchors`, `wander` | how the frequency, and its wander, are measured |
+//! | `nesting` | what was published stays true |
+//! | `base` | the line to which all numbers are relative |
 //!
 //! Everything here is a function of what was passed in, bit for bit: a recorded trace gives the same calibrations again.
 
@@ -13,49 +22,64 @@
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod anchors;
+mod base;
+mod filter;
 mod nesting;
-mod track;
+mod selection;
+mod vote;
+mod wander;
 
 use vmclock_core::abi::ClockStatus;
-use vmclock_core::calibration::Period;
-use vmclock_core::time::{Span, Tai, Time};
+use vmclock_core::calibration::{Calibration, Period};
+use vmclock_core::sample::Sample;
+use vmclock_core::time::{Span, Tai};
 
-use crate::interval::{majority, Range};
-use anchors::{Anchors, Wander};
-use nesting::Published;
-use track::{Track, Verdict};
+use crate::interval::Range;
+use filter::{Filter, Unstable};
+use nesting::{Line, Published};
+use selection::{select, Selection};
+use vote::Vote;
 
 const PARTS_PER_TRILLION: f64 = 1e12;
 const SECOND: f64 = 1e9;
 /// For what is rounded on the way to a page: a nanosecond.
 const ROUNDING: f64 = 1.0;
 /// How far a clock that must not be set back may have to be moved when it is published, for the time that has gone by
-/// until then: a millisecond at a rate that is off by 200 ppm.
+/// until then: a millisecond at a frequency that is off by 200 ppm.
 const RESERVE: f64 = 200.0;
-/// No calibration stays longer, so that a page whose publisher is gone can be told from one that needs no refresh.
+/// No calibration stays longer, so that a page whose publisher is gone can be distinguished from one that needs no
+/// refresh.
 const LONGEST: f64 = 60.0 * SECOND;
 /// How fast a clock that must not be set back may be slowed, or run on, to get where it should be: 500 ppm.
 const SLEW: f64 = 500e-6;
+/// How exactly the frequency is measured, in parts per 10^12: well below its wander.
+const EXACT: u64 = 1_000_000;
+/// Where the frequency may be after a contradiction, in parts per 10^12 from the nominal one: also where that was
+/// measured while the counter was disrupted.
+const ANY_FREQUENCY: u64 = 10_000_000_000;
+/// So many rounds in a row must agree before what was rejected is accepted again, or something else in its place.
+const ROUNDS: u32 = 3;
 
 /// What an estimator assumes. The defaults are for a host whose sources are good to milliseconds.
 ///
 /// ```
 /// use vmclock_host::estimator::Settings;
-/// assert_eq!(Settings::default().drift, 15_000_000); // 15 ppm
+/// assert_eq!(Settings::default().wander, 15_000_000); // 15 ppm
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// How far the counter's rate may ever go from where it was measured, in parts per 10^12, until
-    /// that too has been measured. Once it has, over a day, it is three times the range that was seen, but no less than
-    /// `least_drift` and no more than this.
-    pub drift: u64,
-    /// The least drift, however steady the counter has been, in parts per 10^12. The same as `drift`: nothing is measured.
-    pub least_drift: u64,
-    /// How far off the period that the estimator starts from may be, in parts per 10^12.
+    /// The frequency wander: how far the counter's frequency at any moment may be from its average over any time, in
+    /// parts per 10^12. It is in the page's error bounds, and in holdover, always; unless `measured_wander` is set.
+    pub wander: u64,
+    /// Measure the frequency wander, and assume that it stays within three times the range that was seen in a day, but
+    /// no less than this, in parts per 10^12. It takes evidence in 20 of the last 24 hours, and in holdover `wander`
+    /// applies. `None`: it is not measured.
+    pub measured_wander: Option<u64>,
+    /// How far off the period may be that the estimator starts from, in parts per 10^12.
     pub nominal_error: u64,
-    /// After so many nanoseconds without a source the status is free-running.
-    pub holdover: u64,
-    /// How long a source has to insist, in nanoseconds, before a time that contradicts its own earlier one is believed.
+    /// For so many nanoseconds a source's last measurement is its vote: the source timeout.
+    pub source_timeout: u64,
+    /// How long a single clock must persist, in nanoseconds, before a time is accepted that contradicts what was known.
     pub probation: u64,
     /// Never let the published time go back: for `TIME_MONOTONIC`.
     pub monotonic: bool,
@@ -64,127 +88,93 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            drift: 15_000_000,
-            least_drift: 1_000_000,
+            wander: 15_000_000,
+            measured_wander: None,
             nominal_error: 500_000_000,
-            holdover: 30_000_000_000,
+            source_timeout: 30_000_000_000,
             probation: 600_000_000_000,
             monotonic: false,
         }
     }
 }
 
-/// One look at a source: when the counter was between `before` and `after`, true time was within `max_error` of `time`.
+/// One measurement of a source: at some counter value within the sample's bracket, true time was within `max_error` of
+/// the sample's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Evidence {
     /// Which source, counted from 0.
     pub source: usize,
-    /// The counter before.
-    pub before: u64,
-    /// The counter after.
-    pub after: u64,
     /// The source's time, in TAI.
-    pub time: Time<Tai>,
-    /// How far off that may be, in ± nanoseconds, by the source's own account.
+    pub sample: Sample<Tai>,
+    /// Maximum error of that, in ± nanoseconds, as the source states it.
     pub max_error: u64,
-    /// How far off it is thought to be, in ± nanoseconds.
+    /// Estimated error of that, in ± nanoseconds.
     pub estimated_error: u64,
-    /// Whether the source is synchronised to something better.
+    /// Whether the source is synchronized to something better.
     pub synchronized: bool,
+    /// The frequency that somebody gives to the clock on purpose, in parts per 10^12; for a disciplined clock that is
+    /// itself assumed exact.
+    pub steering: Option<i64>,
 }
 
-/// A calibration, and how far off it may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Estimate {
-    /// The counter at the reference time.
-    pub counter: u64,
-    /// The reference time, in TAI.
-    pub time: Time<Tai>,
-    /// Seconds per tick.
-    pub period: Period,
-    /// How far off the reference time may be, in ± nanoseconds.
-    pub time_max_error: u64,
-    /// How far off the reference time is thought to be, in ± nanoseconds.
-    pub time_estimated_error: u64,
-    /// How far off the period may be, now and for as long as this is the last estimate, in parts per 10^12.
-    pub period_max_error: u64,
-    /// How far off the period is thought to be, in parts per 10^12.
-    pub period_estimated_error: u64,
-}
-
-impl Estimate {
-    /// The time at a counter value, or `None` beyond ±2^63 s.
-    pub fn time_at(&self, counter: u64) -> Option<Time<Tai>> {
-        let ticks = ticks_between(self.counter, counter);
-        let product = u128::from(ticks.unsigned_abs()).checked_mul(self.period.frac().into())?;
-        let shifted = product.checked_shr(self.period.shift().into())?;
-        // Down, for a difference below zero too.
-        let lost = u128::from(ticks < 0 && shifted << self.period.shift() != product);
-        let span = i128::try_from(shifted + lost).ok()?;
-        self.time.checked_add(Span::from_raw(if ticks < 0 { -span } else { span }))
-    }
-
-    /// How far off [`time_at`](Self::time_at) may be, in ± nanoseconds.
-    pub fn max_error_at(&self, counter: u64) -> u64 {
-        let elapsed = ticks_between(self.counter, counter).unsigned_abs() as f64 * nanos_per_tick(self.period);
-        let drifted = (elapsed * self.period_max_error as f64 / PARTS_PER_TRILLION).ceil() as u64;
-        self.time_max_error.saturating_add(drifted).saturating_add(1)
-    }
-
-    /// How far the line has to be moved so that at `counter` it is not before another one.
-    fn lag_behind(&self, earlier: &Self, counter: u64) -> Span {
-        let ahead = earlier.time_at(counter).zip(self.time_at(counter)).and_then(|(old, new)| old.since(new));
-        ahead.map_or(Span::default(), |ahead| ahead.max(Span::default()))
-    }
-}
-
-/// What was found out, to be told.
+/// What was found out, to be reported.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Finding {
-    /// A source contradicts what it said before. It has no say until it says otherwise, or insists.
-    Doubted {
+    /// A source contradicts what a majority proves: it is excluded from selection.
+    Falseticker {
         /// Which source.
         source: usize,
-        /// How far its time is from where it may be, in nanoseconds (positive: ahead).
+        /// How far its time is from where true time can be, in nanoseconds (positive: ahead).
         ahead: f64,
     },
-    /// A doubted source is again where it was.
-    Vindicated {
+    /// A falseticker is consistent again.
+    ReAccepted {
         /// Which source.
         source: usize,
     },
-    /// A doubted source insists: its new time is believed.
-    Stepped {
-        /// Which source.
-        source: usize,
-    },
-    /// At least half of the sources must be wrong.
+    /// The sources contradict one another more than they may: no majority of the configured clocks is consistent.
     NoMajority,
-    /// What most sources say contradicts what was published.
+    /// What the sources prove contradicts what was published.
     Contradicted {
-        /// How far the time is from where it may be, in nanoseconds (positive: ahead).
+        /// How far the time is from where it can be, in nanoseconds (positive: ahead).
         ahead: f64,
     },
     /// No calibration places what was read before inside the bounds that it was read with.
     NotNested,
-    /// The counter's rate changed by more than it can.
+    /// The counter's frequency changed by more than it may.
     Unstable {
         /// By how much more, in parts per 10^12 (positive: the counter is slower).
         change: f64,
     },
-    /// No source says anything: the clock runs on the counter alone.
+    /// Too few sources are reachable: the clock runs on the counter alone.
     Holdover,
-    /// Sources are heard again, and agree.
+    /// A majority agrees, with what was known before.
     Resumed,
+    /// A majority agrees on another time, or a single clock persisted: the step is accepted.
+    StepAccepted,
 }
 
-/// What follows from the looks so far.
+/// How a source is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Standing {
+    /// It has not been measured within the source timeout.
+    #[default]
+    Unreachable,
+    /// It is consistent with what is published.
+    Selected,
+    /// It is not: it is excluded from selection.
+    Falseticker,
+    /// It is reachable, but nothing is proven to compare it with.
+    Candidate,
+}
+
+/// What follows from the measurements so far.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Conclusion {
     /// For the page.
     pub status: ClockStatus,
     /// A calibration that is worth publishing. `None`: what was published last is as good.
-    pub publish: Option<Estimate>,
+    pub publish: Option<Calibration<Tai>>,
     /// What was published before was, or may have been, wrong: the page needs a new disruption marker.
     pub disrupted: bool,
     /// What was found out on the way.
@@ -192,274 +182,426 @@ pub struct Conclusion {
 }
 
 /// The states, as in the picture in `docs/bounds.md`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 enum State {
-    /// No source was heard yet.
+    /// No majority agreed yet.
     Starting,
-    /// The sources agree.
-    Tracking,
-    /// None is heard; the clock runs on the counter alone.
-    Holdover,
-    /// The sources contradict one another, or what they said before.
-    Doubt,
+    /// A majority of the configured clocks agrees.
+    Tracking(Filter),
+    /// Too few are reachable for that; the clock runs on the counter.
+    Holdover(Filter),
+    /// The sources contradict one another, or what was known.
+    Doubt(Box<Doubt>),
 }
 
-/// What is known of the counter's rate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Rate {
-    /// Not better than what may drift, yet.
-    Unmeasured,
-    Measured,
-    /// It is where it cannot be.
-    Unstable,
+impl State {
+    /// All that is followed now.
+    fn filters(&mut self) -> impl Iterator<Item = &mut Filter> {
+        let (one, other) = match self {
+            Self::Starting => (None, None),
+            Self::Tracking(filter) | Self::Holdover(filter) => (Some(filter), None),
+            Self::Doubt(doubt) => (doubt.before.as_mut(), doubt.candidate.as_mut()),
+        };
+        one.into_iter().chain(other)
+    }
 }
 
-/// Turns looks at sources into calibrations.
+/// What is to be decided before there is a time again.
+#[derive(Clone, Debug)]
+struct Doubt {
+    /// What was known before; and in how many rounds in a row the clock agreed with it, where there is but one. It may
+    /// have been wrong itself; of several clocks a majority is right, and so what was known is not.
+    before: Option<Filter>,
+    agreeing: u32,
+    /// Another time that contradicts it, and that a majority has.
+    candidate: Option<Filter>,
+    /// The single clock has just been synchronized, and what it showed before needs no probation to be dropped.
+    is_improved: bool,
+}
+
+/// What is known of a source.
+#[derive(Clone, Copy, Debug)]
+struct Track {
+    /// Which clock it reads: sources of one clock have one vote.
+    clock: usize,
+    vote: Option<Vote>,
+    steering: Option<i64>,
+    /// It was not synchronized before, and is now.
+    is_improved: bool,
+    standing: Standing,
+    /// In how many rounds in a row a falseticker was consistent.
+    consistent: u32,
+}
+
+/// Turns measurements of sources into calibrations.
 ///
-/// Each round: [`observe`](Self::observe) every look at a source, then [`conclude`](Self::conclude).
+/// Each round: [`observe`](Self::observe) every measurement, then [`conclude`](Self::conclude).
 ///
 /// ```
 /// use std::num::NonZeroU64;
-/// use vmclock_core::{abi::ClockStatus, calibration::Period, time::Time};
+/// use vmclock_core::{abi::ClockStatus, calibration::Period, sample::Sample, time::Time};
 /// use vmclock_host::estimator::{Estimator, Evidence, Settings};
 ///
 /// let nominal = Period::from_frequency(NonZeroU64::new(1_000_000_000).unwrap());
-/// let mut estimator = Estimator::new(Settings::default(), nominal, 1);
+/// let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
 /// estimator.observe(&Evidence {
 ///     source: 0,
-///     before: 5_000,
-///     after: 5_100,
-///     time: Time::from_parts(1_800_000_000, 0),
+///     sample: Sample { before: 5_000, time: Time::from_parts(1_800_000_000, 0), after: 5_100 },
 ///     max_error: 1_000,
 ///     estimated_error: 100,
 ///     synchronized: true,
+///     steering: None,
 /// });
 /// let conclusion = estimator.conclude(5_200);
 /// assert_eq!(conclusion.status, ClockStatus::SYNCHRONIZED);
-/// let estimate = conclusion.publish.unwrap();
-/// assert!((1_050..1_100).contains(&estimate.time_max_error));
+/// let calibration = conclusion.publish.unwrap();
+/// assert!((1_050..1_100).contains(&calibration.time_max_error().unwrap()));
 /// ```
 #[derive(Clone, Debug)]
 pub struct Estimator {
     settings: Settings,
-    state: State,
-    /// Everything below is relative to this line: times in nanoseconds from it, rates relative to its period.
-    base: Option<Base>,
+    nominal: Period,
     tracks: Vec<Track>,
-    /// Where the true time is, at the base's `now`.
-    known: Range,
-    /// What the counter's rate was on average, of late.
-    rate: Range,
-    /// Where the rate can be at all, by what the estimator was started with.
-    nominal: Range,
-    /// The rate was where it cannot be, and has to be measured before a time is given again.
-    unproven: bool,
-    anchors: Anchors,
-    wander: Wander,
+    /// How many clocks are configured.
+    clocks: usize,
+    state: State,
     published: Published,
-    last: Option<Estimate>,
+    last: Option<Calibration<Tai>>,
     /// The one before, until readers cannot have it any more.
-    replaced: Option<Estimate>,
+    replaced: Option<Calibration<Tai>>,
     is_broken: bool,
     last_status: ClockStatus,
-    nominal_period: Period,
-}
-
-/// A line of time over the counter.
-#[derive(Clone, Copy, Debug)]
-struct Base {
-    line: Estimate,
-    nanos_per_tick: f64,
-    /// The counter to which `known` belongs.
-    now: u64,
-}
-
-impl Base {
-    fn at(counter: u64, time: Time<Tai>, period: Period) -> Self {
-        let line = Estimate {
-            counter,
-            time,
-            period,
-            time_max_error: 0,
-            time_estimated_error: 0,
-            period_max_error: 0,
-            period_estimated_error: 0,
-        };
-        Self { line, nanos_per_tick: nanos_per_tick(period), now: counter }
-    }
-
-    /// The time from one counter value to another, in nanoseconds.
-    fn elapsed(&self, from: u64, to: u64) -> f64 {
-        ticks_between(from, to) as f64 * self.nanos_per_tick
-    }
-
-    /// How far a time is ahead of the line, in nanoseconds.
-    fn ahead(&self, counter: u64, time: Time<Tai>) -> f64 {
-        let span = time.raw().wrapping_sub(self.line.time.raw());
-        span as f64 * NANOS_PER_RAW - self.elapsed(self.line.counter, counter)
-    }
+    /// The counter at the last conclusion, and at the last one before the sources contradicted what was known: what was
+    /// measured before that counts no more.
+    concluded: Option<u64>,
+    since: Option<u64>,
+    /// No agreement at the start was reported.
+    is_reported: bool,
 }
 
 impl Estimator {
-    /// An estimator for so many sources. `nominal`: the counter's period as it is known before any source was heard,
-    /// to within [`Settings::nominal_error`].
-    pub fn new(settings: Settings, nominal: Period, sources: usize) -> Self {
-        let tolerance = settings.nominal_error as f64 / PARTS_PER_TRILLION;
-        let nominal_range = Range::around(0.0, tolerance);
+    /// An estimator for as many sources as `clocks` has items: each is the number of the clock that the source reads,
+    /// counted from 0. `nominal`: the counter's period as it is known before anything was measured, to within
+    /// [`Settings::nominal_error`].
+    pub fn new(settings: Settings, nominal: Period, clocks: &[usize]) -> Self {
+        let track = |clock: &usize| Track {
+            clock: *clock,
+            vote: None,
+            steering: None,
+            is_improved: false,
+            standing: Standing::Unreachable,
+            consistent: 0,
+        };
         Self {
             settings,
+            nominal,
+            tracks: clocks.iter().map(track).collect(),
+            clocks: clocks.iter().max().map_or(0, |last| last + 1),
             state: State::Starting,
-            base: None,
-            tracks: vec![Track::default(); sources],
-            known: Range::new(0.0, 0.0),
-            rate: nominal_range,
-            nominal: nominal_range,
-            unproven: false,
-            anchors: Anchors::default(),
-            wander: Wander::default(),
             published: Published::default(),
             last: None,
             replaced: None,
             is_broken: false,
             last_status: ClockStatus::INITIALIZING,
-            nominal_period: nominal,
+            concluded: None,
+            since: None,
+            is_reported: false,
         }
     }
 
-    /// Starts anew: the counter is another one, or was disturbed. Nothing that was known of it is true any more.
+    /// Starts anew: the counter is another one, or was disrupted. Nothing that was known of it is true any more.
     pub fn restart(&mut self, nominal: Period) {
-        *self = Self::new(self.settings, nominal, self.tracks.len());
+        let clocks: Vec<usize> = self.tracks.iter().map(|track| track.clock).collect();
+        *self = Self::new(self.settings, nominal, &clocks);
     }
 
-    /// The period that the estimator was started with.
-    pub const fn nominal(&self) -> Period {
-        self.nominal_period
-    }
-
-    /// How far the counter's rate is assumed to go from where it was measured, in parts per 10^12.
-    pub fn drift(&self) -> u64 {
-        (self.drift_now() * PARTS_PER_TRILLION).ceil() as u64
+    /// The frequency wander that is assumed now, in parts per 10^12.
+    pub fn wander(&self) -> u64 {
+        (self.wander_now() * PARTS_PER_TRILLION).ceil() as u64
     }
 
     /// What was last worth publishing, since the last restart.
-    pub const fn last(&self) -> Option<&Estimate> {
+    pub const fn last(&self) -> Option<&Calibration<Tai>> {
         self.last.as_ref()
     }
 
-    /// Uses another drift from now on.
-    pub const fn set_drift(&mut self, drift: u64, least: u64) {
-        self.settings.drift = drift;
-        self.settings.least_drift = least;
+    /// How a source is used since the last conclusion.
+    pub fn standing(&self, source: usize) -> Standing {
+        self.tracks.get(source).map_or(Standing::Unreachable, |track| track.standing)
     }
 
-    /// How far a look's time is outside of what its source may say by what it said before, in nanoseconds (positive: ahead).
-    /// 0 if it may, or if the source was never heard.
-    pub fn surprise(&self, evidence: &Evidence) -> f64 {
-        let (Some(base), Some(track)) = (&self.base, self.tracks.get(evidence.source)) else { return 0.0 };
-        let (at, said) = said(base, evidence);
-        track.expected(base.elapsed(track.at(), at), self.rates()).map_or(0.0, |expected| expected.distance_to(said))
+    /// The distance of a measurement's time from where it can be by what is known, in nanoseconds (positive: ahead): 0
+    /// if it is consistent. `None` while nothing is known.
+    pub fn residual(&self, evidence: &Evidence) -> Option<f64> {
+        let filter = match &self.state {
+            State::Starting => return None,
+            State::Tracking(filter) | State::Holdover(filter) => filter,
+            State::Doubt(doubt) => doubt.before.as_ref()?,
+        };
+        Some(filter.residual(&vote_of(evidence), self.wander_now()))
     }
 
-    /// Takes one look at a source.
-    pub fn observe(&mut self, evidence: &Evidence) -> Option<Finding> {
-        let base = *self.base.get_or_insert_with(|| {
-            Base::at(middle(evidence.before, evidence.after), evidence.time, self.nominal_period)
-        });
-        let rates = self.rates();
-        let track = self.tracks.get_mut(evidence.source)?;
-        let (at, said) = said(&base, evidence);
-        let source = evidence.source;
-        let elapsed = |from, to| base.elapsed(from, to);
-        match track.hear(at, said, elapsed, rates, evidence, self.settings.probation as f64) {
-            Verdict::Fits => None,
-            Verdict::Doubted { ahead } => Some(Finding::Doubted { source, ahead }),
-            Verdict::Vindicated => Some(Finding::Vindicated { source }),
-            Verdict::Stepped => Some(Finding::Stepped { source }),
+    /// Takes one measurement of a source.
+    pub fn observe(&mut self, evidence: &Evidence) {
+        let Some(track) = self.tracks.get_mut(evidence.source) else { return };
+        let before = track.vote.replace(vote_of(evidence));
+        track.is_improved = before.is_some_and(|before| evidence.synchronized && !before.synchronized);
+        let steered = match (std::mem::replace(&mut track.steering, evidence.steering), evidence.steering) {
+            (Some(before), Some(now)) if before != now => (now - before) as f64 / PARTS_PER_TRILLION,
+            _ => return,
+        };
+        let since = before.map_or(evidence.sample.before, |before| before.sample.before);
+        for filter in self.state.filters() {
+            filter.steer(steered);
+            self.published.allow(filter.base.elapsed(since, evidence.sample.after).abs() * steered.abs());
         }
     }
 
-    /// What follows, now that the counter is at `now` and all sources that can be heard were.
+    /// What follows, now that the counter is at `now` and all sources that are reachable were measured.
     pub fn conclude(&mut self, now: u64) -> Conclusion {
         let mut findings = Vec::new();
-        let Some(base) = self.base else {
-            return Conclusion { status: ClockStatus::INITIALIZING, publish: None, disrupted: false, findings };
-        };
-        let rates = self.rates();
-        let began = self.state == State::Starting;
-        let elapsed = base.elapsed(base.now, now);
-        if !began {
-            self.known = grown(self.known, elapsed, rates);
-        }
-        self.base = Some(Base { now, ..base });
-
-        let holdover = self.settings.holdover as f64;
-        let heard: Vec<&Track> =
-            self.tracks.iter().filter(|track| track.is_heard_within(holdover, |at| base.elapsed(at, now))).collect();
-        let votes: Vec<Range> =
-            heard.iter().filter_map(|track| track.vote(base.elapsed(track.at(), now), rates)).collect();
-        let synchronized = heard.iter().any(|track| track.is_synchronized());
         let mut disrupted = std::mem::take(&mut self.is_broken);
-        let state = if heard.is_empty() {
-            match self.state {
-                // Silence settles no doubt.
-                State::Starting | State::Doubt => self.state,
-                State::Tracking | State::Holdover => State::Holdover,
+        if self.concluded.is_some_and(|concluded| ticks_between(concluded, now) < 0) {
+            // The counter was set back: what was measured before that seems to be of the future.
+            (self.since, self.concluded) = (None, None);
+            for track in &mut self.tracks {
+                track.vote = track.vote.filter(|vote| ticks_between(vote.sample.middle(), now) >= 0);
             }
-        } else if votes.len() * 2 <= heard.len() {
-            State::Doubt
-        } else if let Some(agreed) = majority(&votes) {
-            if began {
-                self.known = agreed;
-            } else if let Some(both) = self.known.and(agreed) {
-                self.known = both;
-            } else {
-                findings.push(Finding::Contradicted { ahead: self.known.distance_to(agreed) });
-                disrupted = true;
-                self.known = agreed;
-                self.forget_rates();
+        }
+        self.drop_earlier_votes();
+        let state = std::mem::replace(&mut self.state, State::Starting);
+        self.state = match state {
+            State::Starting => self.start(now, &mut findings),
+            State::Tracking(filter) => {
+                let wander = self.wander_of(&filter);
+                let next = self.track(filter, wander, now, &mut findings);
+                if matches!(next, State::Holdover(_)) {
+                    findings.push(Finding::Holdover);
+                }
+                next
             }
-            State::Tracking
-        } else {
-            findings.push(Finding::NoMajority);
-            State::Doubt
+            State::Holdover(filter) => {
+                let next = self.track(filter, self.configured_wander(), now, &mut findings);
+                if matches!(next, State::Tracking(_)) {
+                    findings.push(Finding::Resumed);
+                }
+                next
+            }
+            State::Doubt(doubt) => self.settle_doubt(doubt, now, &mut findings),
         };
-        match (self.state, state) {
-            (State::Tracking | State::Holdover, State::Doubt) => disrupted = true,
-            (State::Tracking, State::Holdover) => findings.push(Finding::Holdover),
-            (State::Holdover | State::Doubt, State::Tracking) => findings.push(Finding::Resumed),
-            _ => {}
-        }
-        self.state = state;
-        if state == State::Tracking {
-            match self.learn_rate(now, &mut findings) {
-                Rate::Unstable => (disrupted, self.unproven) = (true, true),
-                Rate::Measured => self.unproven = false,
-                Rate::Unmeasured => {}
-            }
-            if self.unproven {
-                self.state = State::Doubt;
-            }
-        }
-        self.conclusion(now, synchronized, disrupted, findings)
+        disrupted |= matches!(self.state, State::Doubt(_)) && self.last_status.gives_time();
+        self.judge(now, &mut findings);
+        self.conclusion(now, disrupted, findings)
     }
 
-    fn conclusion(
-        &mut self,
-        now: u64,
-        synchronized: bool,
-        mut disrupted: bool,
-        mut findings: Vec<Finding>,
-    ) -> Conclusion {
-        let mut status = match self.state {
+    /// Before a majority agreed for the first time.
+    fn start(&mut self, now: u64, findings: &mut Vec<Finding>) -> State {
+        let Some(mut filter) = self.fresh_filter(now, self.settings.nominal_error) else { return State::Starting };
+        match self.select(&filter, None, self.configured_wander(), now) {
+            Selection::Proven { range, agreed: true } => {
+                filter.begin(range);
+                // What it measures is the next filter's to compare with.
+                let _ = filter.learn(self.configured_wander(), self.exact());
+                State::Tracking(filter)
+            }
+            Selection::Contradictory if !std::mem::replace(&mut self.is_reported, true) => {
+                findings.push(Finding::NoMajority);
+                State::Starting
+            }
+            _ => State::Starting,
+        }
+    }
+
+    /// As long as the sources are consistent with what is known.
+    fn track(&mut self, mut filter: Filter, wander: f64, now: u64, findings: &mut Vec<Finding>) -> State {
+        filter.advance(now, wander);
+        let (proven, agreed) = match self.select(&filter, Some(filter.known()), wander, now) {
+            Selection::TooFew => return State::Holdover(filter),
+            Selection::Proven { range, agreed } => (range, agreed),
+            Selection::Contradictory => {
+                findings.push(Finding::NoMajority);
+                return self.doubt(Some(filter), now);
+            }
+            Selection::Contradicted { ahead } => {
+                findings.push(Finding::Contradicted { ahead });
+                return self.doubt(Some(filter), now);
+            }
+        };
+        filter.narrow(proven);
+        if !agreed {
+            return State::Holdover(filter);
+        }
+        if let Err(Unstable { change }) = filter.learn(wander, self.exact()) {
+            findings.push(Finding::Unstable { change: change * PARTS_PER_TRILLION });
+            return self.doubt(None, now);
+        }
+        State::Tracking(filter)
+    }
+
+    /// Something contradicts what was known. If the counter is to blame, what was measured before this round is wrong too.
+    fn doubt(&mut self, before: Option<Filter>, now: u64) -> State {
+        self.since = self.concluded;
+        // A single clock's reading that contradicts is the other time, even if it was answered before.
+        let single = (self.clocks == 1).then(|| self.candidate(now)).flatten();
+        self.drop_earlier_votes();
+        let is_improved = self.tracks.iter_mut().any(|track| std::mem::take(&mut track.is_improved));
+        let candidate = single.or_else(|| self.candidate(now));
+        State::Doubt(Box::new(Doubt { before, agreeing: 0, candidate, is_improved }))
+    }
+
+    /// What was measured before the sources contradicted what was known counts no more, however late the answer is.
+    fn drop_earlier_votes(&mut self) {
+        let Some(since) = self.since else { return };
+        for track in &mut self.tracks {
+            track.vote = track.vote.filter(|vote| ticks_between(since, vote.sample.middle()) >= 0);
+        }
+    }
+
+    /// Only agreement of a majority ends a doubt: with what was known before, or on something else.
+    fn settle_doubt(&self, mut doubt: Box<Doubt>, now: u64, findings: &mut Vec<Finding>) -> State {
+        let wander = self.configured_wander();
+        if let Some(before) = &mut doubt.before {
+            before.advance(now, wander);
+        }
+        if let Some(mut candidate) = doubt.candidate.take() {
+            candidate.advance(now, wander);
+            match self.select(&candidate, Some(candidate.known()), wander, now) {
+                Selection::TooFew => doubt.candidate = Some(candidate),
+                Selection::Proven { range, agreed } => {
+                    candidate.narrow(range);
+                    if candidate.learn(wander, self.exact()).is_ok() {
+                        candidate.rounds += u32::from(agreed);
+                        if self.is_accepted(&candidate, now, doubt.is_improved) {
+                            findings.push(Finding::StepAccepted);
+                            return State::Tracking(candidate);
+                        }
+                        doubt.candidate = Some(candidate);
+                    }
+                }
+                Selection::Contradictory | Selection::Contradicted { .. } => {}
+            }
+            if doubt.candidate.is_some() {
+                doubt.agreeing = 0;
+                return State::Doubt(doubt);
+            }
+        }
+        let before = doubt.before.as_ref().filter(|_| self.clocks == 1);
+        let selection = before.map(|before| self.select(before, Some(before.known()), wander, now));
+        match (selection, doubt.before.take()) {
+            (Some(Selection::TooFew), before) => (doubt.before, doubt.agreeing) = (before, 0),
+            (Some(Selection::Proven { range, agreed: true }), Some(mut before)) => {
+                doubt.agreeing += 1;
+                if doubt.agreeing >= ROUNDS {
+                    before.narrow(range);
+                    findings.push(Finding::Resumed);
+                    return State::Tracking(before);
+                }
+                doubt.before = Some(before);
+            }
+            (_, before) => (doubt.before, doubt.agreeing, doubt.candidate) = (before, 0, self.candidate(now)),
+        }
+        State::Doubt(doubt)
+    }
+
+    /// Another time that a majority agrees on, if one does.
+    fn candidate(&self, now: u64) -> Option<Filter> {
+        // What was known of the frequency at the start may be what is wrong.
+        let mut candidate = self.fresh_filter(now, self.settings.nominal_error.max(ANY_FREQUENCY))?;
+        let selection = self.select(&candidate, None, self.configured_wander(), now);
+        let Selection::Proven { range, agreed: true } = selection else { return None };
+        candidate.begin(range);
+        candidate.rounds = 1;
+        Some(candidate)
+    }
+
+    /// A majority of several clocks is right by assumption; a single one has to persist.
+    fn is_accepted(&self, candidate: &Filter, now: u64, is_improved: bool) -> bool {
+        let is_single = self.clocks == 1 && !is_improved;
+        candidate.rounds >= ROUNDS && (!is_single || candidate.age(now) >= self.settings.probation as f64)
+    }
+
+    /// A filter that knows nothing of the time yet, near to what some source shows, and the frequency to within a
+    /// tolerance, in parts per 10^12.
+    fn fresh_filter(&self, now: u64, tolerance: u64) -> Option<Filter> {
+        let tolerance = tolerance as f64 / PARTS_PER_TRILLION;
+        let votes = self.tracks.iter().filter_map(|track| track.vote);
+        // The freshest, for small numbers; which it is does not matter.
+        let near = votes.min_by_key(|vote| now.wrapping_sub(vote.sample.after))?;
+        let line = Filter::new(near.sample.middle(), near.sample.time, self.nominal, tolerance);
+        Some(Filter::new(now, line.base.time_at(now, 0.0)?, self.nominal, tolerance))
+    }
+
+    /// What the votes prove, as a filter sees them, where true time is known to be within a range.
+    fn select(&self, filter: &Filter, known: Option<Range>, wander: f64, now: u64) -> Selection {
+        let mut votes: Vec<Range> = Vec::with_capacity(self.clocks);
+        for clock in 0..self.clocks {
+            let tracks = self.tracks.iter().filter(|track| track.clock == clock);
+            let mut intervals = tracks.filter_map(|track| self.interval(track, filter, wander, now));
+            let Some(first) = intervals.next() else { continue };
+            // A clock whose sources contradict one another votes for nothing.
+            votes.push(intervals.try_fold(first, Range::and).unwrap_or(Range::EMPTY));
+        }
+        select(&votes, self.clocks, known)
+    }
+
+    /// What a source's vote says of the time now, if it is not too old.
+    fn interval(&self, track: &Track, filter: &Filter, wander: f64, now: u64) -> Option<Range> {
+        let vote = track.vote?;
+        let age = filter.base.elapsed(vote.sample.middle(), now);
+        // One of the future is from before the counter was set back.
+        let is_recent = (0.0..=self.settings.source_timeout as f64).contains(&age);
+        is_recent.then(|| filter.interval(&vote, now, wander))
+    }
+
+    /// Which sources are selected, now that the state is known.
+    fn judge(&mut self, now: u64, findings: &mut Vec<Finding>) {
+        let wander = self.configured_wander();
+        let timeout = self.settings.source_timeout as f64;
+        let filter = match &self.state {
+            State::Tracking(filter) | State::Holdover(filter) => Some(filter),
+            State::Starting | State::Doubt(_) => None,
+        };
+        for (source, track) in self.tracks.iter_mut().enumerate() {
+            let residual =
+                |filter: &Filter, vote: &Vote| filter.known().distance_to(filter.interval(vote, now, wander));
+            let is_recent = |filter: &Filter, vote: &Vote| {
+                (0.0..=timeout).contains(&filter.base.elapsed(vote.sample.middle(), now))
+            };
+            track.standing = match (filter, track.vote) {
+                (_, None) => Standing::Unreachable,
+                (None, Some(_)) => Standing::Candidate,
+                (Some(filter), Some(vote)) if !is_recent(filter, &vote) => Standing::Unreachable,
+                (Some(filter), Some(vote)) => {
+                    let ahead = residual(filter, &vote);
+                    let consistent = ahead.abs() <= 0.0;
+                    track.consistent = if consistent { track.consistent.saturating_add(1) } else { 0 };
+                    match track.standing {
+                        Standing::Falseticker if track.consistent < ROUNDS => Standing::Falseticker,
+                        Standing::Falseticker => {
+                            findings.push(Finding::ReAccepted { source });
+                            Standing::Selected
+                        }
+                        _ if consistent => Standing::Selected,
+                        _ => {
+                            findings.push(Finding::Falseticker { source, ahead });
+                            Standing::Falseticker
+                        }
+                    }
+                }
+            };
+        }
+    }
+
+    fn conclusion(&mut self, now: u64, mut disrupted: bool, mut findings: Vec<Finding>) -> Conclusion {
+        let mut status = match &self.state {
             State::Starting => ClockStatus::INITIALIZING,
-            State::Doubt => ClockStatus::UNRELIABLE,
-            State::Tracking if synchronized => ClockStatus::SYNCHRONIZED,
-            State::Tracking | State::Holdover => ClockStatus::FREE_RUNNING,
+            State::Doubt(_) => ClockStatus::UNRELIABLE,
+            State::Tracking(_) if self.is_synchronized() => ClockStatus::SYNCHRONIZED,
+            State::Tracking(_) | State::Holdover(_) => ClockStatus::FREE_RUNNING,
         };
         if disrupted {
             self.published.clear();
-            self.last = None;
-            self.replaced = None;
+            (self.last, self.replaced) = (None, None);
         }
         let mut publish = None;
         if status.gives_time() && self.is_worth_it(now, status) {
@@ -467,186 +609,139 @@ impl Estimator {
             if publish.is_none() {
                 // No line is right now, and for what was read before.
                 findings.push(Finding::NotNested);
-                (status, disrupted, self.state) = (ClockStatus::UNRELIABLE, true, State::Doubt);
+                (status, disrupted) = (ClockStatus::UNRELIABLE, true);
                 self.published.clear();
+                self.state = match std::mem::replace(&mut self.state, State::Starting) {
+                    State::Tracking(filter) | State::Holdover(filter) => self.doubt(Some(filter), now),
+                    state => state,
+                };
             }
         }
         if !status.gives_time() {
             // Nobody reads a time meanwhile, and then a new one is published.
-            if let Some(base) = self.base {
-                self.published.end_tenure(now, |at| base.elapsed(at, now));
-            }
+            self.published.end(now);
             self.last = None;
         }
-        self.last_status = status;
+        (self.last_status, self.concluded) = (status, Some(now));
         Conclusion { status, publish, disrupted, findings }
     }
 
-    /// The counter's rate against the base, as wide as it may drift.
-    fn rates(&self) -> Range {
-        self.rate.wider(self.drift_now())
+    fn selected(&self) -> impl Iterator<Item = &Vote> {
+        let selected = self.tracks.iter().filter(|track| track.standing == Standing::Selected);
+        selected.filter_map(|track| track.vote.as_ref())
     }
 
-    fn drift_now(&self) -> f64 {
-        let most = self.settings.drift as f64 / PARTS_PER_TRILLION;
-        let least = self.settings.least_drift as f64 / PARTS_PER_TRILLION;
-        self.wander.drift(least, most)
+    /// Of the best source, as it states it or as it is now.
+    fn estimated_error(&self, now: u64) -> f64 {
+        let (State::Tracking(filter) | State::Holdover(filter)) = &self.state else { return f64::MAX };
+        let middle = |vote: &Vote| filter.interval(vote, now, self.configured_wander()).middle();
+        let off = |vote: &Vote| (middle(vote) - filter.known().middle()).abs().max(vote.estimated_error);
+        self.selected().map(off).fold(f64::MAX, f64::min)
     }
 
-    fn forget_rates(&mut self) {
-        self.anchors = Anchors::default();
-        self.wander = Wander::default();
-        self.rate = self.nominal;
+    fn is_synchronized(&self) -> bool {
+        self.selected().any(|vote| vote.synchronized)
     }
 
-    /// Measures the rate over a time just long enough.
-    fn learn_rate(&mut self, now: u64, findings: &mut Vec<Finding>) -> Rate {
-        let Some(base) = self.base else { return Rate::Unmeasured };
-        let floor = self.settings.least_drift as f64 / PARTS_PER_TRILLION;
-        let measured = self.anchors.rate(self.known, |at| base.elapsed(at, now), floor);
-        self.anchors.note(now, self.known, |from| base.elapsed(from, now));
-        let Some((measured, over)) = measured else { return Rate::Unmeasured };
-        let expected = self.rates();
-        let Some(rate) = measured.and(self.nominal).filter(|rate| rate.and(expected).is_some()) else {
-            findings.push(Finding::Unstable { change: expected.distance_to(measured) * PARTS_PER_TRILLION });
-            self.forget_rates();
-            return Rate::Unstable;
-        };
-        self.rate = rate;
-        if rate.width() < floor / 2.0 && Wander::shows(over) {
-            self.wander.note(rate.middle(), now, |from| base.elapsed(from, now));
-        }
-        let exact = self.settings.drift as f64 / PARTS_PER_TRILLION;
-        if rate.width() / 2.0 <= exact {
-            Rate::Measured
-        } else {
-            Rate::Unmeasured
+    fn configured_wander(&self) -> f64 {
+        self.settings.wander as f64 / PARTS_PER_TRILLION
+    }
+
+    /// How exactly the frequency is to be measured.
+    fn exact(&self) -> f64 {
+        let exact = self.settings.measured_wander.unwrap_or(EXACT).min(self.settings.wander);
+        exact as f64 / PARTS_PER_TRILLION
+    }
+
+    fn wander_of(&self, filter: &Filter) -> f64 {
+        let configured = self.configured_wander();
+        let least = self.settings.measured_wander.map(|least| least as f64 / PARTS_PER_TRILLION);
+        least.and_then(|least| filter.wander.bound(least)).map_or(configured, |bound| bound.min(configured))
+    }
+
+    fn wander_now(&self) -> f64 {
+        match &self.state {
+            State::Tracking(filter) => self.wander_of(filter),
+            _ => self.configured_wander(),
         }
     }
 
     /// Whether the guests are to be woken: for another status, a bound that is better by a fifth, or a time that is
     /// nearer by half of its error.
     fn is_worth_it(&self, now: u64, status: ClockStatus) -> bool {
-        let (Some(last), Some(base)) = (&self.last, &self.base) else { return true };
-        if status != self.last_status {
+        let (State::Tracking(filter) | State::Holdover(filter)) = &self.state else { return false };
+        let Some(last) = &self.last else { return true };
+        if status != self.last_status || filter.base.elapsed(last.reference_counter(), now) > LONGEST {
             return true;
         }
-        let middle = self.known.middle();
-        let error = self.known.error_of(middle) + ROUNDING;
-        let on_page = last.max_error_at(now) as f64;
-        let off = last.time_at(now).map_or(f64::MAX, |time| (base.ahead(now, time) - middle).abs());
-        if base.elapsed(last.counter, now) > LONGEST {
-            return true;
-        }
-        self.state == State::Tracking && (on_page > 1.25 * error + ROUNDING || off > error / 2.0)
+        let middle = filter.known().middle();
+        let error = filter.known().error_of(middle) + ROUNDING;
+        let on_page = last.max_error_at(now).map_or(f64::MAX, |error| error as f64);
+        let off = last.time_at(now).map_or(f64::MAX, |time| (filter.base.ahead(now, time) - middle).abs());
+        matches!(self.state, State::Tracking(_)) && (on_page > 1.25 * error + ROUNDING || off > error / 2.0)
     }
 
-    /// The best line that keeps all promises.
-    fn publish(&mut self, now: u64) -> Option<Estimate> {
-        let base = self.base?;
-        let mut time = self.known.middle();
-        let (mut times, mut slew) = (self.known, 0.0);
+    /// The best line that is nested.
+    fn publish(&mut self, now: u64) -> Option<Calibration<Tai>> {
+        let wander = self.wander_now();
+        let thought = self.estimated_error(now);
+        let (State::Tracking(filter) | State::Holdover(filter)) = &mut self.state else { return None };
+        // What readers have now is true as well: with it, no bound is ever left.
+        if let Some(bounds) = self.published.bounds_now(now, &filter.base) {
+            if !filter.narrow(bounds) {
+                return None;
+            }
+        }
+        let known = filter.known();
+        let mut time = known.middle();
+        let (mut times, mut slew) = (known, 0.0);
         if let (true, Some(last)) = (self.settings.monotonic, &self.last) {
-            let shown = base.ahead(now, last.time_at(now)?);
-            times = Range::new(shown, self.known.high.max(shown));
+            let shown = filter.base.ahead(now, last.time_at(now).ok()?);
+            times = Range::new(shown, known.high.max(shown));
             if shown > time {
-                // It is ahead, and may only wait for the truth.
+                // It is ahead, and may only wait for true time.
                 slew = ((time - shown) / (10.0 * SECOND)).max(-SLEW);
                 time = shown;
             }
         }
-        let age = |at| base.elapsed(at, now);
         let reserve = if self.settings.monotonic { RESERVE } else { 0.0 };
-        let (time, rate) = self.published.nested(now, time, self.rate.middle() + slew, times, reserve, age)?;
-        let drift = self.drift_now();
-        let time_error = self.known.error_of(time) + ROUNDING;
-        let rate_error = self.rate.error_of(rate) + drift;
-        let thought = self.tracks.iter().map(Track::estimated_error).fold(f64::MAX, f64::min);
-        let estimate = Estimate {
-            counter: now,
-            time: base.line.time_at(now)?.checked_add(Span::from_raw((time / NANOS_PER_RAW) as i128))?,
-            period: scaled(base.line.period, rate)?,
-            time_max_error: time_error.ceil() as u64,
-            time_estimated_error: thought.min(time_error).ceil() as u64,
-            period_max_error: (rate_error / (1.0 + rate) * PARTS_PER_TRILLION).ceil() as u64 + 1,
-            period_estimated_error: (self.rate.width() / 2.0 * PARTS_PER_TRILLION).ceil() as u64,
-        };
-        self.rebase(now, time, rate, &estimate);
-        self.published.begin_tenure(
-            now,
-            estimate.time_max_error as f64,
-            estimate.period_max_error as f64 / PARTS_PER_TRILLION,
-        );
-        self.replaced = self.last.replace(estimate);
-        Some(estimate)
+        let wanted = Line { ahead: time, rate: filter.rate().middle() + slew };
+        let line = self.published.nested(now, wanted, times, reserve, &filter.base)?;
+        let time_error = known.error_of(line.ahead) + ROUNDING;
+        let rate_error = (filter.rate().error_of(line.rate) + wander) / (1.0 + line.rate);
+        let estimated_rate_error = filter.rate().width() / 2.0;
+        filter.rebase(line.ahead, line.rate)?;
+        let parts = |relative: f64| (relative * PARTS_PER_TRILLION).ceil() as u64 + 1;
+        let calibration = Calibration::new(now, filter.base.time_at(now, 0.0)?, filter.base.period())
+            .with_max_error(time_error.ceil() as u64, parts(rate_error))
+            .with_estimated_error(thought.min(time_error).ceil() as u64, parts(estimated_rate_error));
+        self.published.begin(calibration, now);
+        self.replaced = self.last.replace(calibration);
+        Some(calibration)
     }
 
     /// For `TIME_MONOTONIC`: what was worth publishing, moved so that at `counter`, when readers have just lost the last
-    /// calibration, it is not before that one. To be called while the page's sequence count is odd, and what it gives is to
-    /// be written. `None` where that breaks another promise: then the page gives no time until the next conclusion.
-    pub fn settle(&mut self, counter: u64) -> Option<Estimate> {
-        let estimate = self.last?;
-        let lag = self.replaced.take().map_or(Span::default(), |replaced| estimate.lag_behind(&replaced, counter));
+    /// calibration, it is not before that one. To be called while the page's sequence count is odd, and what it gives is
+    /// to be written. `None` where that leaves the bounds that readers had: then the page gives no time until the next
+    /// conclusion.
+    pub fn settle(&mut self, counter: u64) -> Option<Calibration<Tai>> {
+        let calibration = self.last?;
+        let lag = self.replaced.take().map_or(Span::default(), |replaced| lag(&calibration, &replaced, counter));
         if lag == Span::default() {
-            return Some(estimate);
+            return Some(calibration);
         }
-        let nanos = lag.raw() as f64 * NANOS_PER_RAW;
-        if !self.published.holds(nanos) {
+        let time = calibration.reference_time().checked_add(lag)?;
+        let error = calibration.time_max_error()?.saturating_add(u64::try_from(lag.ceil_nanos()).ok()?);
+        let moved = calibration.with_reference_time(time).with_time_max_error(error);
+        if !self.published.allows(&moved, counter) {
             // It cannot be both. That is a disruption, as soon as there is another conclusion.
             self.is_broken = true;
             return None;
         }
-        let estimate = Estimate {
-            time: estimate.time.checked_add(lag)?,
-            time_max_error: estimate.time_max_error.saturating_add(u64::try_from(lag.ceil_nanos()).ok()?),
-            ..estimate
-        };
-        self.rebase(estimate.counter, nanos, 0.0, &estimate);
-        self.published.begin_tenure(
-            estimate.counter,
-            estimate.time_max_error as f64,
-            estimate.period_max_error as f64 / PARTS_PER_TRILLION,
-        );
-        self.last = Some(estimate);
-        Some(estimate)
+        self.published.replace(moved);
+        self.last = Some(moved);
+        Some(moved)
     }
-
-    /// Lets everything be relative to what was just published.
-    fn rebase(&mut self, now: u64, time: f64, rate: f64, estimate: &Estimate) {
-        let Some(old) = self.base else { return };
-        let shift = |at: u64| -(time + rate * old.elapsed(now, at));
-        for track in &mut self.tracks {
-            track.rebase(shift);
-        }
-        self.anchors.rebase(shift);
-        self.published.rebase(shift);
-        self.known = self.known.shifted(-time);
-        let factor = 1.0 / (1.0 + rate);
-        let relative = |range: Range| Range::new((range.low - rate) * factor, (range.high - rate) * factor);
-        self.rate = relative(self.rate);
-        self.nominal = relative(self.nominal);
-        self.wander.rebase(|value| (value - rate) * factor);
-        self.base = Some(Base::at(now, estimate.time, estimate.period));
-    }
-}
-
-/// What a look says, as nanoseconds from the base at the middle of the two counter readings.
-fn said(base: &Base, evidence: &Evidence) -> (u64, Range) {
-    let at = middle(evidence.before, evidence.after);
-    let half = base.elapsed(evidence.before, evidence.after).abs() / 2.0;
-    // Half a tick for the middle, which is rounded; a clock's own resolution, a nanosecond; 500 ppm of half the bracket.
-    let error = evidence.max_error as f64 + half * (1.0 + SLEW) + base.nanos_per_tick + 1.0;
-    (at, Range::around(base.ahead(at, evidence.time), error))
-}
-
-/// A time's interval after `elapsed` nanoseconds at one of these rates.
-fn grown(range: Range, elapsed: f64, rates: Range) -> Range {
-    let (a, b) = (rates.low * elapsed, rates.high * elapsed);
-    Range::new(range.low + a.min(b), range.high + a.max(b))
-}
-
-const fn middle(before: u64, after: u64) -> u64 {
-    before.wrapping_add(after.wrapping_sub(before) / 2)
 }
 
 /// The nearer direction of a wrapping counter.
@@ -655,23 +750,19 @@ const fn ticks_between(from: u64, to: u64) -> i64 {
     to.wrapping_sub(from) as i64
 }
 
-/// Of a number in 2^-64 s.
-const NANOS_PER_RAW: f64 = 1e9 / 18_446_744_073_709_551_616.0;
-
-fn nanos_per_tick(period: Period) -> f64 {
-    period.frac() as f64 * NANOS_PER_RAW / 2_f64.powi(period.shift().into())
+fn vote_of(evidence: &Evidence) -> Vote {
+    Vote {
+        sample: evidence.sample,
+        max_error: evidence.max_error as f64,
+        estimated_error: evidence.estimated_error as f64,
+        synchronized: evidence.synchronized,
+    }
 }
 
-/// A period times one plus a small number, with all the period's bits.
-fn scaled(period: Period, by: f64) -> Option<Period> {
-    let frac = i128::from(period.frac());
-    let wanted = frac + (frac as f64 * by) as i128;
-    let wanted = u128::try_from(wanted).ok().filter(|wanted| *wanted != 0)?;
-    // 64 bits of it, again.
-    let surplus = 64 - i32::try_from(wanted.leading_zeros()).ok()?;
-    let shift = i32::from(period.shift()) - surplus;
-    let frac = if surplus >= 0 { wanted >> surplus } else { wanted << -surplus };
-    Period::from_parts(u64::try_from(frac).ok()?, u8::try_from(shift).ok()?)
+/// How far a calibration has to be moved so that at `counter` it is not before an earlier one.
+fn lag(calibration: &Calibration<Tai>, earlier: &Calibration<Tai>, counter: u64) -> Span {
+    let times = earlier.time_at(counter).ok().zip(calibration.time_at(counter).ok());
+    times.and_then(|(old, new)| old.since(new)).map_or(Span::default(), |ahead| ahead.max(Span::default()))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::io;
 
 use rustix::rand::{getrandom, GetRandomFlags};
 
-/// A value that was never used before, in this machine's lineage or in any sibling's: 64 random bits, as nothing that
-/// is counted or saved survives a restore without being repeated by it. Never 0, which an empty page has.
+/// A value that was never used before, in this machine's lineage or in any sibling's: 64 random bits, as a value that
+/// is counted or saved would be repeated by a restore. Never 0, which an empty page has.
 ///
 /// ```
 /// assert_ne!(vmclock_host::identity::never_used()?, vmclock_host::identity::never_used()?);

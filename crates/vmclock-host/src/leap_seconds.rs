@@ -3,6 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use vmclock_core::leap::LeapKind;
+use vmclock_core::tai::TaiOffset;
+
 /// Where Debian, Fedora and others put it.
 pub const SYSTEM_LIST: &str = "/usr/share/zoneinfo/leap-seconds.list";
 
@@ -20,45 +23,51 @@ pub enum ListError {
         /// Why.
         error: std::io::Error,
     },
-    /// It is no such list.
-    #[error("line {line} of the leap-second list, {text:?}, is not `<seconds since 1900> <TAI - UTC>`")]
+    /// It is not such a list.
+    #[error(
+        "line {line} of the leap-second list, {text:?}, is not `<seconds since 1900> <TAI-UTC>`: get a new list, as \
+         the package tzdata has it"
+    )]
     Malformed {
         /// The line, from 1.
         line: usize,
-        /// What it says.
+        /// Its text, up to 80 characters.
         text: String,
     },
     /// It lacks entries, or its expiry.
-    #[error("the leap-second list has no {what}: it is not complete")]
+    #[error("the leap-second list has no {what}: get a complete one, as the package tzdata has it")]
     Incomplete {
         /// What is missing.
         what: &'static str,
     },
-    /// Nothing is known any more about leap seconds since.
+    /// It does not know of leap seconds since.
     #[error(
-        "the leap-second list expired at {expires} (UTC, seconds since 1970), before {now}: update the package tzdata"
+        "the leap-second list expired at {expires} (UTC, seconds since 1970), before {utc}: update the package tzdata"
     )]
     Expired {
-        /// When it expired.
+        /// When it expired, in UTC seconds since 1970.
         expires: i64,
-        /// What was asked about.
-        now: i64,
+        /// What was asked for, in UTC seconds since 1970.
+        utc: i64,
     },
 }
 
 /// A list of leap seconds.
 ///
 /// ```
+/// use vmclock_core::leap::LeapKind;
 /// use vmclock_host::leap_seconds::LeapSeconds;
+///
 /// let list = LeapSeconds::parse("#@ 3991593600\n3644697600 36\n3692217600 37 # 1 Jan 2017\n")?;
-/// assert_eq!(list.tai_minus_utc(1_500_000_000)?, 37);
-/// assert!(list.tai_minus_utc(1_800_000_000).is_err(), "expired");
+/// assert_eq!(list.tai_offset(1_500_000_000)?.seconds(), 37);
+/// assert_eq!(list.next_after(1_450_000_000), Some((1_483_228_800, LeapKind::Inserted)));
+/// assert!(!list.covers(1_800_000_000), "expired");
 /// # Ok::<(), vmclock_host::leap_seconds::ListError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LeapSeconds {
-    /// UTC seconds since 1970 from which an offset holds, and the offset, in that order.
-    entries: Vec<(i64, i16)>,
+    /// UTC seconds since 1970 from which an offset holds, and the offset, in that order. Not empty.
+    entries: Vec<(i64, TaiOffset)>,
     expires: i64,
 }
 
@@ -83,9 +92,11 @@ impl LeapSeconds {
             let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
             let Some(from) = words.next() else { continue };
             let from = unix(from).ok_or_else(malformed)?;
-            let offset = words.next().and_then(|offset| offset.parse().ok()).ok_or_else(malformed)?;
-            let in_order = entries.last().is_none_or(|(last, _)| *last < from);
-            if words.next().is_some() || !in_order || !(10..=60).contains(&offset) {
+            let offset = words.next().and_then(|seconds| TaiOffset::from_seconds(seconds.parse().ok()?));
+            let offset = offset.ok_or_else(malformed)?;
+            // An entry is one leap second after the last one: whatever else there is in a list is damage.
+            let follows = entries.last().is_none_or(|(last, before)| *last < from && kind(*before, offset).is_some());
+            if words.next().is_some() || !follows {
                 return Err(malformed());
             }
             entries.push((from, offset));
@@ -97,27 +108,40 @@ impl LeapSeconds {
         Ok(Self { entries, expires })
     }
 
-    /// TAI - UTC at a UTC second since 1970.
-    pub fn tai_minus_utc(&self, utc: i64) -> Result<i16, ListError> {
+    /// TAI-UTC at a UTC second since 1970. An error where the list begins later or expires before.
+    pub fn tai_offset(&self, utc: i64) -> Result<TaiOffset, ListError> {
         if utc >= self.expires {
-            return Err(ListError::Expired { expires: self.expires, now: utc });
+            return Err(ListError::Expired { expires: self.expires, utc });
         }
-        let entry = self.entries.iter().rev().find(|(from, _)| *from <= utc);
-        entry.map(|(_, offset)| *offset).ok_or(ListError::Incomplete { what: "entry for so early a time" })
+        self.last_offset_at(utc).ok_or(ListError::Incomplete { what: "entry for so early a time" })
     }
 
-    /// The last offset in the list, expired or not.
-    pub fn last_known(&self) -> i16 {
-        // `parse` lets no empty list through.
-        self.entries.last().map_or(0, |(_, offset)| *offset)
+    /// Whether the list knows TAI-UTC at a UTC second since 1970: it is not before the first entry, and not expired.
+    pub fn covers(&self, utc: i64) -> bool {
+        self.tai_offset(utc).is_ok()
     }
 
-    /// The next leap second after a UTC second: when the new offset begins, and whether a second is inserted.
-    pub fn next_after(&self, utc: i64) -> Option<(i64, bool)> {
-        let before = self.entries.iter().rev().find(|(from, _)| *from <= utc)?.1;
+    /// From when on the list knows nothing: UTC seconds since 1970.
+    pub const fn expires(&self) -> i64 {
+        self.expires
+    }
+
+    /// The next leap second in the list after a UTC second since 1970: the first second of the month that follows it,
+    /// and its kind. Whether there are others after the list's expiry is not known.
+    pub fn next_after(&self, utc: i64) -> Option<(i64, LeapKind)> {
+        let before = self.last_offset_at(utc)?;
         let (from, offset) = self.entries.iter().find(|(from, _)| *from > utc)?;
-        Some((*from, *offset > before))
+        Some((*from, kind(before, *offset)?))
     }
+
+    fn last_offset_at(&self, utc: i64) -> Option<TaiOffset> {
+        self.entries.iter().rev().find(|(from, _)| *from <= utc).map(|(_, offset)| *offset)
+    }
+}
+
+/// The leap second that lies between two offsets, if it is one.
+fn kind(before: TaiOffset, after: TaiOffset) -> Option<LeapKind> {
+    [LeapKind::Inserted, LeapKind::Deleted].into_iter().find(|leap| before.after(*leap) == Some(after))
 }
 
 fn unix(seconds_since_1900: &str) -> Option<i64> {
@@ -133,13 +157,24 @@ mod tests {
     #[test]
     fn offsets_change_with_the_second() {
         let list = LeapSeconds::parse(LIST).expect("a list");
-        assert_eq!(list.tai_minus_utc(1_483_228_799).expect("known"), 36);
-        assert_eq!(list.tai_minus_utc(1_483_228_800).expect("known"), 37);
-        assert_eq!(list.next_after(1_483_228_799), Some((1_483_228_800, true)));
-        assert_eq!(list.next_after(1_483_228_800), None);
-        assert!(matches!(list.tai_minus_utc(0), Err(ListError::Incomplete { .. })));
-        assert!(matches!(list.tai_minus_utc(3_991_593_600 - NTP_TO_UNIX), Err(ListError::Expired { .. })));
-        assert_eq!(list.last_known(), 37);
+        let expires = 3_991_593_600 - NTP_TO_UNIX;
+        let offset = |utc| list.tai_offset(utc).map(TaiOffset::seconds);
+        assert_eq!(offset(1_483_228_799).expect("known"), 36);
+        assert_eq!(offset(1_483_228_800).expect("known"), 37);
+        assert_eq!(offset(expires - 1).expect("known"), 37);
+        assert!(matches!(offset(0), Err(ListError::Incomplete { .. })));
+        assert!(matches!(offset(expires), Err(ListError::Expired { .. })));
+        assert_eq!(list.expires(), expires);
+        assert_eq!([0, 1_483_228_800, expires - 1, expires].map(|utc| list.covers(utc)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn the_next_leap_second_is_found_with_its_kind() {
+        let list = LeapSeconds::parse(&format!("{LIST}3800000000 36\n")).expect("a list");
+        assert_eq!(list.next_after(1_483_228_799), Some((1_483_228_800, LeapKind::Inserted)));
+        assert_eq!(list.next_after(1_483_228_800), Some((3_800_000_000 - NTP_TO_UNIX, LeapKind::Deleted)));
+        assert_eq!(list.next_after(3_800_000_000 - NTP_TO_UNIX), None);
+        assert_eq!(list.next_after(0), None, "before the list begins");
     }
 
     #[test]
@@ -150,6 +185,8 @@ mod tests {
             ("#@ 3991593600\n3692217600 37 9\n", 2),
             ("#@ 3991593600\n3692217600 370\n", 2),
             ("#@ 3991593600\n3692217600 37\n3644697600 36\n", 3),
+            ("#@ 3991593600\n3644697600 36\n3692217600 38\n", 3),
+            ("#@ 3991593600\n3644697600 36\n3692217600 36\n", 3),
         ] {
             match LeapSeconds::parse(text) {
                 Err(ListError::Malformed { line: found, .. }) => assert_eq!(found, line, "{text:?}"),

@@ -4,50 +4,38 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`source`] | where a host knows the time from: its kernel, PTP hardware, chronyd, another page |
-//! | [`timescale`] | from a source's scale to TAI, across leap seconds |
-//! | [`estimator`] | looks at sources to a calibration with bounds |
-//! | [`trace`] | all that an estimator was told, to do it again |
-//! | [`schedule`] | how offset and leap indicator pass a leap second |
-//! | [`leap_seconds`] | the system's `leap-seconds.list` |
+//! | [`utc`] | TAI-UTC and leap seconds, and what sources on UTC mean |
+//! | [`estimator`] | measurements of sources to a calibration with bounds |
+//! | [`policy`] | all decisions of a publisher, a function of what it was given |
+//! | [`trace`] | all that decisions depend on, to replay them |
+//! | [`publisher`] | measures, decides, and keeps a page up to date |
+//! | [`event`] | what a publisher reports |
+//! | [`rounds`] | when to start and to finish its rounds |
+//! | [`world`], [`this_host`] | what a publisher needs of its machine and of its page; the real machine |
 //! | [`page_file`] | the file that a page is published in |
+//! | [`schedule`] | how TAI-UTC and the leap indicator pass a leap second |
+//! | [`leap_seconds`] | the system's `leap-seconds.list` |
 //! | [`identity`] | values for markers and generations |
 //! | [`kernel`] | the kernel's clock: samples, and what the kernel says of its quality |
-//! | [`sample`] | a clock read between two readings of the counter |
 //!
-//! The clock that is published is a function of the raw counter, never of a clock that it steers (feed-forward).
-//!
-//! ```
-//! use std::time::Duration;
-//! use vmclock_core::counter;
-//! use vmclock_host::estimator::{Estimator, Evidence, Settings};
-//! use vmclock_host::kernel::{nominal_period, KernelClock};
-//!
-//! let nominal = nominal_period(Duration::from_millis(1)).expect("a counter");
-//! let mut estimator = Estimator::new(Settings::default(), nominal, 1);
-//! let look = KernelClock::realtime_plus(37).sample();
-//! estimator.observe(&Evidence {
-//!     source: 0,
-//!     before: look.before,
-//!     after: look.after,
-//!     time: look.time,
-//!     max_error: 0, // the kernel's clock is the truth here
-//!     estimated_error: 0,
-//!     synchronized: true,
-//! });
-//! let estimate = estimator.conclude(counter::read_ordered()).publish.expect("one look is enough");
-//! assert!(estimate.time_max_error < 1_000_000);
-//! ```
+//! The clock that is published is a function of the raw counter, never of a clock that it steers (feed-forward). How to
+//! publish a page: [`publisher`].
 #![deny(unsafe_code)]
 
 pub mod estimator;
+pub mod event;
 pub mod identity;
 mod interval;
 pub mod kernel;
 pub mod leap_seconds;
 pub mod page_file;
-pub mod sample;
+pub mod policy;
+pub mod publisher;
+pub mod rounds;
 pub mod schedule;
 pub mod source;
 mod sys;
-pub mod timescale;
+pub mod this_host;
 pub mod trace;
+pub mod utc;
+pub mod world;

@@ -5,10 +5,21 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// What the kernel says of its clock: `adjtimex(2)` with nothing to change, and the clock's state.
+/// What the kernel states of its clock: `adjtimex(2)` with nothing to change, and the clock's state.
 pub(crate) fn adjtimex() -> io::Result<(libc::timex, i32)> {
-    // SAFETY: `timex` is plain numbers, for which zeros are valid; modes 0 asks to change nothing.
+    read_timex(0)
+}
+
+/// What adjtime(3) has left for later seconds, in microseconds.
+pub(crate) fn adjtime_remaining() -> io::Result<i64> {
+    Ok(read_timex(libc::ADJ_OFFSET_SS_READ)?.0.offset)
+}
+
+/// `adjtimex(2)` with modes that change nothing.
+fn read_timex(modes: libc::c_uint) -> io::Result<(libc::timex, i32)> {
+    // SAFETY: `timex` is plain numbers, for which zeros are valid.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    timex.modes = modes;
     // SAFETY: the pointer is to a `timex` of ours, which the kernel fills in.
     match unsafe { libc::adjtimex(&raw mut timex) } {
         -1 => Err(io::Error::last_os_error()),
@@ -33,10 +44,10 @@ pub(crate) struct PtpTime {
     reserved: u32,
 }
 
-/// How many looks the kernel takes for one call. Its limit is 25.
-pub(crate) const PTP_LOOKS: usize = 10;
+/// How many samples the kernel takes in one call. Its limit is 25.
+pub(crate) const PTP_SAMPLES: usize = 10;
 
-/// `struct ptp_sys_offset_extended`: the system's clock, the device's, and the system's again, for each look.
+/// `struct ptp_sys_offset_extended`: the system's clock, the device's, and the system's again, for each sample.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 struct PtpSysOffsetExtended {
@@ -44,7 +55,7 @@ struct PtpSysOffsetExtended {
     /// Reserved before Linux 6.12, which refuses anything but 0 there: that is `CLOCK_REALTIME`.
     clock: libc::clockid_t,
     reserved: [u32; 2],
-    looks: [[PtpTime; 3]; 25],
+    samples: [[PtpTime; 3]; 25],
 }
 
 /// `struct ptp_sys_offset_precise`.
@@ -62,28 +73,30 @@ const fn ptp_request<T>(number: libc::c_ulong) -> libc::c_ulong {
     3 << 30 | (size_of::<T>() as libc::c_ulong) << 16 | (b'=' as libc::c_ulong) << 8 | number
 }
 
-/// The device's clock between two looks at one of the system's, some times in a row.
+/// The device's clock between two readings of one of the system's, some times in a row.
 pub(crate) fn ptp_sys_offset_extended(
     device: BorrowedFd<'_>,
     clock: libc::clockid_t,
-) -> io::Result<[[PtpTime; 3]; PTP_LOOKS]> {
+) -> io::Result<[[PtpTime; 3]; PTP_SAMPLES]> {
     const REQUEST: libc::c_ulong = ptp_request::<PtpSysOffsetExtended>(9);
-    let n_samples = u32::try_from(PTP_LOOKS).map_err(io::Error::other)?;
+    let n_samples = u32::try_from(PTP_SAMPLES).map_err(io::Error::other)?;
     let mut argument = PtpSysOffsetExtended { n_samples, clock, ..PtpSysOffsetExtended::default() };
-    // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within it.
+    // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within
+    // it.
     if unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw mut argument) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    let mut looks = [[PtpTime::default(); 3]; PTP_LOOKS];
-    looks.copy_from_slice(&argument.looks[..PTP_LOOKS]);
-    Ok(looks)
+    let mut samples = [[PtpTime::default(); 3]; PTP_SAMPLES];
+    samples.copy_from_slice(&argument.samples[..PTP_SAMPLES]);
+    Ok(samples)
 }
 
 /// The device's clock and `CLOCK_MONOTONIC_RAW` at one moment, where the hardware can.
 pub(crate) fn ptp_sys_offset_precise(device: BorrowedFd<'_>) -> io::Result<(PtpTime, PtpTime)> {
     const REQUEST: libc::c_ulong = ptp_request::<PtpSysOffsetPrecise>(8);
     let mut argument = PtpSysOffsetPrecise::default();
-    // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within it.
+    // SAFETY: the request takes a pointer to this very structure, whose size is part of the request, and writes within
+    // it.
     if unsafe { libc::ioctl(device.as_raw_fd(), REQUEST, &raw mut argument) } == -1 {
         return Err(io::Error::last_os_error());
     }

@@ -1,93 +1,186 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! All that an estimator was told, and what it concluded, as text: to find out later why it did, and to see that it does the
-//! same again, bit for bit.
+//! All that a publisher's decisions depend on, and what was decided, as text: to find out later why, and to see that the
+//! same is decided again, bit for bit.
 //!
-//! A line for each call, words with a space between them; numbers are whole: counters, 2^-64 s, nanoseconds, and parts per
-//! 10^12, as in the types. The first line is `vmclock-trace 1`.
+//! What sources said is recorded as they said it, before UTC is turned into TAI: so decisions about leap seconds are
+//! replayed too. A line for each step, words with a space between them; numbers are whole: counters, 2^-64 s,
+//! nanoseconds, parts per 10^12, seconds, as in the types; `-` where there is none. The first line is `vmclock-trace 2`.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, BufRead, Write};
 use std::str::FromStr;
 
 use vmclock_core::abi::ClockStatus;
-use vmclock_core::calibration::Period;
-use vmclock_core::time::Time;
+use vmclock_core::calibration::{Calibration, Period};
+use vmclock_core::leap::LeapKind;
+use vmclock_core::lifecycle::LeapStatus;
+use vmclock_core::sample::Sample;
+use vmclock_core::tai::TaiOffset;
+use vmclock_core::time::{Tai, Time, Utc};
 
-use crate::estimator::{Conclusion, Estimate, Estimator, Evidence, Finding, Settings};
+use crate::estimator::Settings;
+use crate::policy::{Decision, Policy, Role, Start};
+use crate::schedule::LeapSecond;
+use crate::source::{LeapNotice, Measurement, Stamp};
+use crate::utc::{Knowledge, Listed, UtcFinding};
 
-const HEADER: &str = "vmclock-trace 1";
+const HEADER: &str = "vmclock-trace 2";
+/// More sources than a publisher takes.
+const MOST_SOURCES: usize = 64;
 
 /// A line of a trace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Entry {
-    /// [`Estimator::new`]
-    New(Settings, Period, usize),
-    /// [`Estimator::restart`]
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Entry {
+    New(Start),
     Restart(Period),
-    /// [`Estimator::observe`]
-    Look(Evidence),
-    /// [`Estimator::conclude`]
+    Update(Knowledge, Time<Utc>, u64),
+    Announce(Option<LeapKind>, u64),
+    Measured(usize, Measurement),
     Conclude(u64),
-    /// [`Estimator::settle`]
     Settle(u64),
-    /// What came of the last conclusion: the status, whether it is a disruption, and what is to be published.
-    Concluded(ClockStatus, bool, Option<Estimate>),
-    /// What came of settling.
-    Settled(Option<Estimate>),
+    /// What came of it: the status, whether it is a disruption, what is to be published, and what it says of UTC.
+    Concluded(Outcome),
+    Settled(Option<[i128; 8]>),
 }
 
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let period = |period: &Period| format!("{} {}", period.frac(), period.shift());
-        match self {
-            Self::New(settings, nominal, sources) => {
-                let Settings { drift, least_drift, nominal_error, holdover, probation, monotonic } = settings;
-                write!(
-                    f,
-                    "new {drift} {least_drift} {nominal_error} {holdover} {probation} {} {} {sources}",
-                    u8::from(*monotonic),
-                    period(nominal)
-                )
-            }
-            Self::Restart(nominal) => write!(f, "restart {}", period(nominal)),
-            Self::Look(Evidence { source, before, after, time, max_error, estimated_error, synchronized }) => write!(
-                f,
-                "look {source} {before} {after} {} {max_error} {estimated_error} {}",
-                time.raw(),
-                u8::from(*synchronized)
-            ),
-            Self::Conclude(now) => write!(f, "conclude {now}"),
-            Self::Settle(counter) => write!(f, "settle {counter}"),
-            Self::Concluded(status, disrupted, estimate) => {
-                write!(f, "concluded {} {}{}", status.0, u8::from(*disrupted), words(estimate.as_ref()))
-            }
-            Self::Settled(estimate) => write!(f, "settled{}", words(estimate.as_ref())),
+/// What a decision is compared by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Outcome {
+    status: ClockStatus,
+    disrupted: bool,
+    calibration: Option<[i128; 8]>,
+    leap: (Option<TaiOffset>, u8),
+}
+
+/// A calibration as numbers: counter, time, period, shift, and errors, -1 where there is none.
+fn numbers(calibration: &Calibration<Tai>) -> [i128; 8] {
+    let error = |error: Option<u64>| error.map_or(-1, i128::from);
+    [
+        calibration.reference_counter().into(),
+        calibration.reference_time().raw(),
+        calibration.period().frac().into(),
+        calibration.period().shift().into(),
+        error(calibration.time_max_error()),
+        error(calibration.time_estimated_error()),
+        error(calibration.period_max_error_rate()),
+        error(calibration.period_estimated_error_rate()),
+    ]
+}
+
+impl Outcome {
+    fn of(decision: &Decision, leap: LeapStatus) -> Self {
+        let conclusion = &decision.conclusion;
+        Self {
+            status: conclusion.status,
+            disrupted: conclusion.disrupted,
+            calibration: conclusion.publish.as_ref().map(numbers),
+            leap: (leap.tai_offset, leap.indicator.0),
         }
     }
 }
 
-fn words(estimate: Option<&Estimate>) -> String {
-    estimate.map_or_else(String::new, |estimate| {
-        format!(
-            " {} {} {} {} {} {} {} {}",
-            estimate.counter,
-            estimate.time.raw(),
-            estimate.period.frac(),
-            estimate.period.shift(),
-            estimate.time_max_error,
-            estimate.time_estimated_error,
-            estimate.period_max_error,
-            estimate.period_estimated_error
-        )
-    })
+/// The words of a line that is written.
+#[derive(Default)]
+struct Line(String);
+
+impl Line {
+    fn new(kind: &str) -> Self {
+        Self(kind.to_owned())
+    }
+
+    fn word(mut self, word: impl fmt::Display) -> Self {
+        // A String takes anything.
+        let _ = write!(self.0, " {word}");
+        self
+    }
+
+    fn flag(self, flag: bool) -> Self {
+        self.word(u8::from(flag))
+    }
+
+    fn option(self, word: Option<impl fmt::Display>) -> Self {
+        match word {
+            Some(word) => self.word(word),
+            None => self.word('-'),
+        }
+    }
+
+    fn period(self, period: Period) -> Self {
+        self.word(period.frac()).word(period.shift())
+    }
+
+    fn offset(self, offset: Option<TaiOffset>) -> Self {
+        self.option(offset.map(TaiOffset::seconds))
+    }
+
+    fn kind(self, kind: Option<LeapKind>) -> Self {
+        self.option(kind)
+    }
+
+    fn knowledge(self, knowledge: &Knowledge) -> Self {
+        let line = self.offset(knowledge.stated).offset(knowledge.kernel);
+        let Some(list) = knowledge.list else { return line.word('-') };
+        let line = line.offset(Some(list.offset)).word(list.expires).option(list.next.map(|next| next.month));
+        line.kind(list.next.map(|next| next.kind))
+    }
+
+    fn numbers(self, numbers: Option<&[i128; 8]>) -> Self {
+        numbers.into_iter().flatten().fold(self, Line::word)
+    }
 }
 
-/// The words of a line, taken from the front.
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = match self {
+            Self::New(Start { settings, nominal, roles, knowledge, utc }) => {
+                let Settings { wander, measured_wander, nominal_error, source_timeout, probation, monotonic } =
+                    settings;
+                let line = Line::new("new").word(wander).option(*measured_wander).word(nominal_error);
+                let line = line.word(source_timeout).word(probation).flag(*monotonic).period(*nominal);
+                let line = line.word(utc.raw()).knowledge(knowledge).word(roles.len());
+                roles.iter().fold(line, |line, role| line.word(role.clock).flag(role.is_tai))
+            }
+            Self::Restart(nominal) => Line::new("restart").period(*nominal),
+            Self::Update(knowledge, utc, now) => Line::new("update").word(utc.raw()).word(now).knowledge(knowledge),
+            Self::Announce(kind, now) => Line::new("announce").kind(*kind).word(now),
+            Self::Measured(source, measurement) => {
+                let Measurement { stamp, max_error, estimated_error, synchronized, leap, era, steering } = measurement;
+                let (scale, raw) = match stamp {
+                    Stamp::Tai(sample) => ("tai", sample.time.raw()),
+                    Stamp::Utc(sample) => ("utc", sample.time.raw()),
+                };
+                let line = Line::new("measured").word(source).word(scale).word(stamp.before()).word(stamp.after());
+                let line = line.word(raw).word(max_error).word(estimated_error).flag(*synchronized);
+                line.kind(leap.today).flag(leap.now).offset(leap.tai_offset).word(era).option(*steering)
+            }
+            Self::Conclude(now) => Line::new("conclude").word(now),
+            Self::Settle(counter) => Line::new("settle").word(counter),
+            Self::Concluded(Outcome { status, disrupted, calibration, leap }) => Line::new("concluded")
+                .word(status.0)
+                .flag(*disrupted)
+                .offset(leap.0)
+                .word(leap.1)
+                .numbers(calibration.as_ref()),
+            Self::Settled(calibration) => Line::new("settled").numbers(calibration.as_ref()),
+        };
+        f.write_str(&line.0)
+    }
+}
+
+/// The words of a line that is read, taken from the front.
 struct Words<'a>(std::str::SplitAsciiWhitespace<'a>);
 
+#[allow(clippy::option_option)] // whether it makes sense, and whether there is one
 impl Words<'_> {
     fn next<T: FromStr>(&mut self) -> Option<T> {
         self.0.next()?.parse().ok()
+    }
+
+    fn option<T: FromStr>(&mut self) -> Option<Option<T>> {
+        match self.0.next()? {
+            "-" => Some(None),
+            word => word.parse().ok().map(Some),
+        }
     }
 
     fn flag(&mut self) -> Option<bool> {
@@ -98,20 +191,48 @@ impl Words<'_> {
         Period::from_parts(self.next()?, self.next()?)
     }
 
-    fn is_at_end(&self) -> bool {
-        self.0.clone().next().is_none()
+    fn offset(&mut self) -> Option<Option<TaiOffset>> {
+        match self.option()? {
+            None => Some(None),
+            Some(seconds) => TaiOffset::from_seconds(seconds).map(Some),
+        }
     }
 
-    fn estimate(&mut self) -> Option<Estimate> {
-        Some(Estimate {
-            counter: self.next()?,
-            time: Time::from_raw(self.next()?),
-            period: self.period()?,
-            time_max_error: self.next()?,
-            time_estimated_error: self.next()?,
-            period_max_error: self.next()?,
-            period_estimated_error: self.next()?,
+    fn kind(&mut self) -> Option<Option<LeapKind>> {
+        Some(match self.0.next()? {
+            "-" => None,
+            "inserted" => Some(LeapKind::Inserted),
+            "deleted" => Some(LeapKind::Deleted),
+            _ => return None,
         })
+    }
+
+    fn knowledge(&mut self) -> Option<Knowledge> {
+        let (stated, kernel) = (self.offset()?, self.offset()?);
+        let list = match self.offset()? {
+            None => None,
+            Some(offset) => {
+                let (expires, month, kind) = (self.next()?, self.option()?, self.kind()?);
+                let next = month.zip(kind).map(|(month, kind)| LeapSecond { month, kind });
+                Some(Listed { offset, next, expires })
+            }
+        };
+        Some(Knowledge { stated, kernel, list })
+    }
+
+    fn numbers(&mut self) -> Option<Option<[i128; 8]>> {
+        if self.is_at_end() {
+            return Some(None);
+        }
+        let mut numbers = [0; 8];
+        for number in &mut numbers {
+            *number = self.next()?;
+        }
+        Some(Some(numbers))
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.0.clone().next().is_none()
     }
 }
 
@@ -121,60 +242,82 @@ impl Entry {
         let entry = match words.0.next()? {
             "new" => {
                 let settings = Settings {
-                    drift: words.next()?,
-                    least_drift: words.next()?,
+                    wander: words.next()?,
+                    measured_wander: words.option()?,
                     nominal_error: words.next()?,
-                    holdover: words.next()?,
+                    source_timeout: words.next()?,
                     probation: words.next()?,
                     monotonic: words.flag()?,
                 };
-                Self::New(settings, words.period()?, words.next()?)
+                let (nominal, utc) = (words.period()?, Time::from_raw(words.next()?));
+                let (knowledge, count) = (words.knowledge()?, words.next::<usize>()?);
+                let mut roles = Vec::new();
+                for _ in 0..Some(count).filter(|count| *count <= MOST_SOURCES)? {
+                    let clock = words.next().filter(|clock| *clock < MOST_SOURCES)?;
+                    roles.push(Role { clock, is_tai: words.flag()? });
+                }
+                Self::New(Start { settings, nominal, roles, knowledge, utc })
             }
             "restart" => Self::Restart(words.period()?),
-            "look" => Self::Look(Evidence {
-                source: words.next()?,
-                before: words.next()?,
-                after: words.next()?,
-                time: Time::from_raw(words.next()?),
-                max_error: words.next()?,
-                estimated_error: words.next()?,
-                synchronized: words.flag()?,
-            }),
+            "update" => {
+                let (utc, now) = (Time::from_raw(words.next()?), words.next()?);
+                Self::Update(words.knowledge()?, utc, now)
+            }
+            "announce" => Self::Announce(words.kind()?, words.next()?),
+            "measured" => {
+                let (source, scale) = (words.next()?, words.0.next()?);
+                let (before, after, raw) = (words.next()?, words.next()?, words.next()?);
+                let stamp = match scale {
+                    "tai" => Stamp::Tai(Sample { before, time: Time::from_raw(raw), after }),
+                    "utc" => Stamp::Utc(Sample { before, time: Time::from_raw(raw), after }),
+                    _ => return None,
+                };
+                let (max_error, estimated_error, synchronized) = (words.next()?, words.next()?, words.flag()?);
+                let leap = LeapNotice { today: words.kind()?, now: words.flag()?, tai_offset: words.offset()? };
+                let (era, steering) = (words.next()?, words.option()?);
+                let measurement = Measurement { stamp, max_error, estimated_error, synchronized, leap, era, steering };
+                Self::Measured(source, measurement)
+            }
             "conclude" => Self::Conclude(words.next()?),
             "settle" => Self::Settle(words.next()?),
             "concluded" => {
                 let (status, disrupted) = (ClockStatus(words.next()?), words.flag()?);
-                Self::Concluded(status, disrupted, if words.is_at_end() { None } else { Some(words.estimate()?) })
+                let leap = (words.offset()?, words.next()?);
+                Self::Concluded(Outcome { status, disrupted, calibration: words.numbers()?, leap })
             }
-            "settled" if words.is_at_end() => Self::Settled(None),
-            "settled" => Self::Settled(Some(words.estimate()?)),
+            "settled" => Self::Settled(words.numbers()?),
             _ => return None,
         };
         words.is_at_end().then_some(entry)
     }
 }
 
-/// An estimator that writes down all that it is told.
-#[derive(Debug)]
-pub struct Recorder<W> {
-    estimator: Estimator,
-    out: Option<W>,
+/// Decisions that are recorded, with all that they depend on.
+pub struct Recorder {
+    policy: Policy,
+    out: Option<Box<dyn Write>>,
     /// The first error of writing, after which nothing more is written: a clock is worth more than its records.
     error: Option<io::Error>,
 }
 
-impl<W: Write> Recorder<W> {
-    /// Like [`Estimator::new`], with a place to write to.
-    pub fn new(settings: Settings, nominal: Period, sources: usize, out: Option<W>) -> Self {
-        let mut recorder = Self { estimator: Estimator::new(settings, nominal, sources), out, error: None };
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("policy", &self.policy).field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    /// Decisions start, with a place to write to.
+    pub fn new(start: Start, out: Option<Box<dyn Write>>) -> Self {
+        let mut recorder = Self { policy: Policy::new(&start), out, error: None };
         recorder.line(&HEADER);
-        recorder.line(&Entry::New(settings, nominal, sources));
+        recorder.line(&Entry::New(start));
         recorder
     }
 
-    /// The estimator.
-    pub const fn estimator(&self) -> &Estimator {
-        &self.estimator
+    /// The decisions.
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Why nothing is written any more, once.
@@ -182,35 +325,50 @@ impl<W: Write> Recorder<W> {
         self.error.take()
     }
 
-    /// [`Estimator::restart`]
+    /// [`Policy::restart`]
     pub fn restart(&mut self, nominal: Period) {
         self.line(&Entry::Restart(nominal));
-        self.estimator.restart(nominal);
+        self.policy.restart(nominal);
     }
 
-    /// [`Estimator::observe`]
-    pub fn observe(&mut self, evidence: &Evidence) -> Option<Finding> {
-        self.line(&Entry::Look(*evidence));
-        self.estimator.observe(evidence)
+    /// [`Policy::update`]
+    pub fn update(&mut self, knowledge: Knowledge, utc: Time<Utc>, now: u64) -> Vec<UtcFinding> {
+        self.line(&Entry::Update(knowledge, utc, now));
+        self.policy.update(knowledge, utc, now)
     }
 
-    /// [`Estimator::conclude`]
-    pub fn conclude(&mut self, now: u64) -> Conclusion {
-        let conclusion = self.estimator.conclude(now);
-        self.line(&Entry::Conclude(now));
-        self.line(&Entry::Concluded(conclusion.status, conclusion.disrupted, conclusion.publish));
-        conclusion
+    /// [`Policy::announce`]
+    pub fn announce(&mut self, kind: Option<LeapKind>, now: u64) -> i64 {
+        self.line(&Entry::Announce(kind, now));
+        self.policy.announce(kind, now)
     }
 
-    /// [`Estimator::settle`]. Nothing is written yet, as readers wait: [`settled`](Self::settled) does it.
-    pub fn settle(&mut self, counter: u64) -> Option<Estimate> {
-        self.estimator.settle(counter)
+    /// [`Policy::measured`]
+    pub fn measured(&mut self, source: usize, measurement: &Measurement) {
+        self.line(&Entry::Measured(source, *measurement));
+        self.policy.measured(source, measurement);
+    }
+
+    /// [`Policy::conclude`]
+    pub fn conclude(&mut self, now: u64) -> Decision {
+        let decision = self.policy.conclude(now);
+        if self.out.is_some() {
+            let leap = self.policy.leap_status(self.policy.time_at(now));
+            self.line(&Entry::Conclude(now));
+            self.line(&Entry::Concluded(Outcome::of(&decision, leap)));
+        }
+        decision
+    }
+
+    /// [`Policy::settle`]. Nothing is written yet, as readers wait: [`settled`](Self::settled) does it.
+    pub fn settle(&mut self, counter: u64) -> Option<Calibration<Tai>> {
+        self.policy.settle(counter)
     }
 
     /// Writes down what was settled at a counter value.
-    pub fn settled(&mut self, counter: u64, estimate: Option<Estimate>) {
+    pub fn settled(&mut self, counter: u64, calibration: Option<&Calibration<Tai>>) {
         self.line(&Entry::Settle(counter));
-        self.line(&Entry::Settled(estimate));
+        self.line(&Entry::Settled(calibration.map(numbers)));
     }
 
     fn line(&mut self, line: &dyn fmt::Display) {
@@ -225,8 +383,8 @@ impl<W: Write> Recorder<W> {
 /// What became of a trace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Replay {
-    /// Looks at sources.
-    pub looks: u64,
+    /// Measurements of sources.
+    pub measurements: u64,
     /// Calibrations that were published.
     pub calibrations: u64,
     /// Conclusions that were not the same again, to the last bit.
@@ -245,7 +403,7 @@ pub enum ReplayError {
         error: io::Error,
     },
     /// A line makes no sense.
-    #[error("line {line}: {text:?} is no line of a trace; is the file from `vmclock serve --record`?")]
+    #[error("line {line}: {text:?} is no line of a trace; is the file from this version's `vmclock serve --record`?")]
     Line {
         /// Counted from 1.
         line: usize,
@@ -255,9 +413,9 @@ pub enum ReplayError {
 }
 
 /// Does all of a trace again, and compares. `each` gets every calibration, as it comes out now.
-pub fn replay(trace: impl BufRead, mut each: impl FnMut(&Estimate)) -> Result<Replay, ReplayError> {
-    let mut estimator: Option<Estimator> = None;
-    let mut outcome = Replay::default();
+pub fn replay(trace: impl BufRead, mut each: impl FnMut(&Calibration<Tai>)) -> Result<Replay, ReplayError> {
+    let mut policy: Option<Policy> = None;
+    let mut result = Replay::default();
     let mut concluded = None;
     let mut settled = None;
     for (index, text) in trace.lines().enumerate() {
@@ -269,112 +427,42 @@ pub fn replay(trace: impl BufRead, mut each: impl FnMut(&Estimate)) -> Result<Re
         // Whoever was killed in the middle of a line wrote half of it: that ends a trace.
         let nonsense = || ReplayError::Line { line, text: text.chars().take(80).collect() };
         let entry = Entry::parse(&text).filter(|_| index > 0).ok_or_else(nonsense)?;
-        match (entry, &mut estimator) {
-            (Entry::New(settings, nominal, sources), _) if sources <= 64 => {
-                estimator = Some(Estimator::new(settings, nominal, sources));
+        match (entry, &mut policy) {
+            (Entry::New(start), _) => policy = Some(Policy::new(&start)),
+            (Entry::Restart(nominal), Some(policy)) => policy.restart(nominal),
+            (Entry::Update(knowledge, utc, now), Some(policy)) => {
+                policy.update(knowledge, utc, now);
             }
-            (Entry::Restart(nominal), Some(estimator)) => estimator.restart(nominal),
-            (Entry::Look(evidence), Some(estimator)) => {
-                outcome.looks += 1;
-                estimator.observe(&evidence);
+            (Entry::Announce(kind, now), Some(policy)) => {
+                policy.announce(kind, now);
             }
-            (Entry::Conclude(now), Some(estimator)) => concluded = Some(estimator.conclude(now)),
-            (Entry::Settle(counter), Some(estimator)) => settled = Some(estimator.settle(counter)),
-            (Entry::Concluded(status, disrupted, estimate), Some(_)) => {
-                let again = concluded.take().ok_or_else(nonsense)?;
-                outcome.different +=
-                    u64::from((again.status, again.disrupted, again.publish) != (status, disrupted, estimate));
-                if let Some(estimate) = &again.publish {
-                    outcome.calibrations += 1;
-                    each(estimate);
+            (Entry::Measured(source, measurement), Some(policy)) => {
+                result.measurements += 1;
+                policy.measured(source, &measurement);
+            }
+            (Entry::Conclude(now), Some(policy)) => {
+                let decision = policy.conclude(now);
+                let leap = policy.leap_status(policy.time_at(now));
+                concluded = Some((Outcome::of(&decision, leap), decision.conclusion.publish));
+            }
+            (Entry::Settle(counter), Some(policy)) => settled = Some(policy.settle(counter)),
+            (Entry::Concluded(outcome), Some(_)) => {
+                let (again, publish) = concluded.take().ok_or_else(nonsense)?;
+                result.different += u64::from(again != outcome);
+                if let Some(calibration) = &publish {
+                    result.calibrations += 1;
+                    each(calibration);
                 }
             }
-            (Entry::Settled(estimate), Some(_)) => {
-                outcome.different += u64::from(settled.take().ok_or_else(nonsense)? != estimate);
+            (Entry::Settled(numbers_then), Some(_)) => {
+                let again = settled.take().ok_or_else(nonsense)?;
+                result.different += u64::from(again.as_ref().map(numbers) != numbers_then);
             }
             _ => return Err(nonsense()),
         }
     }
-    Ok(outcome)
+    Ok(result)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::num::NonZeroU64;
-
-    fn evidence(second: u64, off: i64) -> Evidence {
-        let counter = second.wrapping_mul(2_500_000_000).wrapping_add(u64::MAX - 5_000_000_000);
-        let nanos = i128::from(1_800_000_000 + second) * 1_000_000_000 + i128::from(off);
-        Evidence {
-            source: 0,
-            before: counter,
-            after: counter.wrapping_add(100),
-            time: Time::from_nanos(nanos).expect("in range"),
-            max_error: 500,
-            estimated_error: 50,
-            synchronized: true,
-        }
-    }
-
-    fn record(monotonic: bool) -> Vec<u8> {
-        let nominal = Period::from_frequency(NonZeroU64::new(2_500_100_000).expect("not 0"));
-        let settings = Settings { monotonic, ..Settings::default() };
-        let mut trace = Vec::new();
-        let mut recorder = Recorder::new(settings, nominal, 1, Some(&mut trace));
-        for second in 0..200 {
-            let look = evidence(second, if second % 3 == 0 { 300 } else { -200 });
-            recorder.observe(&look);
-            recorder.conclude(look.after);
-            if monotonic {
-                let settled = recorder.settle(look.after + 1_000);
-                recorder.settled(look.after + 1_000, settled);
-            }
-            if second == 150 {
-                recorder.restart(nominal);
-            }
-        }
-        assert!(recorder.take_error().is_none());
-        trace
-    }
-
-    #[test]
-    fn a_trace_gives_the_same_again() {
-        for monotonic in [false, true] {
-            let trace = record(monotonic);
-            let mut seen = 0;
-            let outcome = replay(&trace[..], |_| seen += 1).expect("a trace");
-            assert_eq!((outcome.looks, outcome.different), (200, 0));
-            assert!(outcome.calibrations > 100 && seen == outcome.calibrations, "{outcome:?}");
-        }
-    }
-
-    #[test]
-    fn a_difference_is_found_and_nonsense_refused() {
-        let text = String::from_utf8(record(false)).expect("text");
-        let (index, line) =
-            text.lines().enumerate().filter(|(_, line)| line.starts_with("look")).nth(20).expect("a look");
-        let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        let time: i128 = words[4].parse().expect("a number");
-        words[4] = (time + (1 << 40)).to_string();
-        let changed = words.join(" ");
-        let other: Vec<&str> =
-            text.lines().enumerate().map(|(at, line)| if at == index { changed.as_str() } else { line }).collect();
-        let outcome = replay(other.join("\n").as_bytes(), |_| ()).expect("a trace");
-        assert!(outcome.different > 0, "{outcome:?}");
-        for (nonsense, line) in [
-            ("", None),
-            ("vmclock-trace 2\n", Some(1)),
-            ("vmclock-trace 1\nconclude 5\n", Some(2)),
-            ("vmclock-trace 1\nnew 1 1 1 1 1 0 9223372036854775808 31 1\nlook 0 1 2 3 4 5\n", Some(3)),
-            ("vmclock-trace 1\nnew 1 1 1 1 1 0 9223372036854775808 31 1\nconcluded 2 0\n", Some(3)),
-            ("vmclock-trace 1\nnew 1 1 1 1 1 0 9223372036854775808 31 99999999999\n", Some(2)),
-        ] {
-            match (replay(nonsense.as_bytes(), |_| ()), line) {
-                (Ok(outcome), None) => assert_eq!(outcome, Replay::default()),
-                (Err(ReplayError::Line { line: found, .. }), Some(line)) => assert_eq!(found, line, "{nonsense:?}"),
-                (other, _) => panic!("{nonsense:?}: {other:?}"),
-            }
-        }
-    }
-}
+mod tests;

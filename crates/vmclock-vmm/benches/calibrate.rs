@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator};
-use vmclock_core::calibration::Period;
-use vmclock_core::time::Time;
-use vmclock_vmm::device::{Calibration, Device, Options};
+use vmclock_core::calibration::{Calibration, Period};
+use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+use vmclock_core::tai::TaiOffset;
+use vmclock_core::time::{Span, Tai, Time};
+use vmclock_vmm::device::{Device, Options};
 use vmclock_vmm::memory::GuestRegion;
 
 const ROUNDS: u32 = 500;
@@ -21,29 +23,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000)?;
     let options = Options::new(CounterId::X86_TSC, [1, 2]);
     let mut device = Device::new(region, (), (), options, [3, 2])?;
-    let mut calibration = Calibration {
-        counter: 5,
-        time: Time::from_parts(1_800_000_000, 0),
-        period: Period::from_frequency(NonZeroU64::new(2_500_000_000).ok_or("not 0")?),
-        time_max_error: 500,
-        time_estimated_error: 50,
-        period_max_error: 15_000_000,
-        period_estimated_error: 10_000,
-        status: ClockStatus::SYNCHRONIZED,
-        utc_minus_tai: Some(-37),
-        leap_indicator: LeapIndicator::NONE,
-    };
+    let period = Period::from_frequency(NonZeroU64::new(2_500_000_000).ok_or("not 0")?);
+    let leap = LeapStatus { tai_offset: TaiOffset::from_seconds(37), indicator: LeapIndicator::NONE };
+    let (mut counter, mut time) = (5_u64, Time::<Tai>::from_parts(1_800_000_000, 0));
+    let (mut max_error, mut estimated_error) = ((500, 15_000_000), (50, 10_000));
     let mut best = f64::MAX;
     for _ in 0..ROUNDS {
         let start = Instant::now();
         for _ in 0..CALLS {
             // All that a refresh changes.
-            calibration.counter = calibration.counter.wrapping_add(2_500_000_001);
-            calibration.time = Time::from_raw(calibration.time.raw() + (1 << 64) + 12_345);
-            calibration.time_max_error ^= 1;
-            calibration.time_estimated_error ^= 1;
-            calibration.period_max_error ^= 1 << 8;
-            device.calibrate(black_box(&calibration))?;
+            counter = counter.wrapping_add(2_500_000_001);
+            time = time.checked_add(Span::from_raw((1 << 64) + 12_345)).ok_or("out of range")?;
+            (max_error.0, max_error.1, estimated_error.0) =
+                (max_error.0 ^ 1, max_error.1 ^ 1 << 8, estimated_error.0 ^ 1);
+            let calibration = Calibration::new(counter, time, black_box(period))
+                .with_max_error(max_error.0, max_error.1)
+                .with_estimated_error(estimated_error.0, estimated_error.1);
+            device.calibrate(black_box(&Calibrated { calibration, status: ClockStatus::SYNCHRONIZED, leap }))?;
         }
         best = best.min(start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS));
     }

@@ -8,10 +8,12 @@ use std::num::NonZeroU64;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 use vmclock::VmClock;
 use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot};
-use vmclock_core::calibration::{self, Period};
+use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::event::{changes, Event, Maintenance};
+use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::Time;
-use vmclock_vmm::device::{Calibration, Device, Options};
+use vmclock_vmm::device::{Device, Options};
 use vmclock_vmm::memory::GuestRegion;
 use vmclock_vmm::trigger::EventFd;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
@@ -21,8 +23,10 @@ const PLACE: GuestAddress = GuestAddress(0xf000);
 const HERTZ: u64 = 2_000_000_000;
 /// The time when the guest's counter was 0, in seconds of TAI.
 const START: i64 = 1_800_000_000;
+/// In seconds, since 2017.
+const TAI_MINUS_UTC: i16 = 37;
 
-/// The guest: it compares the page with what it saw last.
+/// The guest: it compares the page with its last snapshot.
 struct Guest<'a> {
     clock: VmClock,
     interrupt: &'a EventFd,
@@ -30,9 +34,9 @@ struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Looks at the page, and checks that these events were what happened, with so many interrupts, and that the time
+    /// Reads the page, and checks that these events are what happened, with so many interrupts, and that the time
     /// can be had or not.
-    fn look(
+    fn check(
         &mut self,
         what: &str,
         counter: u64,
@@ -50,15 +54,15 @@ impl Guest<'_> {
         }
         assert_eq!(happened.iter().map(Event::name).collect::<Vec<_>>(), events, "{what}");
         assert_eq!(raised, interrupts, "{what}");
-        match calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC) {
+        match Calibration::from_snapshot(&page, CounterId::X86_TSC) {
             Ok(clock) => {
                 let (time, error) = (clock.time_at(counter)?, clock.max_error_at(counter));
                 println!("    TAI {}.{:09} ± {} ns", time.seconds(), time.subsec_nanos(), error.unwrap_or_default());
                 assert!(gives_time, "{what}");
-                let truth = i128::from(START) * 1_000_000_000 + i128::from(counter) * 1_000_000_000 / i128::from(HERTZ);
+                let exact = i128::from(START) * 1_000_000_000 + i128::from(counter) * 1_000_000_000 / i128::from(HERTZ);
                 let interval = clock.interval_at(counter)?.ok_or("the page has no bounds")?;
-                assert!((interval.earliest.nanos()..=interval.latest.nanos()).contains(&truth), "{what}");
-                assert_eq!(page.tai_offset(), Some(-37), "{what}");
+                assert!((interval.earliest.nanos()..=interval.latest.nanos()).contains(&exact), "{what}");
+                assert_eq!(page.tai_offset(), TaiOffset::from_seconds(TAI_MINUS_UTC), "{what}");
             }
             Err(reason) => {
                 println!("    {reason}");
@@ -71,18 +75,14 @@ impl Guest<'_> {
 }
 
 /// What the host knows when the guest's counter is `counter`, `seconds` after the start.
-fn known(counter: u64, seconds: i64) -> Option<Calibration> {
-    Some(Calibration {
-        counter,
-        time: Time::from_parts(START + seconds, 0),
-        period: Period::from_frequency(NonZeroU64::new(HERTZ)?),
-        time_max_error: 800,
-        time_estimated_error: 80,
-        period_max_error: 15_000_000,
-        period_estimated_error: 20_000,
+fn known(counter: u64, seconds: i64) -> Option<Calibrated> {
+    let period = Period::from_frequency(NonZeroU64::new(HERTZ)?);
+    Some(Calibrated {
+        calibration: Calibration::new(counter, Time::from_parts(START + seconds, 0), period)
+            .with_max_error(800, 15_000_000)
+            .with_estimated_error(80, 20_000),
         status: ClockStatus::SYNCHRONIZED,
-        utc_minus_tai: Some(-37),
-        leap_indicator: LeapIndicator::NONE,
+        leap: LeapStatus { tai_offset: TaiOffset::from_seconds(TAI_MINUS_UTC), indicator: LeapIndicator::NONE },
     })
 }
 
@@ -100,46 +100,48 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::new(CounterId::X86_TSC, key);
     let mut clock = Device::new(region()?, &interrupt, (), options, [0xa409_3822, 0x3f84_d5b5])?;
     let mut guest = Guest { clock: VmClock::open_at(file.path())?, interrupt: &interrupt, last: *clock.page() };
-    guest.look("boot, nothing is known of the time yet", 0, &[], 0, false)?;
+    guest.check("boot, nothing is known of the time yet", 0, &[], 0, false)?;
     clock.calibrate(&calibrated(0, 0)?)?;
-    guest.look("calibrate", HERTZ, &["status", "time-scale"], 1, true)?;
-    clock.leap(Some(-37), LeapIndicator::PRE_POSITIVE)?;
-    guest.look("a leap second became known", HERTZ, &["time-scale"], 1, true)?;
+    guest.check("calibrate", HERTZ, &["status", "time-scale"], 1, true)?;
+    let announced =
+        LeapStatus { tai_offset: TaiOffset::from_seconds(TAI_MINUS_UTC), indicator: LeapIndicator::PRE_POSITIVE };
+    clock.leap_status(announced)?;
+    guest.check("a leap second became known", HERTZ, &["time-scale"], 1, true)?;
     clock.pause()?;
     clock.resume(None)?;
-    guest.look("pause and resume", 2 * HERTZ, &[], 0, true)?;
+    guest.check("pause and resume", 2 * HERTZ, &[], 0, true)?;
     let next = calibrated(2 * HERTZ, 2)?;
-    assert!(clock.agrees(&next, 2 * HERTZ));
+    assert!(clock.is_consistent(&next, 2 * HERTZ));
     clock.resume(Some(&next))?;
-    guest.look("resume with a calibration", 2 * HERTZ, &["time-scale"], 1, true)?;
+    guest.check("resume with a calibration", 2 * HERTZ, &["time-scale"], 1, true)?;
     clock.reset(None)?;
-    guest.look("reset", 3 * HERTZ, &["refreshed"], 1, true)?;
+    guest.check("reset", 3 * HERTZ, &["refreshed"], 1, true)?;
     clock.maintenance(Maintenance::Soon)?;
-    guest.look("maintenance, within a day", 3 * HERTZ, &["maintenance-soon"], 1, true)?;
+    guest.check("maintenance, within a day", 3 * HERTZ, &["maintenance-soon"], 1, true)?;
     clock.maintenance(Maintenance::Imminent)?;
-    guest.look("maintenance, within an hour", 3 * HERTZ, &["maintenance-imminent"], 1, true)?;
+    guest.check("maintenance, within an hour", 3 * HERTZ, &["maintenance-imminent"], 1, true)?;
 
     // The state would travel with the memory.
     let state = clock.migrate_out();
     let known = calibrated(4 * HERTZ, 4)?;
     let clock = Device::migrate_in(region()?, &interrupt, (), &state, Some(&known), 0x299f_31d0)?;
-    guest.look("migrate out, and in", 4 * HERTZ, &["disrupted", "maintenance-cleared"], 1, true)?;
+    guest.check("migrate out, and in", 4 * HERTZ, &["disrupted", "maintenance-cleared"], 1, true)?;
     let mut clock = Device::resume_in(region()?, &interrupt, (), &clock.save(), None)?;
-    guest.look("the monitor was restarted", 5 * HERTZ, &["refreshed"], 1, true)?;
+    guest.check("the monitor was restarted", 5 * HERTZ, &["refreshed"], 1, true)?;
     clock.clone_running(0x082e_fa98)?;
-    guest.look("a clone on the same host", 5 * HERTZ, &["restored"], 1, true)?;
+    guest.check("a clone on the same host", 5 * HERTZ, &["restored"], 1, true)?;
     let clock = Device::clone_in(region()?, &interrupt, (), &clock.save(), 0x34e9_0c6c)?;
-    guest.look("a clone in a process of its own", 5 * HERTZ, &["restored"], 1, true)?;
+    guest.check("a clone in a process of its own", 5 * HERTZ, &["restored"], 1, true)?;
     let mut clock = Device::restore(region()?, &interrupt, (), &clock.save(), None, [0xec4e_6c89, 0x7137_4491])?;
     let events = ["disrupted", "restored", "status", "time-scale"];
-    guest.look("restore, without a calibration", 5 * HERTZ, &events, 1, false)?;
+    guest.check("restore, without a calibration", 5 * HERTZ, &events, 1, false)?;
     clock.calibrate(&calibrated(6 * HERTZ, 6)?)?;
-    guest.look("calibrate", 6 * HERTZ, &["status", "time-scale"], 1, true)?;
+    guest.check("calibrate", 6 * HERTZ, &["status", "time-scale"], 1, true)?;
     clock.distrust()?;
-    guest.look("the host lost its own clock", 6 * HERTZ, &["status"], 1, false)?;
+    guest.check("the host lost its own clock", 6 * HERTZ, &["status"], 1, false)?;
     clock.disrupt(0x4528_21e6)?;
-    guest.look("the counter was disturbed", 6 * HERTZ, &["disrupted", "status"], 1, false)?;
+    guest.check("the counter was disrupted", 6 * HERTZ, &["disrupted", "status"], 1, false)?;
     clock.notify()?;
-    guest.look("the interrupt controller's state was loaded", 6 * HERTZ, &[], 1, false)?;
+    guest.check("the interrupt controller's state was loaded", 6 * HERTZ, &[], 1, false)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time.
-//! Needs `/dev/kvm`, and an x86-64 host whose clock it takes for the truth.
+//! Needs `/dev/kvm`, and an x86-64 host, whose clock is assumed exact.
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn main() {
@@ -23,12 +23,15 @@ mod x86 {
     use kvm_bindings::kvm_userspace_memory_region;
     use kvm_ioctls::{Cap, Kvm, VcpuExit};
     use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-    use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
-    use vmclock_core::calibration;
+    use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, STRUCTURE_LEN};
+    use vmclock_core::calibration::Calibration;
     use vmclock_core::counter;
+    use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+    use vmclock_core::tai::TaiOffset;
+    use vmclock_core::time::Tai;
     use vmclock_host::estimator::{Estimator, Evidence, Settings};
     use vmclock_host::kernel::{nominal_period, KernelClock};
-    use vmclock_vmm::device::{Calibration, Device, Options};
+    use vmclock_vmm::device::{Device, Options};
     use vmclock_vmm::kvm::Host;
     use vmclock_vmm::memory::GuestRegion;
 
@@ -37,7 +40,7 @@ mod x86 {
     const PAGE: GuestAddress = GuestAddress(0x3000);
     const MEMORY: usize = 0x10000;
 
-    /// Reads the counter, and copies the page, as a guest that knows that nobody writes meanwhile.
+    /// Reads the counter, and copies the page, as a guest that knows that there are no writes meanwhile.
     #[rustfmt::skip]
     const PROGRAM: [u8; 28] = [
         0x0f, 0xae, 0xe8,             // lfence
@@ -77,21 +80,23 @@ mod x86 {
         segments.cs.selector = 0;
         cpu.set_sregs(&segments)?;
 
-        // A guest at half the host's rate, where the CPU can do that.
+        // A guest at half the host's frequency, where the CPU can do that.
         let counter = Host::new(&kvm, &cpu)?;
         if kvm.check_extension(Cap::TscControl) {
             cpu.set_tsc_khz(counter.khz() / 2)?;
         }
         let counter = counter.guest_counter(&cpu)?;
         let host = host_time().ok_or("the kernel's clock gives no time")?;
-        clock.calibrate(&counter.calibration(&host).ok_or("the guest's counter stands")?)?;
+        let calibration = counter.calibration(&host).ok_or("the guest's counter does not run")?;
+        clock.calibrate(&Calibrated { calibration, status: ClockStatus::SYNCHRONIZED, leap: LeapStatus::UNKNOWN })?;
 
         let mut registers = cpu.get_regs()?;
         (registers.rip, registers.rflags) = (CODE.0, 2);
         cpu.set_regs(&registers)?;
-        let before = KernelClock::realtime_plus(0).sample().time;
+        let tai = |time| offset().and_then(|offset| offset.tai(time)).ok_or("the host's clock is out of range");
+        let before = tai(KernelClock::realtime().time())?;
         let exit = cpu.run()?;
-        let after = KernelClock::realtime_plus(0).sample().time;
+        let after = tai(KernelClock::realtime().time())?;
         if !matches!(exit, VcpuExit::Hlt) {
             return Err(format!("the guest did not halt: {exit:?}").into());
         }
@@ -99,7 +104,7 @@ mod x86 {
         memory.read_slice(&mut bytes, COPY)?;
         let seen: u64 = memory.read_obj(GuestAddress(COPY.0 + 0x80))?;
         let page = Snapshot::from_prefix(&bytes)?;
-        let interval = calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC)?.interval_at(seen)?;
+        let interval = Calibration::from_snapshot(&page, CounterId::X86_TSC)?.interval_at(seen)?;
         let interval = interval.ok_or("the page has no bounds")?;
         println!("{counter:x?}; the guest's counter was {seen:#x}");
         println!("by the page it was between {} and {}", interval.earliest.nanos(), interval.latest.nanos());
@@ -111,32 +116,24 @@ mod x86 {
         Ok(())
     }
 
-    /// The host's counter and the host's clock, as TAI although it is UTC: here both ends of the comparison are.
-    fn host_time() -> Option<Calibration> {
+    /// The host's counter and the host's clock, put on TAI.
+    fn host_time() -> Option<Calibration<Tai>> {
         let nominal = nominal_period(Duration::from_millis(20))?;
-        let mut estimator = Estimator::new(Settings::default(), nominal, 1);
-        let look = KernelClock::realtime_plus(0).sample();
+        let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
+        let sample = KernelClock::realtime().sample();
         estimator.observe(&Evidence {
             source: 0,
-            before: look.before,
-            after: look.after,
-            time: look.time,
+            sample: sample.with_time(offset()?.tai(sample.time)?),
             max_error: 0,
             estimated_error: 0,
             synchronized: true,
+            steering: None,
         });
-        let estimate = estimator.conclude(counter::read_ordered()).publish?;
-        Some(Calibration {
-            counter: estimate.counter,
-            time: estimate.time,
-            period: estimate.period,
-            time_max_error: estimate.time_max_error,
-            time_estimated_error: estimate.time_estimated_error,
-            period_max_error: estimate.period_max_error,
-            period_estimated_error: estimate.period_estimated_error,
-            status: ClockStatus::SYNCHRONIZED,
-            utc_minus_tai: None,
-            leap_indicator: LeapIndicator::NONE,
-        })
+        estimator.conclude(counter::read_ordered()).publish
+    }
+
+    /// TAI-UTC since 2017. Whatever it is, it cancels out.
+    fn offset() -> Option<TaiOffset> {
+        TaiOffset::from_seconds(37)
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ACPI table by which a guest finds the clock.
 //!
-//! The table says where the page is ([`Place`]) and, with a [`Doorbell`], how the guest learns that it changed: a
-//! Generic Event Device listens to the doorbell's interrupt and tells the clock's driver (`Notify(VCLK, 0x80)`).
+//! The table has the address of the page ([`Place`]) and, with a [`Doorbell`], how the guest learns that it changed: a
+//! Generic Event Device listens to the doorbell's interrupt and notifies the clock's driver (`Notify(VCLK, 0x80)`).
 //!
 //! ```
 //! use vmclock_vmm::acpi::{table, Doorbell, Place, Slot};
@@ -54,7 +54,7 @@ pub enum Place {
     Fixed(u64),
 }
 
-/// An NE2000 on the ISA bus, which no driver of the guest takes: not being plug and play, it is not looked for.
+/// An NE2000 on the ISA bus, which no driver of the guest takes: not being plug and play, it is not searched for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Doorbell {
     /// The first of its 32 I/O ports.
@@ -89,7 +89,7 @@ pub struct Clock {
     pub notification: Option<Notification>,
 }
 
-/// What tells a guest's driver that the page was updated.
+/// What notifies a guest's driver that the page was updated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notification {
     /// A global system interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it. A Generic Event Device
@@ -246,10 +246,11 @@ fn card(io: u16) -> Vec<Term> {
         // Stopped, and no interrupts yet.
         set("REG0", 0x21),
         set("REGF", 0x00),
-        // A ring of pages 0x40 to 0x80 for frames, all of them taken.
+        // A ring of pages 0x40 to 0x80 for frames, with a boundary beyond its end, so that it never becomes full: a frame
+        // that is refused raises no interrupt, and those before the guest's driver is there may be many.
         set("REG1", 0x40),
         set("REG2", 0x80),
-        set("REG3", 0x40),
+        set("REG3", 0xbf),
         set("REGC", 0x10),
         // Old interrupts away; on register page 1, where the next frame goes.
         set("REG7", 0xff),
@@ -259,7 +260,7 @@ fn card(io: u16) -> Vec<Term> {
         set("REG0", 0x22),
         set("REGF", 0x01),
     ];
-    let (status, boundary) = (path("REG7"), path("REG3"));
+    let status = path("REG7");
     vec![
         Term::of(&Name::new(path("_HID"), &EISAName::new("PNP0C02"))), // so that its ports are taken
         Term::of(&Name::new(path("_UID"), &"VMCLOCK")),
@@ -273,23 +274,14 @@ fn card(io: u16) -> Vec<Term> {
             registers,
         )),
         Term::of(&Method::new(path("ARM_"), 0, true, start.iter().map(|term| term as &dyn Aml).collect())),
-        // Whether it was the card's interrupt. The frames are thrown away: the boundary follows the next frame's page.
+        // Whether it was the card's interrupt. The frames are nobody's.
         Term::of(&Method::new(
             path("ACK_"),
             0,
             true,
             vec![
                 &And::new(&Local(0), &status, &ONE),
-                &If::new(
-                    &Local(0),
-                    vec![
-                        &Store::new(&status, &0xff_u8),
-                        &Store::new(&path("REG0"), &0x62_u8),
-                        &Store::new(&Local(1), &status),
-                        &Store::new(&path("REG0"), &0x22_u8),
-                        &Store::new(&boundary, &Local(1)),
-                    ],
-                ),
+                &If::new(&Local(0), vec![&Store::new(&status, &0xff_u8)]),
                 &Return::new(&Local(0)),
             ],
         )),
@@ -304,7 +296,7 @@ fn path(name: &str) -> Path {
 }
 
 /// A range of memory that the device itself uses. (`acpi_tables::aml::AddressSpace` makes only ranges that a bridge
-/// hands on: it has no way to say `ResourceConsumer`.)
+/// hands on: it has no way to state `ResourceConsumer`.)
 struct ConsumedMemory {
     first: u64,
     last: u64,
@@ -331,7 +323,7 @@ impl Aml for ConsumedMemory {
     }
 }
 
-/// A term that is encoded already, as the crate's terms borrow what they are made of.
+/// A term that is encoded already, as the crate's terms borrow their parts.
 struct Term(Vec<u8>);
 
 impl Term {

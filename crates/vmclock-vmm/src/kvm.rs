@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What KVM knows of its guest's counter, on x86-64 and with the feature `kvm`.
+//! The guest's counter as KVM has it, on x86-64 and with the feature `kvm`.
 //!
 //! ```no_run
 //! use kvm_ioctls::Kvm;
@@ -8,14 +8,14 @@
 //! let kvm = Kvm::new()?;
 //! let machine = kvm.create_vm()?;
 //! let cpu = machine.create_vcpu(0)?;
-//! let host = Host::new(&kvm, &cpu)?; // before the guest gets a rate of its own
+//! let host = Host::new(&kvm, &cpu)?; // before the guest gets a frequency of its own
 //! cpu.set_tsc_khz(1_000_000)?;
 //! let counter = host.guest_counter(&cpu)?;
 //! println!("the guest's counter is now {}", counter.at(vmclock_core::counter::read_ordered()));
 //! # Ok::<(), kvm_ioctls::Error>(())
 //! ```
-// KVM_GET_DEVICE_ATTR writes where it is told to, and kvm-ioctls knows the vCPU's attributes on other architectures
-// only.
+// KVM_GET_DEVICE_ATTR writes to an address that it is given, and kvm-ioctls knows the vCPU's attributes on other
+// architectures only.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
@@ -24,10 +24,10 @@ use kvm_bindings::{kvm_device_attr, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KV
 use kvm_ioctls::{Cap, DeviceFd, Error, Kvm, VcpuFd};
 use libc::{EOPNOTSUPP, ERANGE};
 
-use crate::counter::{GuestCounter, Scale};
+use vmclock_core::guest_counter::{GuestCounter, Scale};
 
-/// How far a guest's rate has to be from the host's, in parts per million, for KVM to scale its counter: the module
-/// parameter `tsc_tolerance_ppm`, as Linux has it if nobody sets it.
+/// How far a guest's frequency has to be from the host's, in parts per million, for KVM to scale its counter: the
+/// module parameter `tsc_tolerance_ppm`, as Linux has it by default.
 const TOLERANCE: u64 = 250;
 
 /// The host's counter, as KVM scales it.
@@ -40,7 +40,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// By a vCPU that no rate was set for: its `KVM_GET_TSC_KHZ` is the host's.
+    /// By a vCPU for which no frequency was set: its `KVM_GET_TSC_KHZ` is the host's.
     pub fn new(kvm: &Kvm, cpu: &VcpuFd) -> Result<Self, Error> {
         let leaves = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         let is_intel =
@@ -50,17 +50,17 @@ impl Host {
         Ok(Self { khz: cpu.get_tsc_khz()?, fraction_bits, can_scale: kvm.check_extension(Cap::TscControl) })
     }
 
-    /// The host's rate, in kHz.
+    /// The host's frequency, in kHz.
     pub const fn khz(&self) -> u32 {
         self.khz
     }
 
     /// How a vCPU's counter is scaled; `None` where it is not.
     ///
-    /// `EOPNOTSUPP` where a rate was set that this host cannot scale to: KVM answers with the wish all the same, and
-    /// either moves the counter by hand each time that the vCPU enters, or does nothing. What the guest reads is then
-    /// no function of the host's counter; give it the host's rate, or a device without a counter. `ERANGE` where no
-    /// ratio says it.
+    /// `EOPNOTSUPP` where a frequency was set that this host cannot scale to: KVM answers with the wish all the same,
+    /// and either moves the counter by hand each time that the vCPU enters, or does nothing. What the guest reads is
+    /// then no function of the host's counter; give it the host's frequency, or a device without a counter. `ERANGE`
+    /// where no ratio expresses it.
     pub fn scale(&self, cpu: &VcpuFd) -> Result<Option<Scale>, Error> {
         self.scale_to(cpu.get_tsc_khz()?)
     }
@@ -96,9 +96,9 @@ pub fn counter_offset(cpu: &VcpuFd) -> Result<u64, Error> {
 }
 
 /// Sets it: on a destination, for each vCPU, before the guest runs.
-/// [`State::guest_counter`](crate::state::State::guest_counter) says what it has to be. A KVM that accepts that without
+/// [`State::guest_counter`](crate::state::State::guest_counter) has its value. A KVM that accepts that without
 /// doing it (one that is a guest itself may) gives `EOPNOTSUPP`: the guest's counter is then what
-/// [`Host::guest_counter`] says, and the page has to be about that.
+/// [`Host::guest_counter`] gives, and the page has to be about that.
 pub fn set_counter_offset(cpu: &VcpuFd, offset: u64) -> Result<(), Error> {
     attributes(cpu)?.set_device_attr(&offset_attribute(&mut { offset }))?;
     if counter_offset(cpu)? == offset {
@@ -118,7 +118,7 @@ fn attributes(cpu: &VcpuFd) -> Result<DeviceFd, Error> {
     // SAFETY: it is the file of `cpu`, and open as long as that lives, which is longer than this borrow.
     let file = unsafe { BorrowedFd::borrow_raw(cpu.as_raw_fd()) };
     let own = file.try_clone_to_owned().map_err(|error| Error::new(error.raw_os_error().unwrap_or_default()))?;
-    // SAFETY: the file was duplicated for this, and nobody else has its number.
+    // SAFETY: the file was duplicated for this, and nothing else owns its number.
     Ok(unsafe { DeviceFd::from_raw_fd(own.into_raw_fd()) })
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_scaled_where_the_cpu_can_and_beyond_the_tolerance() {
+    fn a_frequency_is_scaled_where_the_cpu_can_and_beyond_the_tolerance() {
         let intel = Host { khz: 2_000_000, fraction_bits: 48, can_scale: true };
         let (amd, none) = (Host { fraction_bits: 32, ..intel }, Host { can_scale: false, ..intel });
         for host in [intel, amd, none] {
@@ -149,6 +149,6 @@ mod tests {
             }
             assert_eq!(none.scale_to(khz).map_err(Error::errno), Err(EOPNOTSUPP));
         }
-        assert_eq!(intel.scale_to(0).map_err(Error::errno), Err(ERANGE), "not a counter that stands");
+        assert_eq!(intel.scale_to(0).map_err(Error::errno), Err(ERANGE), "not a counter that does not run");
     }
 }

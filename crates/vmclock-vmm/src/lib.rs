@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! VMClock for virtual machine monitors: what a monitor embeds to give its guests a clock, or at least the news of its
-//! disruptions.
+//! VMClock for virtual machine monitors: what a monitor embeds to give its guests a clock, or at least to notify them
+//! of its disruptions.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`device`] | the page, with its guest's memory and interrupt |
-//! | [`lifecycle`] | what each step of a machine's life does to what the page says |
 //! | [`memory`] | the guest memory that the page is in |
-//! | [`trigger`] | how the guest is told |
+//! | [`trigger`] | how the guest is notified |
 //! | [`state`] | what goes with a guest to another host or into a file |
-//! | [`counter`] | the guest's counter as a function of the host's |
+//! | `counter` | the guest's counter as a function of the host's: [`vmclock_core::guest_counter`] |
 //! | `kvm` | the same, asked of KVM (feature `kvm`, x86-64) |
 //! | [`lineage`] | values for markers and generations |
 //! | [`acpi`], [`fdt`] | the firmware's tables by which the guest finds the clock, and is notified |
@@ -18,13 +17,13 @@
 #![deny(unsafe_code)]
 
 pub mod acpi;
-pub mod counter;
 pub mod device;
 pub mod fdt;
 #[cfg(all(feature = "kvm", target_arch = "x86_64"))]
 pub mod kvm;
-pub mod lifecycle;
 pub mod lineage;
 pub mod memory;
 pub mod state;
 pub mod trigger;
+
+pub use vmclock_core::guest_counter as counter;

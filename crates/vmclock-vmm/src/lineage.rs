@@ -3,15 +3,15 @@
 //! guessed, and hardly ever equal between siblings that were restored from one image.
 //!
 //! A value is a number that counts the values of the lineage (16 bits) beside a number drawn at random (48 bits), put
-//! through a keyed permutation. As it is a permutation, values whose counts differ differ, and without the key nobody
-//! can tell one from the other.
+//! through a keyed permutation. As it is a permutation, values whose counts differ differ, and without the key
+//! one cannot be distinguished from the other.
 //!
 //! Siblings have equal counts, and only what each drew makes them differ. That any two of `n` draw the same has a
 //! chance of about n² / 2^49: one in 560 million for a thousand siblings, one in 560 for a million. Marker and
 //! generation are drawn independently: two siblings share both with a chance of one in 2^96.
 //!
-//! After 65,535 values the lineage goes on with another key, under which a value may be one of those before by chance:
-//! one in 2^64 for each of them.
+//! After 65,535 values the lineage continues with another key, under which a value may be one of those before by
+//! chance: one in 2^64 for each of them.
 
 use std::hash::Hasher;
 
@@ -24,7 +24,7 @@ const COUNT_END: u32 = 1 << 24;
 /// Rounds of the permutation; four make one that is as good as random (Luby and Rackoff).
 const ROUNDS: u64 = 4;
 
-/// Where a device's values come from. All of it is in the device's saved state.
+/// The source of a device's values. All of it is in the device's saved state.
 ///
 /// ```
 /// use vmclock_vmm::lineage::Lineage;
@@ -35,13 +35,13 @@ const ROUNDS: u64 = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Lineage {
-    /// Random bits. Who has them can tell the values to come from others.
+    /// Random bits. Who has them can recognise the values to come.
     pub key: [u64; 2],
     /// How many values were made with this key.
     pub count: u32,
 }
 
-/// Without the key, which is nobody's business.
+/// Without the key, which is private.
 impl std::fmt::Debug for Lineage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lineage").field("count", &self.count).finish_non_exhaustive()
@@ -94,7 +94,7 @@ impl Lineage {
     }
 }
 
-/// What stands beside the count. All bits of `fresh` matter, wherever they are random.
+/// The bits beside the count. All bits of `fresh` matter, wherever they are random.
 const fn drawn(fresh: u64) -> u64 {
     (fresh ^ fresh >> COUNT_BITS) & (u64::MAX >> COUNT_BITS)
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_of_an_older_version_or_of_none_goes_on() {
+    fn a_count_of_an_older_version_or_of_none_continues() {
         for count in [COUNT_END - 1, u32::MAX] {
             let mut lineage = Lineage { key: [7, 9], count };
             let values = HashSet::from([lineage.next(3), lineage.next(3), lineage.next(3)]);

@@ -8,33 +8,22 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{Address, Bytes, GuestAddress, VolatileMemoryError, VolatileSlice};
+pub use vmclock_core::page::PageMemory;
 
 /// The shortest region, and what it has to be aligned to.
 pub const PAGE_LEN: u64 = 0x1000;
 
-/// Memory that holds a page, written by whole words that a guest may read at any moment.
-///
-/// Offsets are from the region's start, and aligned. Numbers are as the guest's CPU reads them; all of ours are
-/// little-endian.
-pub trait PageMemory {
-    /// Why a word cannot be written.
-    type Error: Error + Send + Sync + 'static;
-
-    /// The region's length in bytes, as the page states it: 0x1000 or 0x10000.
+/// The region that a page begins, for which the guest may read any word at any moment.
+pub trait Region: PageMemory {
+    /// Its length in bytes, as the page states it: 0x1000 or 0x10000.
     fn region_len(&self) -> u64;
 
-    /// Stores four bytes.
-    fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Self::Error>;
-
-    /// Stores eight bytes.
-    fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), Self::Error>;
-
-    /// Loads four bytes.
+    /// Loads four little-endian bytes at an aligned offset.
     fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, Self::Error>;
 }
 
-/// A region of guest memory, whatever that is made of, by whatever leads to it (a reference, an `Arc`): all of
-/// rust-vmm's guest memories are `Bytes<GuestAddress>`.
+/// A region of any guest memory, by a pointer to that (a reference, an `Arc`): all of rust-vmm's guest memories are
+/// `Bytes<GuestAddress>`.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -122,7 +111,7 @@ where
     }
 
     fn at(&self, offset: u64) -> GuestAddress {
-        // Inside the region, which was looked at from end to end.
+        // Inside the region, all of which was checked.
         GuestAddress(self.address.raw_value() + offset)
     }
 }
@@ -135,16 +124,23 @@ where
 {
     type Error = E;
 
-    fn region_len(&self) -> u64 {
-        self.len
-    }
-
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), E> {
         self.memory.store(value.to_le(), self.at(offset), order)
     }
 
     fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), E> {
         self.memory.store(value.to_le(), self.at(offset), order)
+    }
+}
+
+impl<M, E> Region for GuestRegion<M>
+where
+    M: Deref,
+    M::Target: Bytes<GuestAddress, E = E>,
+    E: Error + Send + Sync + 'static,
+{
+    fn region_len(&self) -> u64 {
+        self.len
     }
 
     fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, E> {
@@ -189,10 +185,6 @@ pub(crate) const fn is_length(len: u64) -> bool {
 impl<B: BitmapSlice> PageMemory for HostRegion<'_, B> {
     type Error = VolatileMemoryError;
 
-    fn region_len(&self) -> u64 {
-        self.mapping.len() as u64
-    }
-
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), VolatileMemoryError> {
         self.mapping.store(value.to_le(), offset as usize, order)
     }
@@ -200,25 +192,22 @@ impl<B: BitmapSlice> PageMemory for HostRegion<'_, B> {
     fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), VolatileMemoryError> {
         self.mapping.store(value.to_le(), offset as usize, order)
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // offsets are below 64 KiB
+impl<B: BitmapSlice> Region for HostRegion<'_, B> {
+    fn region_len(&self) -> u64 {
+        self.mapping.len() as u64
+    }
 
     fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, VolatileMemoryError> {
         self.mapping.load(offset as usize, order).map(u32::from_le)
     }
 }
 
-impl<M: PageMemory + ?Sized> PageMemory for &M {
-    type Error = M::Error;
-
+impl<M: Region + ?Sized> Region for &M {
     fn region_len(&self) -> u64 {
         (**self).region_len()
-    }
-
-    fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), M::Error> {
-        (**self).store_u32(offset, value, order)
-    }
-
-    fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), M::Error> {
-        (**self).store_u64(offset, value, order)
     }
 
     fn load_u32(&self, offset: u64, order: Ordering) -> Result<u32, M::Error> {

@@ -5,11 +5,10 @@ use std::fmt;
 
 use vmclock_core::abi::{CounterId, Flags, ParseError, SmearingHint, Snapshot, TimeType, STRUCTURE_LEN};
 use vmclock_core::calibration::{Calibration, NoTime};
-use vmclock_core::time::Time;
+use vmclock_core::guest_counter::{GuestCounter, Scale};
+use vmclock_core::time::Tai;
+use vmclock_core::{leap, lifecycle};
 
-use crate::counter::{nanos_of, GuestCounter, Scale};
-use crate::device;
-use crate::lifecycle;
 use crate::lineage::Lineage;
 use crate::memory::is_length;
 
@@ -19,7 +18,7 @@ use crate::memory::is_length;
 /// use vmclock_vmm::lineage::Lineage;
 /// use vmclock_vmm::state::Identities;
 /// let identities = Identities::Unpredictable(Lineage::new([1, 2]));
-/// assert_eq!(format!("{identities:?}"), "Unpredictable(Lineage { count: 0, .. })"); // the key is nobody's business
+/// assert_eq!(format!("{identities:?}"), "Unpredictable(Lineage { count: 0, .. })"); // the key is private
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -43,7 +42,7 @@ impl Identities {
 /// reads it; without, whoever keeps it does. It has the key of the markers and generations to come, so it is as secret
 /// as the guest's memory.
 ///
-/// What is in it is looked at when a device is made of it, so it may come from anywhere.
+/// It is validated when a device is made of it, so it may be from anywhere.
 ///
 /// ```
 /// use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -68,7 +67,7 @@ pub struct State {
     /// [`State::VERSION`], for a state that this crate wrote.
     pub version: u32,
     /// The page's 14 words of eight bytes, each as a number. Its sequence count is even: it is what an update in
-    /// progress was about to say.
+    /// progress was about to write.
     pub page: Vec<u64>,
     /// How the next markers and generations are made.
     pub identities: Identities,
@@ -85,7 +84,7 @@ pub struct State {
 pub enum StateError {
     /// It is of a newer version of this crate, or of one that there never was.
     Version {
-        /// What it says.
+        /// The state's.
         found: u32,
         /// The newest that is known.
         known: u32,
@@ -96,7 +95,7 @@ pub enum StateError {
     Page(ParseError),
     /// Its page is of a region of another length.
     Region {
-        /// The region's length in bytes, as the page says it.
+        /// The region's length in bytes, as the page states it.
         found: u32,
         /// The length of the memory that there is for it, in bytes.
         memory: u32,
@@ -158,7 +157,7 @@ impl std::error::Error for StateError {}
 
 const WORDS: usize = STRUCTURE_LEN / 8;
 
-/// The flags that a state keeps. The others are the destination's to set, or promise what nobody here keeps.
+/// The flags that a state keeps. The others are the destination's to set, or claim what no device here enforces.
 const FLAGS: Flags = Flags::TAI_OFFSET_VALID
     .with(Flags::DISRUPTION_SOON)
     .with(Flags::DISRUPTION_IMMINENT)
@@ -181,8 +180,8 @@ impl State {
     }
 
     /// The same for a destination that can give time where the source could not: a device that only signalled events
-    /// gets a counter, and from its first calibration on a time. Before [`restore`](crate::device::Device::restore) or
-    /// [`migrate_in`](crate::device::Device::migrate_in).
+    /// gets a counter, and from its first calibration on it gives time. Before
+    /// [`restore`](crate::device::Device::restore) or [`migrate_in`](crate::device::Device::migrate_in).
     ///
     /// [`StateError::OtherCounter`] where the guest has another one, or `counter` is none that a page can be about; a
     /// state that already has it stays as it is.
@@ -200,58 +199,56 @@ impl State {
         }
     }
 
-    /// The guest's counter on a destination as if it had never stopped, and how far off that is at most, in ±
-    /// nanoseconds by which it is ahead or behind. `host`: what the destination knows of its own counter, on TAI.
-    /// `scale`: how it makes the guest's rate of its own, where it does. `None` where the state gives no time.
+    /// The guest's counter on a destination as if it had never stopped, and its maximum error, in ± nanoseconds by
+    /// which it is ahead or behind. `host`: the calibration of the destination's own counter. `scale`: how the
+    /// destination scales its counter for the guest, where it does. `None` where the state gives no time, or one of the
+    /// two has no maximum error.
     ///
     /// The destination sets the guest's offset to that of this counter, and gives the guest's page a calibration of it.
     /// Even where the counter could not be set, the page's bounds hold for the counter that its calibration is about.
     ///
     /// ```
     /// use vm_memory::{GuestAddress, GuestMemoryMmap};
-    /// use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator};
-    /// use vmclock_core::calibration::Period;
-    /// use vmclock_core::time::Time;
-    /// use vmclock_vmm::device::{Calibration, Device, Options};
+    /// use vmclock_core::abi::{ClockStatus, CounterId};
+    /// use vmclock_core::calibration::{Calibration, Period};
+    /// use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+    /// use vmclock_core::time::{Tai, Time};
+    /// use vmclock_vmm::device::{Device, Options};
     /// use vmclock_vmm::memory::GuestRegion;
     ///
-    /// let known = |counter, seconds| -> Result<_, std::num::TryFromIntError> {
-    ///     Ok(Calibration {
-    ///         counter,
-    ///         time: Time::from_parts(seconds, 0),
-    ///         period: Period::from_frequency(2_000_000_000.try_into()?),
-    ///         time_max_error: 500,
-    ///         time_estimated_error: 50,
-    ///         period_max_error: 1_000_000,
-    ///         period_estimated_error: 10_000,
-    ///         status: ClockStatus::SYNCHRONIZED,
-    ///         utc_minus_tai: Some(-37),
-    ///         leap_indicator: LeapIndicator::NONE,
-    ///     })
+    /// let period = Period::from_frequency(2_000_000_000.try_into()?);
+    /// let at = |counter, seconds| {
+    ///     Calibration::<Tai>::new(counter, Time::from_parts(seconds, 0), period).with_max_error(500, 1_000_000)
+    /// };
+    /// let synchronized = |calibration| Calibrated {
+    ///     calibration,
+    ///     status: ClockStatus::SYNCHRONIZED,
+    ///     leap: LeapStatus::UNKNOWN,
     /// };
     /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
     /// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
     /// let mut source = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
-    /// source.calibrate(&known(7_000, 1_800_000_000)?)?;
+    /// source.calibrate(&synchronized(at(7_000, 1_800_000_000)))?;
     /// let state = source.migrate_out();
     ///
     /// // Ten seconds later, on a host whose counter was 123.
-    /// let host = known(123, 1_800_000_010)?;
+    /// let host = at(123, 1_800_000_010);
     /// let (counter, error) = state.guest_counter(&host, None).ok_or("the source had no time")?;
     /// assert_eq!(counter.at(123), 20_000_007_000);
-    /// assert!((11_000..11_010).contains(&error)); // 1 ppm of ten seconds, and what both do not know of the time
-    /// let known = counter.calibration(&host).ok_or("the guest's counter stands")?;
-    /// Device::migrate_in(region()?, (), (), &state, Some(&known), 5)?;
+    /// assert!((11_000..11_010).contains(&error)); // 1 ppm of ten seconds, and both maximum errors of the time
+    /// let calibration = counter.calibration(&host).ok_or("the guest's counter does not run")?;
+    /// Device::migrate_in(region()?, (), (), &state, Some(&synchronized(calibration)), 5)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn guest_counter(&self, host: &device::Calibration, scale: Option<Scale>) -> Option<(GuestCounter, u128)> {
+    pub fn guest_counter(&self, host: &Calibration<Tai>, scale: Option<Scale>) -> Option<(GuestCounter, u128)> {
         let (page, _) = self.open().ok()?;
         let source = Calibration::from_snapshot(&page, page.counter_id).ok()?;
-        let value = source.counter_at(Time::from_raw(host.time.raw()))?;
+        let source = source.with_reference_time(leap::tai(&page, source.reference_time())?);
+        let value = source.counter_at(host.reference_time())?;
         // The value is rounded down to a tick.
-        let tick = nanos_of(1, page.counter_period_frac_sec, page.counter_period_shift)?;
-        let error = source.max_error_at(value)? + u128::from(host.time_max_error) + u128::from(tick);
-        Some((GuestCounter::going_on(value, host.counter, scale), error))
+        let error =
+            source.max_error_at(value)? + u128::from(host.time_max_error()?.saturating_add(source.nanos_at_most(1)));
+        Some((GuestCounter::continuing(value, host.reference_counter(), scale), error))
     }
 
     /// The page, and how its next values are made: as some device could have left them.
@@ -301,7 +298,7 @@ mod reading {
 
     const FIELDS: [&str; 3] = ["version", "page", "identities"];
 
-    /// A field that came before the version.
+    /// A field before the version.
     #[derive(serde::Deserialize)]
     #[serde(untagged)]
     enum Early<T> {

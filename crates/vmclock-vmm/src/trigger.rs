@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a guest is told that its page changed.
+//! How a guest is notified that its page changed.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -33,8 +33,7 @@ pub use vmm_sys_util::eventfd::EventFd;
 /// # Ok::<(), Infallible>(())
 /// ```
 pub trait Trigger {
-    /// Whether it raises anything: the page tells the guest so. A guest that is told that it will be notified sleeps
-    /// until then.
+    /// Whether it raises anything: the page states it. A guest that will be notified sleeps until then.
     const NOTIFIES: bool = true;
 
     /// Why it cannot.
@@ -44,7 +43,7 @@ pub trait Trigger {
     fn trigger(&self) -> Result<(), Self::Error>;
 }
 
-/// A guest that is not told of updates, and knows that from the page.
+/// A guest that is not notified of updates, and knows that from the page.
 impl Trigger for () {
     const NOTIFIES: bool = false;
 
@@ -76,7 +75,7 @@ impl<T: Trigger + ?Sized> Trigger for Arc<T> {
 }
 
 /// An eventfd, as rust-vmm has it and KVM turns it into an interrupt (`VmFd::register_irqfd`). Make it with
-/// `EFD_NONBLOCK`, or it waits where nobody takes 2^64 - 2 notifications.
+/// `EFD_NONBLOCK`, or it waits where 2^64 - 2 notifications are not taken.
 ///
 /// ```
 /// use vmclock_vmm::trigger::{EventFd, Trigger};
@@ -108,7 +107,7 @@ mod tests {
     #[test]
     fn an_eventfd_that_is_full_is_raised() {
         let interrupt = Arc::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd"));
-        interrupt.write(u64::MAX - 1).expect("room");
+        interrupt.write(u64::MAX - 1).expect("not full");
         interrupt.trigger().expect("as raised as it can be");
         assert_eq!(interrupt.read().expect("raised"), u64::MAX - 1);
         Arc::clone(&interrupt).trigger().expect("raised");
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_leads_to_a_trigger_notifies_as_it_does() {
+    fn pointers_to_a_trigger_notify_as_it_does() {
         const fn notifies<T: Trigger>(_: &T) -> bool {
             T::NOTIFIES
         }

@@ -54,8 +54,8 @@ fn header_and_checksum() {
 fn disassemble(bytes: &[u8]) -> Option<String> {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("table.aml"), bytes).expect("written");
-    let said = common::run("iasl", "acpica-tools", folder.path(), &["-d", "table.aml"])?;
-    assert!(!said.contains("Error"), "{said}");
+    let output = common::run("iasl", "acpica-tools", folder.path(), &["-d", "table.aml"])?;
+    assert!(!output.contains("Error"), "{output}");
     let source = std::fs::read_to_string(folder.path().join("table.dsl")).expect("disassembled");
     // Layout and comments are iasl's own affair.
     let uncommented = source.lines().map(|line| line.split("//").next().unwrap_or_default());
@@ -134,6 +134,6 @@ fn iasl_reads_what_a_monitor_puts_among_its_own() {
     let Some(source) = disassemble(&among_others(clock)) else { return };
     assert_has(&source, &["Scope (\\_GPE)", "Method (_E0A, 0, Serialized)", "Notify (\\_SB.VCLK, 0x80)"]);
     assert!(!source.contains("VGED"), "{source}");
-    let silent = among_others(Clock { notification: None, ..clock });
-    assert!(!silent.windows(4).any(|bytes| bytes == b"VGED" || bytes == b"_GPE"));
+    let quiet = among_others(Clock { notification: None, ..clock });
+    assert!(!quiet.windows(4).any(|bytes| bytes == b"VGED" || bytes == b"_GPE"));
 }

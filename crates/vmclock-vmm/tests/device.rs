@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The device in every step of a machine's life.
+//! The device in every step of a machine's lifecycle.
 #![cfg(not(loom))]
 
 mod machine;
@@ -10,14 +10,17 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmclock_core::abi::{ClockStatus, CounterId, Flags, LeapIndicator, Snapshot, TimeType, STRUCTURE_LEN};
+use vmclock_core::calibration::Calibration;
 use vmclock_core::event::Maintenance;
 use vmclock_core::leap::UtcRule;
-use vmclock_core::time::Time;
-use vmclock_vmm::device::{Calibration, Device, Error, Events, Options};
-use vmclock_vmm::memory::{GuestRegion, PageMemory};
+use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+use vmclock_vmm::device::{Device, Error, Events, Options};
+use vmclock_vmm::memory::{GuestRegion, PageMemory, Region};
 use vmclock_vmm::state::{Identities, StateError};
 
-use machine::{arrive, bytes, calibration, guest, options, region, relation, saved, seen, Broken, Interrupt, PLACE};
+use machine::{
+    bytes, calibration, guest, incoming, leap, options, region, relation, saved, seen, Broken, Interrupt, PLACE,
+};
 
 #[test]
 fn firecrackers_pages_byte_for_byte() {
@@ -51,11 +54,11 @@ fn staged_use() {
     device.maintenance(Maintenance::Imminent).expect("written");
     assert_eq!(Maintenance::of(&seen(&memory)), Maintenance::Imminent);
     device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
-    device.leap(Some(-37), LeapIndicator::PRE_POSITIVE).expect("written");
+    device.leap_status(leap(37, LeapIndicator::PRE_POSITIVE)).expect("written");
     let page = seen(&memory);
     assert_eq!(
-        (page.clock_status, page.tai_offset(), page.time_sec),
-        (ClockStatus::SYNCHRONIZED, Some(-37), 1_800_000_000)
+        (page.clock_status, page.tai_offset_sec, page.time_sec),
+        (ClockStatus::SYNCHRONIZED, -37, 1_800_000_000)
     );
     device.distrust().expect("written");
     assert_eq!(seen(&memory).clock_status, ClockStatus::UNRELIABLE);
@@ -66,8 +69,7 @@ fn staged_use() {
             .expect("written");
     let error = signals.calibrate(&calibration(5, 1_800_000_000)).expect_err("no counter");
     assert!(error.to_string().contains("without a counter"), "{error}");
-    let before = Calibration { time: Time::from_parts(-1, 0), ..calibration(5, 0) };
-    assert!(matches!(device.calibrate(&before), Err(Error::NoTime(_))));
+    assert!(matches!(device.calibrate(&calibration(5, -1)), Err(Error::NoTime(_))));
 }
 
 /// Where an offset changes, and the last second of the month is one too many: 2017-01-01 00:00:00 UTC.
@@ -76,7 +78,7 @@ const LEAP: i64 = 1_483_228_800;
 /// UTC by what the guest sees, `seconds` after the leap second's end by a right clock.
 fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
     let page = seen(memory);
-    let clock = vmclock_core::calibration::Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
+    let clock = Calibration::from_snapshot(&page, CounterId::X86_TSC).expect("a time");
     // In the middle of the second, as a period is rounded down.
     let time = clock.time_at(counter_at(LEAP + 37 + seconds) + 1_000_000_000).expect("in range");
     let utc = UtcRule::from_snapshot(&page).expect("UTC").utc(time).expect("in range");
@@ -89,7 +91,7 @@ fn a_reset_takes_the_counter_that_the_guest_has_then() {
     let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     device.calibrate(&relation(4_000_000_000, 0, 0)).expect("written");
     let before = seen(&memory);
-    // The guest scribbled on its page.
+    // The guest wrote to its page.
     memory.write_slice(&[0xee; 32], GuestAddress(PLACE.0 + 0x30)).expect("inside");
     device.reset(None).expect("written");
     assert_eq!(seen(&memory), Snapshot { seq_count: before.seq_count + 2, ..before }, "as it was");
@@ -118,7 +120,7 @@ fn a_device_is_made_for_each_row_of_the_table() {
     assert_eq!(Snapshot { seq_count: before.seq_count, ..after }, before, "nothing happened");
     assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0 && after.seq_count != before.seq_count);
     assert_eq!(interrupt.raised.get(), raised + 1);
-    assert_eq!((resumed.agrees(&later, SECOND), resumed.agrees(&stepped, SECOND)), (true, false));
+    assert_eq!((resumed.is_consistent(&later, SECOND), resumed.is_consistent(&stepped, SECOND)), (true, false));
     let fresh = Device::resume_in(region(&memory), &interrupt, (), &state, Some(&later)).expect("written");
     assert_eq!(
         (fresh.page().disruption_marker, fresh.page().generation()),
@@ -131,23 +133,23 @@ fn a_device_is_made_for_each_row_of_the_table() {
     assert_ne!(after.generation(), before.generation());
     let same = Snapshot { seq_count: before.seq_count, vm_generation_counter: before.vm_generation_counter, ..after };
     assert_eq!(same, before, "but for the generation");
-    assert_eq!((clone.agrees(&later, SECOND), clone.agrees(&stepped, SECOND)), (true, false));
+    assert_eq!((clone.is_consistent(&later, SECOND), clone.is_consistent(&stepped, SECOND)), (true, false));
     let other = Device::clone_in(region(&memory), &interrupt, (), &state, 4).expect("written");
     assert_ne!(other.page().generation(), clone.page().generation(), "siblings");
 
-    // What was promised outlives a process in which the clock was lost, too; but not a new marker.
+    // Published bounds outlive a process in which the clock was lost, too, but not a new marker.
     let mut lost = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
     lost.distrust().expect("written");
     let state = lost.save();
     let lost = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
-    assert_eq!((lost.agrees(&later, SECOND), lost.agrees(&stepped, SECOND)), (true, false));
+    assert_eq!((lost.is_consistent(&later, SECOND), lost.is_consistent(&stepped, SECOND)), (true, false));
     assert_eq!(seen(&memory).clock_status, ClockStatus::UNRELIABLE);
     let elsewhere = Device::migrate_in(region(&memory), &interrupt, (), &state, None, 5).expect("written");
-    assert!(elsewhere.agrees(&stepped, SECOND));
+    assert!(elsewhere.is_consistent(&stepped, SECOND));
 }
 
 #[test]
-fn a_device_that_only_signals_gets_a_counter_on_arrival() {
+fn a_device_that_only_signals_gets_a_counter_when_it_is_incoming() {
     let memory = guest();
     let signals = Options { counter: CounterId::NONE, ..options() };
     for options in [signals, Options::compatible()] {
@@ -179,7 +181,7 @@ fn an_interrupt_that_fails_costs_no_device() {
     let memory = guest();
     let interrupt = Interrupt::default();
     interrupt.is_broken.set(true);
-    let device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("nobody is told yet");
+    let device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("no guest is notified yet");
     assert!(!device.is_behind());
     let state = device.save();
     let known = calibration(5, 1_800_000_000);
@@ -216,9 +218,9 @@ fn the_page_says_what_memory_and_trigger_are() {
     assert_eq!((page().size, page().notifies()), (0x1_0000, true));
 
     // The destination has no interrupt; and then it has one.
-    let silent = Device::restore(place(0x1_0000), (), (), &device.save(), None, [3, 4]).expect("written");
+    let quiet = Device::restore(place(0x1_0000), (), (), &device.save(), None, [3, 4]).expect("written");
     assert_eq!((page().size, page().notifies(), interrupt.raised.get()), (0x1_0000, false, 0));
-    Device::migrate_in(place(0x1_0000), &interrupt, (), &silent.save(), None, 5).expect("written");
+    Device::migrate_in(place(0x1_0000), &interrupt, (), &quiet.save(), None, 5).expect("written");
     assert_eq!((page().notifies(), interrupt.raised.get()), (true, 1));
     Device::new(place(0x1000), (), (), options(), [1, 2]).expect("written");
     assert_eq!((page().size, page().notifies()), (0x1000, false));
@@ -240,16 +242,18 @@ struct Long(u64);
 impl PageMemory for Long {
     type Error = Broken;
 
-    fn region_len(&self) -> u64 {
-        self.0
-    }
-
     fn store_u32(&self, _: u64, _: u32, _: Ordering) -> Result<(), Broken> {
         panic!("it was checked before")
     }
 
     fn store_u64(&self, _: u64, _: u64, _: Ordering) -> Result<(), Broken> {
         panic!("it was checked before")
+    }
+}
+
+impl Region for Long {
+    fn region_len(&self) -> u64 {
+        self.0
     }
 
     fn load_u32(&self, _: u64, _: Ordering) -> Result<u32, Broken> {
@@ -268,11 +272,11 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
     let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     let on = |tai| calibration(counter_at(tai), tai);
     let (before, after) = (LEAP - 10 + 36, LEAP + 10 + 37);
-    let announced = Calibration { utc_minus_tai: Some(-36), leap_indicator: LeapIndicator::PRE_POSITIVE, ..on(before) };
+    let announced = Calibrated { leap: leap(36, LeapIndicator::PRE_POSITIVE), ..on(before) };
     device.calibrate(&announced).expect("written");
     assert_eq!(utc(&memory, 10), 10, "by the announcement");
     let sequence = seen(&memory).seq_count;
-    let over = Calibration { leap_indicator: LeapIndicator::POST_POSITIVE, ..on(after) };
+    let over = Calibrated { leap: leap(37, LeapIndicator::POST_POSITIVE), ..on(after) };
     device.calibrate(&over).expect("written");
     assert_eq!((utc(&memory, 10), seen(&memory).seq_count), (10, sequence + 2), "in one update");
 
@@ -284,10 +288,10 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
     Device::restore(region(&memory), (), (), &state, Some(&on(after + month)), [7, 8]).expect("written");
     let page = seen(&memory);
     assert_eq!((utc(&memory, 10 + month), page.leap_indicator), (10 + month, LeapIndicator::NONE));
-    let unknown = Calibration { utc_minus_tai: None, ..on(after + month) };
+    let unknown = Calibrated { leap: LeapStatus::UNKNOWN, ..on(after + month) };
     for calibration in [None, Some(&unknown)] {
         for is_restored in [false, true] {
-            arrive(&memory, &state, calibration, is_restored.then_some(8)).expect("written");
+            incoming(&memory, &state, calibration, is_restored.then_some(8)).expect("written");
             let page = seen(&memory);
             assert_eq!((page.tai_offset(), page.leap_indicator), (None, LeapIndicator::NONE), "the old host's");
             assert!(!page.flags.contains(Flags::TAI_OFFSET_VALID));
@@ -298,14 +302,14 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
 }
 
 #[test]
-fn a_calibration_agrees_only_if_it_keeps_the_last_promise() {
+fn a_calibration_is_consistent_only_inside_the_published_bounds() {
     const SECOND: u64 = 2_000_000_000;
     let memory = guest();
     let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
-    assert!(device.agrees(&relation(0, -77, 500_000), SECOND), "nothing is promised yet");
-    // Promised: 500 ns, and 15 us more for each second.
+    assert!(device.is_consistent(&relation(0, -77, 500_000), SECOND), "no bounds are published yet");
+    // Published: 500 ns, and 15 us more for each second.
     device.calibrate(&relation(0, 0, 0)).expect("written");
-    for (counter, nanos, ppm, now, agrees) in [
+    for (counter, nanos, ppm, now, is_consistent) in [
         (SECOND, 1_000_000_000, 0, SECOND, true),
         (SECOND, 1_000_015_400, 0, SECOND, false), // at the old reference
         (SECOND, 1_000_000_400, 0, SECOND, true),
@@ -319,33 +323,34 @@ fn a_calibration_agrees_only_if_it_keeps_the_last_promise() {
         (0, 0, 30, SECOND, false),
         (0, 499, 0, SECOND, true),
         (0, 501, 0, SECOND, false),
-        // A reference that is ahead is looked at, too.
+        // A reference that is ahead is checked, too.
         (2 * SECOND, 2_000_060_000, 30, 0, false),
         (0, -3_000_000_000_000_000_000, 0, SECOND, false), // before 1970
     ] {
         let next = relation(counter, nanos, ppm);
-        assert_eq!(device.agrees(&next, now), agrees, "{nanos} ns at {counter}, {ppm} ppm, now {now}");
+        assert_eq!(device.is_consistent(&next, now), is_consistent, "{nanos} ns at {counter}, {ppm} ppm, now {now}");
     }
-    // Whatever bounds the new one has: it is the old one's that hold.
-    let vague = Calibration { time_max_error: u64::MAX, ..relation(SECOND, 2_000_000_000, 0) };
-    assert!(!device.agrees(&vague, SECOND));
+    // The old one's bounds are what matters, not the new one's.
+    let stepped = relation(SECOND, 2_000_000_000, 0);
+    let vague = Calibrated { calibration: stepped.calibration.with_max_error(u64::MAX, 0), ..stepped };
+    assert!(!device.is_consistent(&vague, SECOND));
 
-    // The clock was lost, and came back a second later than it was.
+    // The clock was lost, and was back with a step of a second.
     let (stepped, right) = (relation(SECOND, 2_000_000_000, 0), relation(SECOND, 1_000_000_000, 0));
     device.distrust().expect("written");
     device.pause().expect("nothing to do");
     device.resume(None).expect("nothing to do");
     device.clone_running(3).expect("written");
-    let lost = Calibration { status: ClockStatus::UNRELIABLE, ..stepped };
+    let lost = Calibrated { status: ClockStatus::UNRELIABLE, ..stepped };
     // It is the relation that is judged, whether a guest is to have time by it or not.
-    let silent = Calibration { status: ClockStatus::UNRELIABLE, ..right };
-    assert_eq!((device.agrees(&lost, SECOND), device.agrees(&silent, SECOND)), (false, true));
+    let quiet = Calibrated { status: ClockStatus::UNRELIABLE, ..right };
+    assert_eq!((device.is_consistent(&lost, SECOND), device.is_consistent(&quiet, SECOND)), (false, true));
     device.calibrate(&lost).expect("written");
-    assert_eq!((device.agrees(&stepped, SECOND), device.agrees(&right, SECOND)), (false, true));
+    assert_eq!((device.is_consistent(&stepped, SECOND), device.is_consistent(&right, SECOND)), (false, true));
     device.disrupt(4).expect("written");
-    assert!(device.agrees(&stepped, SECOND), "of a counter of which nothing was said");
+    assert!(device.is_consistent(&stepped, SECOND), "no bounds were published of this counter");
     device.calibrate(&stepped).expect("written");
-    assert_eq!((device.agrees(&stepped, SECOND), device.agrees(&right, SECOND)), (true, false));
+    assert_eq!((device.is_consistent(&stepped, SECOND), device.is_consistent(&right, SECOND)), (true, false));
 }
 
 #[test]
@@ -364,6 +369,25 @@ fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
 }
 
 #[test]
+fn no_update_leaves_the_sequence_count_at_0() {
+    for options in [options(), Options::compatible()] {
+        let memory = guest();
+        let mut state = Device::new(region(&memory), (), (), options, [1, 2]).expect("written").save();
+        for count in [u32::MAX - 3, u32::MAX - 1, 0xefff_fffc, 0xefff_fffe, 0xf000_0000, 0] {
+            let low_half = state.page[1] & u64::from(u32::MAX);
+            state.page[1] = u64::from(count) << 32 | low_half;
+            let mut device = Device::restore(region(&memory), (), (), &state, None, [3, 4]).expect("written");
+            for fresh in 0..3 {
+                let before = seen(&memory).seq_count;
+                assert!(before != 0 && before.is_multiple_of(2), "{count:#x}: {before:#x}");
+                device.disrupt(fresh).expect("written");
+                assert_ne!(seen(&memory).seq_count, before);
+            }
+        }
+    }
+}
+
+#[test]
 fn siblings_and_their_parent_never_share_an_identity() {
     let memory = guest();
     let parent = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
@@ -373,7 +397,7 @@ fn siblings_and_their_parent_never_share_an_identity() {
         let fresh = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sibling + 1);
         let device = Device::restore(region(&memory), (), (), &state, None, [fresh, !fresh]).expect("written");
         for value in [device.page().disruption_marker, device.page().vm_generation_counter] {
-            assert!(known.insert(value), "{value:#x} came twice");
+            assert!(known.insert(value), "{value:#x} is there twice");
         }
     }
 }
@@ -410,9 +434,9 @@ fn an_interrupt_that_fails_is_raised_later() {
     assert_eq!((device.page().seq_count, device.trigger().raised.get()), (sequence, 2));
     interrupt.is_broken.set(true);
     assert!(matches!(device.notify(), Err(Error::Trigger(Broken))) && device.is_behind());
-    let mut silent = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
-    silent.notify().expect("nobody to be told");
-    assert!(!silent.is_behind());
+    let mut quiet = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    quiet.notify().expect("nobody to notify");
+    assert!(!quiet.is_behind());
 }
 
 /// Keeps what it sees.

@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use vmclock_core::abi::{LeapIndicator, Snapshot, STRUCTURE_LEN};
 use vmclock_core::event::Maintenance;
 use vmclock_vmm::device::{Device, Error};
-use vmclock_vmm::memory::PageMemory;
+use vmclock_vmm::memory::{PageMemory, Region};
 use vmclock_vmm::state::State;
 
-use machine::{calibration, options, relation, Broken, Interrupt};
+use machine::{calibration, leap, options, relation, Broken, Interrupt};
 
 /// Words that fail after so many stores.
 struct Failing {
@@ -34,16 +34,18 @@ impl Failing {
 impl PageMemory for Failing {
     type Error = Broken;
 
-    fn region_len(&self) -> u64 {
-        0x1000
-    }
-
     fn store_u32(&self, offset: u64, value: u32, _: Ordering) -> Result<(), Broken> {
         self.store(offset, &value.to_le_bytes())
     }
 
     fn store_u64(&self, offset: u64, value: u64, _: Ordering) -> Result<(), Broken> {
         self.store(offset, &value.to_le_bytes())
+    }
+}
+
+impl Region for Failing {
+    fn region_len(&self) -> u64 {
+        0x1000
     }
 
     fn load_u32(&self, offset: u64, _: Ordering) -> Result<u32, Broken> {
@@ -59,7 +61,7 @@ type Operation = fn(&mut Fragile<'_>) -> Made<()>;
 /// Every operation of a device that is there, by its name.
 const OPERATIONS: [(&str, Operation); 9] = [
     ("calibrate", |device| device.calibrate(&calibration(5_000, 1_800_000_001))),
-    ("leap", |device| device.leap(Some(-36), LeapIndicator::PRE_POSITIVE)),
+    ("leap_status", |device| device.leap_status(leap(36, LeapIndicator::PRE_POSITIVE))),
     ("maintenance", |device| device.maintenance(Maintenance::Imminent)),
     ("reset", |device| device.reset(None)),
     ("reset with a calibration", |device| device.reset(Some(&calibration(5_000, 1_800_000_002)))),
@@ -69,9 +71,9 @@ const OPERATIONS: [(&str, Operation); 9] = [
     ("distrust", |device| device.distrust()),
 ];
 
-type Arrival = for<'a> fn(&'a Failing, &'a Interrupt, &State) -> Made<Fragile<'a>>;
+type Constructor = for<'a> fn(&'a Failing, &'a Interrupt, &State) -> Made<Fragile<'a>>;
 /// Every way to make a device of what was saved.
-const ARRIVALS: [(&str, Arrival); 4] = [
+const CONSTRUCTORS: [(&str, Constructor); 4] = [
     ("migrate_in", |memory, interrupt, state| Device::migrate_in(memory, interrupt, (), state, None, 3)),
     ("restore", |memory, interrupt, state| {
         Device::restore(memory, interrupt, (), state, Some(&calibration(5_000, 1_800_000_004)), [3, 4])
@@ -80,7 +82,7 @@ const ARRIVALS: [(&str, Arrival); 4] = [
     ("clone_in", |memory, interrupt, state| Device::clone_in(memory, interrupt, (), state, 4)),
 ];
 
-/// What an update is made of: the odd count, three words of constants, all others, the even count.
+/// The stores of an update: the odd count, three words of constants, all others, the even count.
 const STORES: u32 = 1 + 3 + 12 + 1;
 
 fn failing() -> Failing {
@@ -102,7 +104,7 @@ fn is_old_or_odd(memory: &Failing, before: &[u8; STRUCTURE_LEN]) -> bool {
 #[test]
 fn a_write_that_fails_leaves_the_old_page_or_an_odd_one_and_is_retried() {
     for (name, operation) in OPERATIONS {
-        // What it comes to if nothing fails.
+        // The result if nothing fails.
         let (memory, interrupt) = (failing(), Interrupt::default());
         operation(&mut calibrated(&memory, &interrupt)).expect("written");
         let (wanted, raised) = (*memory.words.borrow(), interrupt.raised.get());
@@ -122,7 +124,7 @@ fn a_write_that_fails_leaves_the_old_page_or_an_odd_one_and_is_retried() {
                     }
                     assert!(matches!(result, Err(Error::Memory(Broken))), "{name}, {allowed} stores");
                     assert!(is_old_or_odd(&memory, &before), "{name}, {allowed} stores");
-                    assert!(device.is_behind() && interrupt.raised.get() == 1, "the guest was told of nothing");
+                    assert!(device.is_behind() && interrupt.raised.get() == 1, "the guest was not notified");
                 }
                 memory.left.set(u32::MAX);
                 device.retry().expect("it works again");
@@ -159,18 +161,18 @@ fn the_next_operation_says_what_the_last_could_not() {
 
 #[test]
 fn a_device_that_cannot_be_made_leaves_the_old_page_or_an_odd_one() {
-    for (name, arrive) in ARRIVALS {
+    for (name, make) in CONSTRUCTORS {
         for allowed in 0..STORES {
             let (memory, interrupt) = (failing(), Interrupt::default());
             let state = calibrated(&memory, &interrupt).save();
             let (before, raised) = (*memory.words.borrow(), interrupt.raised.get());
             memory.left.set(allowed);
-            let made = arrive(&memory, &interrupt, &state);
+            let made = make(&memory, &interrupt, &state);
             assert!(matches!(made, Err(Error::Memory(Broken))), "{name}, {allowed} stores");
             assert!(is_old_or_odd(&memory, &before), "{name}, {allowed} stores");
-            assert_eq!(interrupt.raised.get(), raised, "the guest was told of nothing");
+            assert_eq!(interrupt.raised.get(), raised, "the guest was not notified");
             memory.left.set(u32::MAX);
-            let device = arrive(&memory, &interrupt, &state).expect("made anew");
+            let device = make(&memory, &interrupt, &state).expect("made anew");
             let seen = Snapshot::from_prefix(&*memory.words.borrow()).expect("a consistent page");
             assert_eq!((&seen, device.is_behind(), interrupt.raised.get()), (device.page(), false, raised + 1));
         }
@@ -184,7 +186,7 @@ fn a_device_that_cannot_be_made_leaves_the_old_page_or_an_odd_one() {
 }
 
 #[test]
-fn what_guests_could_not_see_promises_nothing() {
+fn what_guests_could_not_see_publishes_no_bounds() {
     const SECOND: u64 = 2_000_000_000;
     let (memory, interrupt) = (failing(), Interrupt::default());
     let mut device = Device::new(&memory, &interrupt, (), options(), [1, 2]).expect("written");
@@ -192,28 +194,31 @@ fn what_guests_could_not_see_promises_nothing() {
     let (right, stepped) = (relation(SECOND, 1_000_000_000, 0), relation(SECOND, 3_000_000_000, 0));
     memory.left.set(5);
     assert!(device.calibrate(&stepped).is_err());
-    assert_eq!((device.agrees(&right, SECOND), device.agrees(&stepped, SECOND)), (true, false));
+    assert_eq!((device.is_consistent(&right, SECOND), device.is_consistent(&stepped, SECOND)), (true, false));
     memory.left.set(u32::MAX);
     device.notify().expect("it works again");
-    assert_eq!(interrupt.raised.get(), 2, "no guest is told of an update that it cannot see");
+    assert_eq!(interrupt.raised.get(), 2, "no guest is notified of an update that it cannot see");
     assert_eq!(Snapshot::from_prefix(&*memory.words.borrow()), Ok(*device.page()));
-    assert_eq!((device.agrees(&right, SECOND), device.agrees(&stepped, SECOND)), (false, true));
+    assert_eq!((device.is_consistent(&right, SECOND), device.is_consistent(&stepped, SECOND)), (false, true));
 }
 
 #[test]
 fn the_sequence_count_goes_on_from_the_later_of_state_and_memory() {
     let interrupt = Interrupt::default();
-    for (name, arrive) in ARRIVALS {
+    for (name, make) in CONSTRUCTORS {
         for ahead in [0, 1, 1 << 28, (1 << 28) + 6, (1 << 30) + 1, (1 << 31) - 3] {
             let memory = failing();
             let state = calibrated(&memory, &interrupt).save();
             // Odd, too, as when it was copied in the middle of an update; and around the end of the numbers.
-            let came = 4_u32.wrapping_add(ahead);
-            memory.words.borrow_mut()[0x0c..0x10].copy_from_slice(&came.to_le_bytes());
-            let device = arrive(&memory, &interrupt, &state).expect("written");
+            let in_memory = 4_u32.wrapping_add(ahead);
+            memory.words.borrow_mut()[0x0c..0x10].copy_from_slice(&in_memory.to_le_bytes());
+            let device = make(&memory, &interrupt, &state).expect("written");
             let count = device.page().seq_count;
             assert_eq!(count & 1, 0);
-            assert!(count != came && count.wrapping_sub(came) >> 31 == 0, "{name}: {count:#x} is behind {came:#x}");
+            assert!(
+                count != in_memory && count.wrapping_sub(in_memory) >> 31 == 0,
+                "{name}: {count:#x} is behind {in_memory:#x}"
+            );
         }
     }
 }

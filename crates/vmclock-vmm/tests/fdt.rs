@@ -27,20 +27,20 @@ fn source(address: u64, len: u64, interrupt: Option<Interrupt>) -> Option<String
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("tree.dtb"), tree.finish().expect("a blob")).expect("written");
     let arguments = ["-I", "dtb", "-O", "dts", "-o", "tree.dts", "tree.dtb"];
-    let said = common::run("dtc", "device-tree-compiler", folder.path(), &arguments)?;
+    let output = common::run("dtc", "device-tree-compiler", folder.path(), &arguments)?;
     // It checks unit addresses, cells and interrupts, and warns.
-    assert_eq!(said.trim(), "", "dtc complains");
+    assert_eq!(output.trim(), "", "dtc complains");
     let source = std::fs::read_to_string(folder.path().join("tree.dts")).expect("written");
     Some(source.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 #[test]
 fn dtc_reads_what_was_meant() {
-    let Some(told) = source(0x1_8fff_0000, 0x1_0000, Some(Interrupt { spi: 37 })) else { return };
+    let Some(notified) = source(0x1_8fff_0000, 0x1_0000, Some(Interrupt { spi: 37 })) else { return };
     let node = "ptp@18fff0000 { compatible = \"amazon,vmclock\"; reg = <0x01 0x8fff0000 0x00 0x10000>; \
                 interrupts = <0x00 0x25 0x01>; };";
-    assert!(told.contains(node), "{told}");
-    let silent = source(0xf000, 0x1000, None).expect("as before");
+    assert!(notified.contains(node), "{notified}");
+    let quiet = source(0xf000, 0x1000, None).expect("as before");
     let node = "ptp@f000 { compatible = \"amazon,vmclock\"; reg = <0x00 0xf000 0x00 0x1000>; };";
-    assert!(silent.contains(node), "{silent}");
+    assert!(quiet.contains(node), "{quiet}");
 }

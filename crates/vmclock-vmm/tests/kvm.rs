@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's counter as KVM tells it, against the register that is the counter. Needs `/dev/kvm`.
+//! The guest's counter as KVM has it, against the register that is the counter. Needs `/dev/kvm`.
 #![cfg(all(not(loom), feature = "kvm", target_arch = "x86_64"))]
 
 use kvm_bindings::{kvm_msr_entry, Msrs};
@@ -37,13 +37,13 @@ fn the_counter_is_what_kvm_says() {
     let machine = kvm.create_vm().expect("a machine");
     let cpu = machine.create_vcpu(0).expect("a vCPU");
     cpu.set_cpuid2(&kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).expect("leaves")).expect("set");
-    let host = Host::new(&kvm, &cpu).expect("a rate");
+    let host = Host::new(&kvm, &cpu).expect("a frequency");
     assert!(host.khz() > 100_000, "{host:?}");
     assert_eq!(host.scale(&cpu).expect("asked"), None);
     assert_is(&host.guest_counter(&cpu).expect("asked"), &cpu);
 
     // As a destination sets it.
-    let wanted = GuestCounter::going_on(1 << 62, counter::read_ordered(), None);
+    let wanted = GuestCounter::continuing(1 << 62, counter::read_ordered(), None);
     match set_counter_offset(&cpu, wanted.offset()) {
         Ok(()) => assert_eq!(host.guest_counter(&cpu).expect("asked"), wanted),
         Err(error) => eprintln!("this KVM sets no offset: {error}"),
@@ -54,7 +54,7 @@ fn the_counter_is_what_kvm_says() {
     // Faster by what KVM would do by hand, slower by what it would refuse.
     for khz in [host.khz() / 100 * 105, host.khz() / 3] {
         let set = cpu.set_tsc_khz(khz);
-        assert_eq!(cpu.get_tsc_khz().expect("asked"), khz, "it says what was wished, also where it did nothing");
+        assert_eq!(cpu.get_tsc_khz().expect("asked"), khz, "it gives what was asked for, also where it did nothing");
         if can_scale {
             set.expect("set");
             assert!(host.scale(&cpu).expect("asked").is_some());
@@ -64,7 +64,7 @@ fn the_counter_is_what_kvm_says() {
             assert_eq!(host.guest_counter(&cpu).expect_err("a wish").errno(), libc::EOPNOTSUPP);
         }
     }
-    // At the host's own rate it is known again.
+    // At the host's own frequency it is known again.
     if cpu.set_tsc_khz(host.khz()).is_ok() {
         assert_eq!(host.scale(&cpu).expect("asked"), None);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Machines with a long life, and what their guests are told of it; on honest hosts, with chance.
+//! Random lifecycles of machines on correct hosts, and what their guests see.
 #![cfg(not(loom))]
 
 mod machine;
@@ -9,13 +9,15 @@ use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 use vmclock_core::abi::{ClockStatus, Flags, LeapIndicator, Snapshot};
-use vmclock_core::calibration::Period;
+use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::event::{changes, Maintenance};
+use vmclock_core::guest_counter::Scale;
+use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Interval, PageScale, Tai, Time};
-use vmclock_vmm::counter::Scale;
-use vmclock_vmm::device::{Calibration, Device};
+use vmclock_vmm::device::Device;
 
-use machine::{calibration, clock_on, guest, options, region, seen, Interrupt};
+use machine::{calibration, clock_on, guest, known, options, region, seen, Interrupt};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -31,7 +33,7 @@ enum Step {
     Distrust,
     Maintenance(Maintenance),
     Calibrate,
-    Leap(Option<i16>, LeapIndicator),
+    Leap(LeapStatus),
 }
 
 impl Step {
@@ -52,8 +54,9 @@ impl Step {
     }
 }
 
-fn facts() -> impl Strategy<Value = (Option<i16>, LeapIndicator)> {
-    (prop::option::of(-60_i16..=-10), (0_u8..6).prop_map(LeapIndicator))
+fn leap_statuses() -> impl Strategy<Value = LeapStatus> {
+    (prop::option::of(10_i16..=60), (0_u8..6).prop_map(LeapIndicator))
+        .prop_map(|(offset, indicator)| LeapStatus { tai_offset: offset.and_then(TaiOffset::from_seconds), indicator })
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -74,48 +77,48 @@ fn steps() -> impl Strategy<Value = Step> {
         Just(Step::Calibrate),
         Just(Step::Calibrate),
         Just(Step::Calibrate),
-        facts().prop_map(|(offset, indicator)| Step::Leap(offset, indicator)),
+        leap_statuses().prop_map(Step::Leap),
     ]
 }
 
-/// How an honest calibration differs from the truth, and from the last.
+/// How a correct calibration deviates from true time.
 #[derive(Clone, Copy, Debug)]
-struct Honest {
+struct Deviation {
     /// In nanoseconds.
     off: i64,
     /// How much more than that it may be off, in nanoseconds.
     vague: u64,
     /// By how much the period is off, in parts per 10^12; it may be 15,000,000.
     period_off: i64,
-    facts: (Option<i16>, LeapIndicator),
+    leap: LeapStatus,
 }
 
-fn honest() -> impl Strategy<Value = Honest> {
-    (-100_i64..100, 0_u64..900, -14_900_000_i64..14_900_000, facts())
-        .prop_map(|(off, vague, period_off, facts)| Honest { off, vague, period_off, facts })
+fn deviations() -> impl Strategy<Value = Deviation> {
+    (-100_i64..100, 0_u64..900, -14_900_000_i64..14_900_000, leap_statuses())
+        .prop_map(|(off, vague, period_off, leap)| Deviation { off, vague, period_off, leap })
 }
 
 /// What can happen to a guest's counter.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
-    Goes,
+    Runs,
     Jumps,
     Moves,
 }
 
 fn happenings() -> impl Strategy<Value = Happening> {
-    prop_oneof![6 => Just(Happening::Goes), 1 => Just(Happening::Jumps), 1 => Just(Happening::Moves)]
+    prop_oneof![6 => Just(Happening::Runs), 1 => Just(Happening::Jumps), 1 => Just(Happening::Moves)]
 }
 
 /// The true time of a counter that has about 2 GHz: its ticks are longer than that by so many parts in 10^12.
-struct World {
+struct Simulation {
     start: u64,
     start_nanos: i128,
     counter: u64,
     drift: i64,
 }
 
-impl World {
+impl Simulation {
     fn new(counter: u64, nanos: i128, drift: i64) -> Self {
         Self { start: counter, start_nanos: nanos, counter, drift }
     }
@@ -135,61 +138,59 @@ impl World {
         self.start_nanos + ticks * (1_000_000_000_000 + i128::from(self.drift)) / 2_000_000_000_000
     }
 
-    /// A right one: it is off by no more than it says.
-    fn calibration(&self, honest: Honest) -> Calibration {
-        let time = Time::<Tai>::from_nanos(self.nanos() + i128::from(honest.off)).expect("in range");
+    /// A correct one: its error is inside its bounds.
+    fn calibration(&self, deviation: Deviation) -> Calibrated {
+        let time = Time::<Tai>::from_nanos(self.nanos() + i128::from(deviation.off)).expect("in range");
         // To half a part in 10^9, which is why the period is off by less than it may be.
-        let hertz = 2_000_000_000 - (self.drift + honest.period_off) / 500;
+        let hertz = 2_000_000_000 - (self.drift + deviation.period_off) / 500;
         let hertz = NonZeroU64::new(hertz.unsigned_abs()).expect("not 0");
-        Calibration {
-            counter: self.counter,
-            time,
-            period: Period::from_frequency(hertz),
-            time_max_error: honest.off.unsigned_abs() + honest.vague + 1,
-            utc_minus_tai: honest.facts.0,
-            leap_indicator: honest.facts.1,
+        Calibrated {
+            calibration: Calibration::new(self.counter, time, Period::from_frequency(hertz))
+                .with_max_error(deviation.off.unsigned_abs() + deviation.vague + 1, 15_000_000),
+            leap: deviation.leap,
             ..calibration(0, 0)
         }
     }
 }
 
-/// Whether the time is where it was said to be.
+/// Whether the time is inside.
 fn is_inside(interval: &Interval<PageScale>, time: Time<PageScale>) -> bool {
     interval.earliest.nanos() <= time.ceil_nanos() && time.floor_nanos() <= interval.latest.nanos()
 }
 
 proptest! {
     /// After each step the guest sees the events of the table, none missed and none invented, and no identity twice;
-    /// the page says what was told, and no more; its bounds have the true time in them; and what it said before under
-    /// the same marker, for all counter values from its reference on, holds.
+    /// the page has what was published, and no more; its bounds have the true time in them; and what it gave before
+    /// under the same marker, for all counter values from its reference on, holds.
     #[test]
-    fn a_life(
+    fn a_lifecycle(
         drift in -10_000_000_i64..10_000_000,
-        life in prop::collection::vec((steps(), 1_u64..40_000_000_000, honest(), any::<[u64; 3]>()), 1..60),
+        lifecycle in prop::collection::vec((steps(), 1_u64..40_000_000_000, deviations(), any::<[u64; 3]>()), 1..60),
     ) {
         let memory = guest();
         let interrupt = Interrupt::default();
         let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
-        let mut world = World::new(1 << 40, 1_800_000_000_000_000_000, drift);
+        let mut simulation = Simulation::new(1 << 40, 1_800_000_000_000_000_000, drift);
         let mut before = seen(&memory);
         let mut known = HashSet::from([before.disruption_marker, before.vm_generation_counter]);
-        let mut told = (None, LeapIndicator::NONE);
+        let mut published = LeapStatus::UNKNOWN;
         let mut announced = Maintenance::None;
-        // The last page that gave time, if no new marker came since.
-        let mut promised: Option<Snapshot> = None;
-        for (step, ticks, honest, fresh) in life {
-            world.run(ticks);
+        // The last page that gave time, if there is no new marker since.
+        let mut last_with_time: Option<Snapshot> = None;
+        for (step, ticks, deviation, fresh) in lifecycle {
+            simulation.run(ticks);
             let (is_disrupted, is_restored) = step.row();
             if matches!(step, Step::Migrate(_) | Step::Restore(_)) {
-                world.move_to(fresh[2], ticks, -world.drift);
+                simulation.move_to(fresh[2], ticks, -simulation.drift);
             }
-            let time = world.calibration(honest);
+            let time = simulation.calibration(deviation);
             // It takes a moment until it is on the page.
-            world.run(ticks / 1000);
+            simulation.run(ticks / 1000);
             let raised = interrupt.raised.get();
             // As a monitor has to do it.
-            let disagrees = step.calibrates() && !is_disrupted && !device.agrees(&time, world.counter);
-            if disagrees {
+            let is_consistent = device.is_consistent(&time, simulation.counter);
+            let is_inconsistent = step.calibrates() && !is_disrupted && !is_consistent;
+            if is_inconsistent {
                 device.disrupt(fresh[2]).expect("written");
             }
             let calibration = step.calibrates().then_some(&time);
@@ -216,40 +217,40 @@ proptest! {
                 Step::Distrust => device.distrust(),
                 Step::Maintenance(announced) => device.maintenance(announced),
                 Step::Calibrate => device.calibrate(&time),
-                Step::Leap(offset, indicator) => device.leap(offset, indicator),
+                Step::Leap(status) => device.leap_status(status),
             }.expect("nothing fails here");
 
             let after = seen(&memory);
             prop_assert_eq!(&after, device.page());
-            let updates = u32::from(!matches!(step, Step::Pause | Step::Resume(false))) + u32::from(disagrees);
+            let updates = u32::from(!matches!(step, Step::Pause | Step::Resume(false))) + u32::from(is_inconsistent);
             prop_assert_eq!(interrupt.raised.get() - raised, updates, "update and notification are one");
             prop_assert_eq!(after.seq_count == before.seq_count, updates == 0);
-            prop_assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0, "it only goes on");
+            prop_assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0, "it only advances");
             let names: Vec<&str> = changes(&before, &after).map(|event| event.name()).collect();
             let has = |name: &str| names.contains(&name);
-            let is_disrupted = is_disrupted || disagrees;
+            let is_disrupted = is_disrupted || is_inconsistent;
             let seen_to_happen = (has("disrupted"), has("restored"));
             prop_assert_eq!(seen_to_happen, (is_disrupted, is_restored), "{:?}: {:?}", step, names);
-            prop_assert!(!is_disrupted || known.insert(after.disruption_marker), "a marker came twice");
-            prop_assert!(!is_restored || known.insert(after.vm_generation_counter), "a generation came twice");
+            prop_assert!(!is_disrupted || known.insert(after.disruption_marker), "a marker is there twice");
+            prop_assert!(!is_restored || known.insert(after.vm_generation_counter), "a generation is there twice");
 
-            // What was told, and nothing of another host.
-            let arrived = matches!(step, Step::Migrate(_) | Step::Restore(_));
+            // What was published, and nothing of another host.
+            let is_incoming = matches!(step, Step::Migrate(_) | Step::Restore(_));
             match step {
-                Step::Leap(offset, indicator) => told = (offset, indicator),
-                step if step.calibrates() => told = honest.facts,
-                _ if arrived => told = (None, LeapIndicator::NONE),
+                Step::Leap(status) => published = status,
+                step if step.calibrates() => published = deviation.leap,
+                _ if is_incoming => published = LeapStatus::UNKNOWN,
                 _ => {}
             }
             match step {
                 Step::Maintenance(now) => announced = now,
-                _ if arrived => announced = Maintenance::None,
+                _ if is_incoming => announced = Maintenance::None,
                 _ => {}
             }
-            prop_assert_eq!((after.tai_offset(), after.leap_indicator), told);
+            prop_assert_eq!(LeapStatus::of(&after), published);
             prop_assert_eq!(Maintenance::of(&after), announced);
-            prop_assert_eq!(after.flags.contains(Flags::TAI_OFFSET_VALID), told.0.is_some());
-            prop_assert!(after.notifies() && !after.flags.contains(Flags::TIME_MONOTONIC), "nobody promised that");
+            prop_assert_eq!(after.flags.contains(Flags::TAI_OFFSET_VALID), published.tai_offset.is_some());
+            prop_assert!(after.notifies() && !after.flags.contains(Flags::TIME_MONOTONIC), "it is not enforced");
             let status = match step {
                 step if step.calibrates() => ClockStatus::SYNCHRONIZED,
                 _ if is_disrupted => ClockStatus::INITIALIZING,
@@ -261,74 +262,75 @@ proptest! {
             let clock = clock_on(&after);
             prop_assert_eq!(clock.is_some(), status.gives_time());
             if is_disrupted {
-                promised = None;
+                last_with_time = None;
             }
             if let Some(clock) = clock {
-                let interval = clock.interval_at(world.counter).expect("in range").expect("bounds");
-                let truth = world.nanos();
-                prop_assert!(interval.earliest.nanos() <= truth + 1 && truth <= interval.latest.nanos());
-                if let Some(promised) = &promised {
-                    let old = clock_on(promised).expect("it gave time");
-                    let age = world.counter.wrapping_sub(promised.counter_value);
+                let interval = clock.interval_at(simulation.counter).expect("in range").expect("bounds");
+                let true_nanos = simulation.nanos();
+                prop_assert!(interval.earliest.nanos() <= true_nanos + 1 && true_nanos <= interval.latest.nanos());
+                if let Some(last_with_time) = &last_with_time {
+                    let old = clock_on(last_with_time).expect("it gave time");
+                    let age = simulation.counter.wrapping_sub(last_with_time.counter_value);
                     for ago in [0, age / 1000, age / 3, age - age / 7, age] {
-                        let counter = world.counter.wrapping_sub(ago);
+                        let counter = simulation.counter.wrapping_sub(ago);
                         let interval = old.interval_at(counter).expect("in range").expect("bounds");
                         let time = clock.time_at(counter).expect("in range");
                         prop_assert!(is_inside(&interval, time), "{} is outside {:?}", time.floor_nanos(), interval);
                     }
                 }
-                promised = Some(after);
+                last_with_time = Some(after);
             }
             before = after;
         }
     }
 
-    /// Whatever happens, a guest's interval has the true time in it; and within one life of the counter, the next page
-    /// says of a reading nothing that its own page did not allow.
+    /// A guest's interval always contains true time; and under one marker, the next page's time for a reading
+    /// is inside the interval of its own page.
     #[test]
     fn a_guests_time(
         drift in -10_000_000_i64..10_000_000,
-        life in prop::collection::vec((happenings(), 1_u64..40_000_000_000, honest(), any::<u64>()), 1..60),
+        lifecycle in prop::collection::vec((happenings(), 1_u64..40_000_000_000, deviations(), any::<u64>()), 1..60),
     ) {
         let memory = guest();
-        let mut world = World::new(1 << 40, 1_800_000_000_000_000_000, drift);
+        let mut simulation = Simulation::new(1 << 40, 1_800_000_000_000_000_000, drift);
         let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
-        // The last reading since the marker changed: the counter, and where the time was said to be.
-        let mut said: Option<(u64, Interval<PageScale>)> = None;
-        for (happening, ticks, honest, fresh) in life {
+        // The last reading since the marker changed: the counter, and its interval.
+        let mut given: Option<(u64, Interval<PageScale>)> = None;
+        for (happening, ticks, deviation, fresh) in lifecycle {
             let before = seen(&memory).disruption_marker;
             match happening {
-                Happening::Goes => world.run(ticks),
+                Happening::Runs => simulation.run(ticks),
                 Happening::Jumps => {
-                    world.move_to(world.counter.wrapping_add(ticks), 0, world.drift);
+                    simulation.move_to(simulation.counter.wrapping_add(ticks), 0, simulation.drift);
                     device.disrupt(fresh).expect("written");
                 }
                 Happening::Moves => {
                     let state = device.migrate_out();
-                    world.move_to(fresh, ticks, -world.drift);
-                    let known = world.calibration(honest);
+                    simulation.move_to(fresh, ticks, -simulation.drift);
+                    let known = simulation.calibration(deviation);
                     device = Device::migrate_in(region(&memory), (), (), &state, Some(&known), fresh).expect("written");
                 }
             }
-            let known = world.calibration(honest);
-            if !device.agrees(&known, world.counter) {
+            let known = simulation.calibration(deviation);
+            if !device.is_consistent(&known, simulation.counter) {
                 device.disrupt(fresh).expect("written");
             }
             device.calibrate(&known).expect("written");
 
             let page = seen(&memory);
             if page.disruption_marker != before {
-                said = None;
+                given = None;
             }
             let clock = clock_on(&page).expect("a time");
-            if let Some((counter, interval)) = said {
+            if let Some((counter, interval)) = given {
                 let time = clock.time_at(counter).expect("in range");
                 prop_assert!(is_inside(&interval, time), "{} is outside {:?}", time.floor_nanos(), interval);
             }
-            world.run(ticks / 2);
-            let interval = clock.interval_at(world.counter).expect("in range").expect("bounds");
-            prop_assert!(interval.earliest.nanos() <= world.nanos() + 1 && world.nanos() <= interval.latest.nanos());
-            said = Some((world.counter, interval));
+            simulation.run(ticks / 2);
+            let interval = clock.interval_at(simulation.counter).expect("in range").expect("bounds");
+            let true_nanos = simulation.nanos();
+            prop_assert!(interval.earliest.nanos() <= true_nanos + 1 && true_nanos <= interval.latest.nanos());
+            given = Some((simulation.counter, interval));
         }
     }
 }
@@ -354,7 +356,7 @@ impl Chance {
     }
 }
 
-/// A host's counter: what it is said to do in a second, and how much longer than that its ticks really are, in parts
+/// A host's counter: its nominal frequency, and how much longer than that its ticks really are, in parts
 /// per 10^12.
 #[derive(Clone, Copy, Debug)]
 struct Oscillator {
@@ -379,15 +381,13 @@ impl Oscillator {
         nanos * i128::from(self.hertz) * 1000 / (million + i128::from(self.drift))
     }
 
-    fn calibration(self, counter: u64, nanos: i128, off: i64) -> Calibration {
-        let time = Time::from_nanos(nanos + i128::from(off)).expect("in range");
-        let period = Period::from_frequency(NonZeroU64::new(self.hertz).expect("not 0"));
-        Calibration { counter, time, period, ..calibration(0, 0) }
+    fn calibration(self, counter: u64, nanos: i128, off: i64) -> Calibrated {
+        known(counter, Time::from_nanos(nanos + i128::from(off)).expect("in range"), self.hertz)
     }
 }
 
-/// From host to host, of another rate and another drift, with or without scaling, and with the guest's counter set so
-/// that it goes on: no reading is outside its interval.
+/// From host to host, of another frequency and another drift, with or without scaling, and with the guest's counter set
+/// so that it continues: no reading is outside its interval.
 #[test]
 fn migration_keeps_the_time() {
     let memory = guest();
@@ -403,7 +403,7 @@ fn migration_keeps_the_time() {
         device.calibrate(&known).expect("written");
         let state = device.migrate_out();
 
-        // The destination knows its own counter's time. It may be able to keep the guest's rate.
+        // The destination knows its own counter's time. It may be able to keep the guest's frequency.
         let down = i128::from(1_000_000 + chance.below(60_000_000_000));
         let host_counter = chance.draw() >> 1;
         let known = host.calibration(host_counter, start + down, chance.within(490));
@@ -412,9 +412,9 @@ fn migration_keeps_the_time() {
         let scale =
             (chance.below(3) > 0).then(|| Scale::between(khz(host.hertz), khz(source.hertz), bits).expect("fits"));
         scaled += u32::from(scale.is_some());
-        let (counter, error) = state.guest_counter(&known, scale).expect("it had a time");
+        let (counter, error) = state.guest_counter(&known.calibration, scale).expect("it had a time");
         assert_eq!((counter.error(), counter.scale()), (0, scale));
-        let guests = counter.calibration(&known).expect("it runs");
+        let guests = Calibrated { calibration: counter.calibration(&known.calibration).expect("it runs"), ..known };
         Device::migrate_in(&place, (), (), &state, Some(&guests), 2).expect("written");
 
         // The guest reads a while later, or on a CPU that is a little behind.
@@ -426,7 +426,7 @@ fn migration_keeps_the_time() {
         let is_right = interval.earliest.nanos() <= true_nanos + 1 && true_nanos - 1 <= interval.latest.nanos();
         assert!(is_right, "{}: {true_nanos} is not in {interval:?}", context());
 
-        // And at that moment the counter is what it would have been, to within what was said.
+        // And at that moment the counter is what it would have been, to within the error bound.
         let ideal = guest_counter.wrapping_add(u64::try_from(source.ticks(down)).expect("ahead"));
         let apart = u128::from(counter.at(host_counter).wrapping_sub(ideal).cast_signed().unsigned_abs());
         let apart = apart * 1_000_000_000 / u128::from(source.hertz);

@@ -8,7 +8,7 @@ use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use loom::sync::Arc;
 use loom::thread;
 use vmclock_vmm::device::{Device, Options};
-use vmclock_vmm::memory::PageMemory;
+use vmclock_vmm::memory::{PageMemory, Region};
 
 /// Of the page what matters here: the count, and two words that change together.
 struct Words {
@@ -22,10 +22,6 @@ struct Shared(Arc<Words>);
 
 impl PageMemory for Shared {
     type Error = Infallible;
-
-    fn region_len(&self) -> u64 {
-        0x1000
-    }
 
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Infallible> {
         if offset == 0x0c {
@@ -41,6 +37,12 @@ impl PageMemory for Shared {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Region for Shared {
+    fn region_len(&self) -> u64 {
+        0x1000
     }
 
     fn load_u32(&self, _: u64, order: Ordering) -> Result<u32, Infallible> {

@@ -10,7 +10,7 @@ use vmclock_vmm::device::{Device, Error};
 use vmclock_vmm::lineage::Lineage;
 use vmclock_vmm::state::{Identities, State, StateError};
 
-use machine::{arrive, bytes, calibration, guest, region, saved, seen};
+use machine::{bytes, calibration, guest, incoming, region, saved, seen};
 
 #[cfg(feature = "serde")]
 #[test]
@@ -37,7 +37,7 @@ fn states_of_every_version_are_read() {
     }
 }
 
-/// Whatever a newer version is like: what is said of it is that it is newer.
+/// A newer version may have any shape: the error is that it is newer.
 #[cfg(feature = "serde")]
 #[test]
 fn states_of_newer_versions_are_refused_by_name() {
@@ -94,7 +94,7 @@ fn what_no_device_could_have_saved_is_refused() {
         assert_eq!(error, StateError::Count(count));
     }
 
-    // Promises that nobody here keeps, and what no device writes.
+    // Claims that no device here enforces, and what no device writes.
     let mut state = saved();
     state.page[3] = u64::MAX;
     state.page[4] |= 0x0100_ffff;
@@ -139,8 +139,8 @@ proptest! {
         let memory = guest();
         let known = calibration(5, 1_800_000_000);
         let known = is_calibrated.then_some(&known);
-        let _ = state.guest_counter(&calibration(fresh, 1_900_000_000), None);
-        match arrive(&memory, &state, known, is_restored.then_some(fresh)) {
+        let _ = state.guest_counter(&calibration(fresh, 1_900_000_000).calibration, None);
+        match incoming(&memory, &state, known, is_restored.then_some(fresh)) {
             Ok(mut device) => {
                 let page = seen(&memory);
                 prop_assert_eq!(&page, device.page());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening a clock and reading it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use std::time::Duration;
 use vmclock_core::abi::{CounterId, ParseError, Snapshot};
 use vmclock_core::counter;
 use vmclock_core::event::Incarnation;
-use vmclock_core::page::Page;
 
 use crate::cross::CrossTimestamp;
 use crate::error::{OpenError, ReadError};
 use crate::events::Events;
 use crate::mapping::Mapping;
 use crate::reading::Reading;
-use crate::source::{check_whole, pread, Patience, Source};
+use crate::source::{check_whole, pread, Source, Timeout};
+use crate::vanished::{Loss, Origin, Vanished};
 
 /// Where Linux puts the first VMClock.
 pub const DEFAULT_PATH: &str = "/dev/vmclock0";
@@ -71,8 +71,9 @@ impl OpenOptions {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<VmClock, OpenError> {
         let path = path.as_ref();
         let file = open_file(path)?;
-        let plain = check_kind(path, &file)?;
-        let (len, file) = check_page(path, file, self.max_wait)?;
+        let metadata = file.metadata().map_err(|error| io_error(path, "get its metadata", error))?;
+        let plain = check_kind(path, &metadata)?;
+        let (size, len) = check_page(path, &file, self.max_wait)?;
         let mapping = if !self.map || (plain && !self.map_files) {
             Err(rustix::io::Errno::NOTSUP)
         } else if plain {
@@ -80,9 +81,10 @@ impl OpenOptions {
         } else {
             Mapping::of_device(&file)
         };
+        let origin = Origin::new(path, self.clone(), file, size);
         let source = match mapping {
-            Ok(mapping) => Source::Mapped { mapping, file },
-            Err(_) => Source::Pread { file },
+            Ok(mapping) => Source::Mapped { mapping, origin },
+            Err(_) => Source::Pread { origin },
         };
         let clock = VmClock::of(source, self.max_wait, plain);
         // Once more through the way in which it will be read from now on.
@@ -105,7 +107,7 @@ impl Default for OpenOptions {
 
 /// A clock of a virtual machine.
 ///
-/// Opening it maps the page; reading it is a matter of some loads. It can be shared by any number of threads, which
+/// Opening it maps the page; reading it takes some loads. It can be shared by any number of threads, which
 /// do not slow each other down.
 ///
 /// ```
@@ -119,8 +121,8 @@ impl Default for OpenOptions {
 /// ```
 #[derive(Clone, Debug)]
 pub struct VmClock {
-    /// The page, where it is mapped; `source` keeps it there.
-    page: Option<&'static Page>,
+    /// The page, where it is mapped: in `source` as well, but from here one load nearer.
+    mapping: Option<Mapping>,
     /// Whether the file behind the page can be cut short.
     plain_file: bool,
     max_wait: Duration,
@@ -139,10 +141,11 @@ impl VmClock {
     }
 
     pub(crate) fn of(source: Source, max_wait: Duration, plain_file: bool) -> Self {
-        Self { page: source.page(), plain_file, max_wait, source: Arc::new(source) }
+        Self { mapping: source.mapping().cloned(), plain_file, max_wait, source: Arc::new(source) }
     }
 
-    /// The time now, with its error bounds. No system call, no lock, no allocation.
+    /// The time now, with its error bounds. No system call, no lock, no allocation. Whether the page is still published
+    /// is for [`check`](Self::check) to find out.
     ///
     /// The counter is read after everything that the program loaded before, and before the page is checked to be
     /// still the same: two readings by one thread, or by two that wait for one another, are in order.
@@ -160,9 +163,9 @@ impl VmClock {
 
     #[inline(always)]
     fn read(&self, counter: impl FnMut() -> u64) -> Result<Reading, ReadError> {
-        if let Some(page) = self.page {
-            let wait = Patience::new(self.max_wait);
-            let (words, counter) = page.words_with(counter, wait.into_closure())?;
+        if let Some(mapping) = &self.mapping {
+            let timeout = Timeout::new(self.max_wait);
+            let (words, counter) = mapping.page().words_with(counter, timeout.into_closure())?;
             if !self.may_be_cut_short(Some(words.decode().vm_generation_counter)) {
                 if let Ok(reading) = Reading::new(words, counter, counter::ID) {
                     return Ok(reading);
@@ -172,8 +175,8 @@ impl VmClock {
         self.read_with_care()
     }
 
-    /// In a file that was cut short, what is lost reads as zero, and the generation counter stands last. So a page
-    /// that still has it is whole.
+    /// In a file that was cut short, what is lost reads as zero, and the generation counter is the last field. So a
+    /// page that still has it is whole.
     #[inline]
     fn may_be_cut_short(&self, generation: Option<u64>) -> bool {
         matches!(generation, None | Some(0)) && self.plain_file
@@ -195,12 +198,12 @@ impl VmClock {
         }
     }
 
-    /// Which life of the machine this is: whether the counter was disrupted, or the machine restored, since an earlier
-    /// one is what [`is_current`](Self::is_current) tells.
+    /// The machine's present epoch, that is, marker and generation: [`is_current`](Self::is_current) compares it with a
+    /// later one, to find out whether the counter was disrupted, or the machine restored or cloned, meanwhile.
     #[inline]
     pub fn incarnation(&self) -> Result<Incarnation, ReadError> {
-        if let Some(page) = self.page {
-            let incarnation = page.incarnation(Patience::new(self.max_wait).into_closure())?;
+        if let Some(mapping) = &self.mapping {
+            let incarnation = mapping.page().incarnation(Timeout::new(self.max_wait).into_closure())?;
             if !self.may_be_cut_short(incarnation.generation) {
                 return Ok(incarnation);
             }
@@ -208,8 +211,8 @@ impl VmClock {
         self.incarnation_with_care()
     }
 
-    /// Whether this is still the same life of the machine: neither was the counter disrupted, nor the machine restored
-    /// or cloned. Costs about a nanosecond, so that it can stand before every use of what must be unique.
+    /// Whether this is still the same epoch: neither was the counter disrupted, nor the machine restored or cloned.
+    /// Costs about a nanosecond, so that it can be called before every use of what must be unique.
     ///
     /// ```
     /// # let page = vmclock::mock::MockPage::new();
@@ -226,8 +229,8 @@ impl VmClock {
     /// ```
     #[inline]
     pub fn is_current(&self, known: &Incarnation) -> Result<bool, ReadError> {
-        match self.page {
-            Some(page) if page.is_still_of(known) && !self.may_be_cut_short(known.generation) => Ok(true),
+        match &self.mapping {
+            Some(mapping) if mapping.page().is_still_of(known) && !self.may_be_cut_short(known.generation) => Ok(true),
             _ => self.is_current_with_care(known),
         }
     }
@@ -242,7 +245,7 @@ impl VmClock {
         Ok(Incarnation::of(&self.snapshot()?))
     }
 
-    /// All that the page says at this moment, whether or not it gives a time.
+    /// The whole page at this moment, whether or not it gives a time.
     pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
         let (snapshot, _) = self.source.snapshot_with_counter(self.max_wait)?;
         self.check_len(&snapshot)?;
@@ -254,6 +257,43 @@ impl VmClock {
         CrossTimestamp::of(self)
     }
 
+    /// Whether the page is still the one at the path where the clock was opened, and still a page.
+    ///
+    /// A reading does not find out: a file that was removed or replaced stays mapped, but no publisher writes to it any
+    /// more. So call this now and then, or use [`events`](Self::events), which checks as well. It takes two or three
+    /// system calls. A device has vanished when reading its node fails with `ENODEV`.
+    ///
+    /// ```
+    /// # let page = vmclock::mock::MockPage::new();
+    /// # let clock = page.clock(); // in a machine with the device: VmClock::open()?
+    /// let reading = clock.now()?;
+    /// clock.check()?; // afterwards: what was read before is of the published page
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check(&self) -> Result<(), Vanished> {
+        let loss = self.source.check().err();
+        let loss = loss.or_else(|| self.snapshot().err().and_then(Loss::of));
+        loss.map_or(Ok(()), |loss| Err(self.vanished(loss)))
+    }
+
+    pub(crate) fn vanished(&self, loss: Loss) -> Vanished {
+        Vanished { path: self.path().into(), loss }
+    }
+
+    /// Opens the clock at the same path with the same options once more: what to do when its page has vanished.
+    pub fn reopen(&self) -> Result<Self, OpenError> {
+        match (&*self.source, self.source.origin()) {
+            (_, Some(origin)) => origin.options.open(&origin.path),
+            (Source::Mock(shared), _) if shared.is_removed() => Err(OpenError::NoFile { path: self.path().into() }),
+            _ => Ok(self.clone()),
+        }
+    }
+
+    /// Where the clock was opened, as an absolute path; `mock` for a mock.
+    pub fn path(&self) -> &Path {
+        self.source.origin().map_or(Path::new("mock"), |origin| &origin.path)
+    }
+
     /// What happens to the machine and its clock from now on.
     pub fn events(&self) -> Result<Events, ReadError> {
         Events::of(self.clone())
@@ -261,7 +301,7 @@ impl VmClock {
 
     /// Whether the page is mapped. Otherwise every reading costs system calls.
     pub const fn is_mapped(&self) -> bool {
-        self.page.is_some()
+        self.mapping.is_some()
     }
 
     /// Which counter this clock reads: this CPU's, or the mock's.
@@ -285,23 +325,34 @@ fn open_file(path: &Path) -> Result<File, OpenError> {
     // Not blocking, so that a FIFO without a writer does not hang us; and a terminal does not become ours.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     File::options().read(true).custom_flags(flags).open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => match offered_by_hypervisor() {
-            Some(seen_at) if path.starts_with("/dev") => OpenError::NoDriver { path: path.into(), seen_at },
-            _ => OpenError::NoDevice { path: path.into() },
-        },
+        io::ErrorKind::NotFound if is_for_devices(path) => no_device(path),
+        io::ErrorKind::NotFound => OpenError::NoFile { path: path.into() },
         io::ErrorKind::PermissionDenied => OpenError::Permission { path: path.into() },
-        _ if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => match offered_by_hypervisor() {
-            Some(seen_at) => OpenError::NoDriver { path: path.into(), seen_at },
-            None => OpenError::NoDevice { path: path.into() },
+        _ if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)) => match std::fs::metadata(path) {
+            Ok(metadata) if metadata.file_type().is_char_device() => no_device(path),
+            Ok(metadata) => check_kind(path, &metadata).err().unwrap_or_else(|| io_error(path, "open it", error)),
+            Err(_) => io_error(path, "open it", error),
         },
         _ => io_error(path, "open it", error),
     })
 }
 
+/// Whether device nodes are at paths like this. What others have there is shared memory.
+pub(crate) fn is_for_devices(path: &Path) -> bool {
+    path.starts_with("/dev") && !path.starts_with("/dev/shm")
+}
+
+fn no_device(path: &Path) -> OpenError {
+    match offered_by_hypervisor() {
+        Some(seen_at) => OpenError::NoDriver { path: path.into(), seen_at },
+        None => OpenError::NoDevice { path: path.into() },
+    }
+}
+
 /// Where the machine shows a VMClock, in ACPI or in the device tree, driver or not.
 fn offered_by_hypervisor() -> Option<PathBuf> {
     let entries = |folder: &str| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    // `acpi:AMZNC10C:VMCLOCK:`. The second name, which the specification gives, may stand alone.
+    // `acpi:AMZNC10C:VMCLOCK:`. The specification's name, the second, may be the only one.
     let acpi = entries("/sys/bus/acpi/devices")
         .find(|path| std::fs::read_to_string(path.join("modalias")).is_ok_and(|ids| ids.contains(":VMCLOCK:")));
     acpi.or_else(|| {
@@ -313,8 +364,8 @@ fn offered_by_hypervisor() -> Option<PathBuf> {
 }
 
 /// Whether it is a plain file, and not a device.
-fn check_kind(path: &Path, file: &File) -> Result<bool, OpenError> {
-    let kind = file.metadata().map_err(|error| io_error(path, "look at it", error))?.file_type();
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<bool, OpenError> {
+    let kind = metadata.file_type();
     let wrong = |kind| Err(OpenError::WrongKind { path: path.into(), kind });
     match kind {
         _ if kind.is_file() => Ok(true),
@@ -326,22 +377,23 @@ fn check_kind(path: &Path, file: &File) -> Result<bool, OpenError> {
     }
 }
 
-/// Reads the page through the file, checks what is constant in it, and returns how much there is.
+/// Reads the page through the file and checks what is constant in it. Returns the page's own size, and how many of the
+/// structure's bytes there are.
 ///
-/// A page in the middle of an update is checked too once the wait is over: better to say that something is not a page
+/// A page in the middle of an update is checked too once the wait is over: that it is not a page is more useful to know
 /// than that it is busy.
-fn check_page(path: &Path, file: File, max_wait: Duration) -> Result<(usize, File), OpenError> {
+fn check_page(path: &Path, file: &File, max_wait: Duration) -> Result<(u32, usize), OpenError> {
     let not_a_page = |error| OpenError::NotAPage { path: path.into(), error };
-    let mut wait = Patience::new(max_wait);
+    let mut timeout = Timeout::new(max_wait);
     loop {
-        match pread(&file) {
+        match pread(file) {
             Ok(copied) => {
                 let snapshot = Snapshot::from_bytes(&copied.bytes);
                 let checked = snapshot.validate(copied.len);
                 if snapshot.seq_count & 1 == 0 {
-                    return checked.map(|()| (copied.len, file)).map_err(not_a_page);
+                    return checked.map(|()| (snapshot.size, copied.len)).map_err(not_a_page);
                 }
-                if !wait.more() {
+                if !timeout.allows_retry() {
                     checked.map_err(not_a_page)?;
                     let error = vmclock_core::page::Busy { seq_count: snapshot.seq_count };
                     return Err(OpenError::Busy { path: path.into(), error });

@@ -9,23 +9,32 @@ use vmclock_core::abi::ParseError;
 use vmclock_core::calibration::NoTime;
 use vmclock_core::page::Busy;
 
-/// Why a clock could not be opened. A missing device is a normal state of the world: match on it.
+use crate::clock::is_for_devices;
+
+/// Why a clock could not be opened. A missing device is a normal case: match on it.
 ///
 /// ```
 /// use vmclock::{OpenError, VmClock};
-/// let error = VmClock::open_at("/nonexistent/vmclock0").unwrap_err();
-/// assert!(matches!(error, OpenError::NoDevice { .. }));
+/// let error = VmClock::open_at("/dev/no-such-vmclock").unwrap_err();
+/// assert!(matches!(error, OpenError::NoDevice { .. } | OpenError::NoDriver { .. }));
+/// let error = VmClock::open_at("/nonexistent/page").unwrap_err();
+/// assert!(matches!(error, OpenError::NoFile { .. }));
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There is nothing at the path, and no sign of a VMClock in this machine.
+    /// There is no device at the path, which is in `/dev`, and no sign of a VMClock in this machine.
     NoDevice {
         /// What was to be opened.
         path: PathBuf,
     },
-    /// The hypervisor offers a VMClock (in ACPI or the device tree), but there is no device node: the kernel has no
-    /// driver for it, or has not loaded it.
+    /// There is no file at the path, which is not in `/dev`: no publisher has made a page there.
+    NoFile {
+        /// What was to be opened.
+        path: PathBuf,
+    },
+    /// The hypervisor offers a VMClock (in ACPI or the device tree), but there is no device at the path: the kernel has
+    /// no driver for it, or has not loaded it.
     NoDriver {
         /// What was to be opened.
         path: PathBuf,
@@ -64,7 +73,7 @@ pub enum OpenError {
         path: PathBuf,
         /// What was being done.
         doing: &'static str,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -74,21 +83,33 @@ impl fmt::Display for OpenError {
         match self {
             Self::NoDevice { path } => write!(
                 f,
-                "{}: no such file, and this machine shows no VMClock in ACPI or its device tree: \
-                 ask the hypervisor's operator for one (`vmclock doctor` tells more)",
+                "{}: no such device, and this machine shows no VMClock in ACPI or its device tree: \
+                 ask the hypervisor's operator for one (`vmclock doctor` finds out more)",
+                path.display()
+            ),
+            Self::NoFile { path } => write!(
+                f,
+                "{0}: no such file: start its publisher (`vmclock serve --page {0}`), or name the page of another",
                 path.display()
             ),
             Self::NoDriver { path, seen_at } => write!(
                 f,
-                "{}: no such file, although the hypervisor offers a VMClock ({}): \
-                 run `modprobe ptp_vmclock`, or a kernel built with CONFIG_PTP_1588_CLOCK_VMCLOCK (Linux 6.13 or later)",
+                "{}: no such device, although the hypervisor offers a VMClock ({}): \
+                 run `modprobe ptp_vmclock`, or a kernel built with CONFIG_PTP_1588_CLOCK_VMCLOCK \
+                 (Linux 6.13 or later)",
                 path.display(),
                 seen_at.display()
             ),
+            Self::Permission { path } if is_for_devices(path) => write!(
+                f,
+                "{}: permission denied: the device may be readable by root only; \
+                 a udev rule `KERNEL==\"vmclock*\", MODE=\"0444\"` or `chmod a+r {0}` lets everyone read it",
+                path.display()
+            ),
             Self::Permission { path } => write!(
                 f,
-                "{}: permission denied: the device is readable by root only; \
-                 a udev rule `KERNEL==\"vmclock*\", MODE=\"0444\"` or `chmod a+r {0}` lets everyone read it",
+                "{}: permission denied: as its owner, let this user enter its folders (`chmod a+x`) \
+                 and read it (`chmod a+r {0}`)",
                 path.display()
             ),
             Self::WrongKind { path, kind } => {
@@ -116,11 +137,12 @@ impl std::error::Error for OpenError {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The page is in order but gives no time today.
+    /// The page is valid but gives no time now.
     NoTime(NoTime),
     /// No consistent copy of the page could be had in the time allowed.
     Busy(Busy),
-    /// The file behind the page was cut short or removed from under the mapping, so that the page reads as zeros.
+    /// The file behind the page was cut short while it was mapped, so that the page reads as zeros. (For one that was
+    /// removed or replaced, see [`VmClock::check`](crate::VmClock::check).)
     Vanished {
         /// How many bytes the file has now.
         len: u64,
@@ -142,7 +164,7 @@ impl fmt::Display for ReadError {
             Self::Vanished { len } => write!(
                 f,
                 "the page's file was cut to {len} bytes while it was open: \
-                 restart its publisher, then open the clock again"
+                 remove it, start its publisher again, then open the clock again"
             ),
             Self::NotAPage(reason) => write!(f, "the page was overwritten: {reason}"),
             Self::Io { errno } => {

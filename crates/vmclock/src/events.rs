@@ -4,6 +4,9 @@
 //! Where the device notifies, the kernel wakes us after each update; where it does not, a timer does, often enough
 //! that an application hardly notices the difference. Either way only real changes are reported: most updates are
 //! mere refreshes of the calibration.
+//!
+//! A page can vanish, as when its file is removed. Then its path is tried at every tick of the timer until there is a
+//! page again. The two are compared like any two snapshots, so that no disruption between them is missed.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,11 +23,55 @@ use vmclock_core::event::{changes, Event};
 use crate::clock::VmClock;
 use crate::error::ReadError;
 use crate::source::pread;
+use crate::vanished::{Loss, Vanished};
 
-/// How often the page is looked at when its device does not notify.
+/// How often a page is polled whose device does not notify.
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What happened between two looks at a page.
+/// What [`Events::wait`] waits for.
+///
+/// ```
+/// use vmclock::{mock::MockPage, Event, Notice};
+///
+/// let page = MockPage::new();
+/// let mut events = page.clock().events()?;
+/// page.remove(); // the page's file is removed
+/// assert!(matches!(events.wait(None)?, Some(Notice::Vanished(_))));
+/// page.publish_again();
+/// let notice = events.wait(None)?.expect("there is no time limit");
+/// assert!(matches!(notice, Notice::Returned(_)));
+/// assert!(notice.iter().any(|event| matches!(event, Event::Disrupted { .. })));
+/// # Ok::<(), vmclock::ReadError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The page changed.
+    Changed(Changes),
+    /// The page vanished: its time is not to be used. [`Events`] then waits for a page at the same path, and
+    /// meanwhile reports what a retiring publisher still writes to the old one.
+    Vanished(Vanished),
+    /// There is a page again, and these are the changes since the old one, which may be none. Programs that read the
+    /// time take the new clock from [`Events::clock`].
+    Returned(Changes),
+}
+
+impl Notice {
+    /// The page before and now; `None` when it vanished.
+    pub const fn changes(&self) -> Option<&Changes> {
+        match self {
+            Self::Changed(changes) | Self::Returned(changes) => Some(changes),
+            Self::Vanished(_) => None,
+        }
+    }
+
+    /// The events, one by one. Several at once are normal; none when the page vanished.
+    pub fn iter(&self) -> impl Iterator<Item = Event> {
+        self.changes().map(Changes::iter).into_iter().flatten()
+    }
+}
+
+/// What happened between two snapshots of a page.
 ///
 /// ```
 /// use vmclock::{mock::MockPage, Event};
@@ -33,7 +80,8 @@ const DEFAULT_INTERVAL: Duration = Duration::from_millis(10);
 /// let page = MockPage::new();
 /// let mut events = page.clock().events()?;
 /// page.disrupt();
-/// let changes = events.wait(Some(Duration::from_secs(10)))?.expect("a change");
+/// let notice = events.wait(Some(Duration::from_secs(10)))?.expect("a change");
+/// let changes = notice.changes().expect("the page is there");
 /// assert!(changes.iter().any(|event| matches!(event, Event::Disrupted { .. })));
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
@@ -54,18 +102,22 @@ impl Changes {
 
 /// The events of a machine, from the moment when this was made.
 ///
-/// Either [`wait`](Self::wait) for the next change; or register the file descriptor ([`AsFd`]) with an event loop of
+/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`]) with an event loop of
 /// your own, and call `wait` with a timeout of zero whenever it is readable.
 #[derive(Debug)]
 pub struct Events {
     clock: VmClock,
     last: Snapshot,
+    /// The page that is open is not the published one any more, but its last publisher may still write to it.
+    vanished: bool,
     refreshes: bool,
     interval: Duration,
     epoll: OwnedFd,
     timer: OwnedFd,
     /// The device, opened anew, as the kernel keeps for each open file what it has seen.
     device: Option<File>,
+    /// Whether the device can be waited for at all.
+    can_poll: bool,
     waking: Waking,
 }
 
@@ -80,13 +132,23 @@ impl Events {
     pub(crate) fn of(clock: VmClock) -> Result<Self, ReadError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let device = clock.source().file().and_then(reopen_device);
+        let device = reopen_device(&clock);
         let last = clock.snapshot()?;
-        let interval = DEFAULT_INTERVAL;
-        let mut events = Self { clock, last, refreshes: false, interval, epoll, timer, device, waking: Waking::Timer };
+        let mut events = Self {
+            clock,
+            last,
+            vanished: false,
+            refreshes: false,
+            interval: DEFAULT_INTERVAL,
+            epoll,
+            timer,
+            device,
+            can_poll: true,
+            waking: Waking::Timer,
+        };
         epoll::add(&events.epoll, &events.timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-        events.set_timer(interval)?;
-        events.choose_waking(&last)?;
+        events.set_timer(events.interval)?;
+        events.choose_waking()?;
         Ok(events)
     }
 
@@ -97,7 +159,8 @@ impl Events {
         self
     }
 
-    /// How often to look at a page whose device does not notify: every 10 ms by default.
+    /// How often to poll a page whose device does not notify, and the path of a page that vanished: every 10 ms by
+    /// default, and at most every 100 us.
     pub fn set_interval(&mut self, interval: Duration) -> Result<(), ReadError> {
         self.interval = interval.max(Duration::from_micros(100));
         if self.waking == Waking::Timer {
@@ -111,70 +174,117 @@ impl Events {
         self.waking == Waking::Device
     }
 
-    /// Waits for the next change, for as long as `timeout` says, or without a limit. `None` when time is up.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Changes>, ReadError> {
+    /// The clock whose page is watched: after [`Notice::Returned`] another than the one that this was made of.
+    pub const fn clock(&self) -> &VmClock {
+        &self.clock
+    }
+
+    /// Waits for the next notice, for as long as `timeout` says, or without a limit. `None` when time is up.
+    ///
+    /// An error is no end: the next call tries again. [`ReadError::Busy`] ends when the page's publisher is replaced.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Notice>, ReadError> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            if let Some(changes) = self.look()? {
-                return Ok(Some(changes));
+            if let Some(notice) = self.poll()? {
+                return Ok(Some(notice));
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            self.sleep(left)?;
-        }
-    }
-
-    /// Compares the page with how it was. First tells whoever wakes us that we are about to look, so that what comes
-    /// after the look wakes us again.
-    fn look(&mut self) -> Result<Option<Changes>, ReadError> {
-        match (self.waking, &self.device) {
-            (Waking::Device, Some(device)) => match pread(device) {
-                Ok(_) => {}
-                Err(ReadError::Io { errno: libc::ENODEV }) => self.lose_device()?,
-                Err(error) => return Err(error),
-            },
-            _ => {
-                // How often it expired does not matter, nor whether it did.
-                let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+            if let Some(loss) = self.sleep(left)? {
+                return self.lose(loss).map(Some);
             }
         }
-        let now = self.clock.snapshot()?;
-        self.choose_waking(&now)?;
-        let changes = Changes { before: self.last, after: now };
-        self.last = now;
-        let reported = |event| self.refreshes || event != Event::Refreshed;
-        Ok(changes.iter().any(reported).then_some(changes))
     }
 
-    fn sleep(&mut self, timeout: Option<Duration>) -> Result<(), ReadError> {
+    /// Compares the page with how it was.
+    fn poll(&mut self) -> Result<Option<Notice>, ReadError> {
+        // How often it expired does not matter, nor whether it did.
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        if !self.vanished {
+            if let Some(loss) = self.acknowledge()? {
+                return self.lose(loss).map(Some);
+            }
+        } else if let Some(changes) = self.reopen()? {
+            return Ok(Some(Notice::Returned(changes)));
+        }
+        let now = match self.snapshot() {
+            Ok(now) => now,
+            Err(_) if self.vanished => return Ok(None),
+            Err(error) => return Loss::of(error).map_or(Err(error), |loss| self.lose(loss).map(Some)),
+        };
+        let changes = Changes { before: self.last, after: now };
+        self.last = now;
+        self.choose_waking()?;
+        let reported = |event| self.refreshes || event != Event::Refreshed;
+        Ok(changes.iter().any(reported).then_some(Notice::Changed(changes)))
+    }
+
+    /// The page. One that vanished in the middle of an update will not be repaired: there is nothing to wait for.
+    fn snapshot(&self) -> Result<Snapshot, ReadError> {
+        if self.vanished {
+            self.clock.source().snapshot_with_counter(Duration::ZERO).map(|(snapshot, _)| snapshot)
+        } else {
+            self.clock.snapshot()
+        }
+    }
+
+    /// Marks all updates up to now as seen, so that the device wakes us after the next. Returns how the page was lost,
+    /// if it was.
+    fn acknowledge(&self) -> Result<Option<Loss>, ReadError> {
+        let Some(device) = &self.device else { return Ok(self.clock.source().check().err()) };
+        match pread(device) {
+            Ok(_) => Ok(None),
+            Err(error) => Loss::of(error).map_or(Err(error), |loss| Ok(Some(loss))),
+        }
+    }
+
+    /// From now on a timer has us try the path.
+    fn lose(&mut self, loss: Loss) -> Result<Notice, ReadError> {
+        self.vanished = true;
+        self.wake_by(Waking::Timer)?;
+        self.device = None;
+        Ok(Notice::Vanished(self.clock.vanished(loss)))
+    }
+
+    /// The page that is at the path by now, if there is one.
+    fn reopen(&mut self) -> Result<Option<Changes>, ReadError> {
+        // Asked first, as `open` would find out why there is none.
+        if self.clock.source().origin().is_some_and(|origin| !origin.path.exists()) {
+            return Ok(None);
+        }
+        // Whatever is wrong with it: its publisher may not have finished.
+        let Ok(clock) = self.clock.reopen() else { return Ok(None) };
+        let Ok(now) = clock.snapshot() else { return Ok(None) };
+        let changes = Changes { before: self.last, after: now };
+        self.device = reopen_device(&clock);
+        (self.clock, self.last, self.vanished, self.can_poll) = (clock, now, false, true);
+        self.choose_waking()?;
+        Ok(Some(changes))
+    }
+
+    /// Sleeps until it is time to poll, or the device is lost.
+    fn sleep(&mut self, timeout: Option<Duration>) -> Result<Option<Loss>, ReadError> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         });
         let mut ready = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
         match epoll::wait(&self.epoll, &mut ready, timeout.as_ref()) {
-            // The driver has lost the device: whatever the page goes on to say, it is silent.
-            Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::ERR) => self.lose_device(),
+            // The driver has lost the device: whatever is written to the page, it will not notify us.
+            Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::ERR) => Ok(Some(Loss::Device)),
             // The device does not notify any more, so that polling it returns at once.
-            Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::HUP) => self.wake_by(Waking::Timer),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::HUP) => self.wake_by(Waking::Timer).map(|()| None),
+            Ok(_) | Err(Errno::INTR) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// From now on a timer wakes us. The page may still be mapped, and go on.
-    fn lose_device(&mut self) -> Result<(), ReadError> {
-        self.wake_by(Waking::Timer)?;
-        self.device = None;
-        Ok(())
-    }
-
-    /// The page says whether its device notifies, and may change its mind (a migration to another host).
-    fn choose_waking(&mut self, page: &Snapshot) -> Result<(), ReadError> {
-        let waking = if page.notifies() && self.device.is_some() { Waking::Device } else { Waking::Timer };
-        self.wake_by(waking)
+    /// Whether the device notifies is a flag of the page, which can change (a migration to another host).
+    fn choose_waking(&mut self) -> Result<(), ReadError> {
+        let notifies = self.last.notifies() && self.can_poll && self.device.is_some();
+        self.wake_by(if notifies { Waking::Device } else { Waking::Timer })
     }
 
     fn wake_by(&mut self, waking: Waking) -> Result<(), ReadError> {
@@ -185,10 +295,10 @@ impl Events {
             match waking {
                 Waking::Device => {
                     match epoll::add(&self.epoll, device, epoll::EventData::new_u64(1), epoll::EventFlags::IN) {
-                        // A driver without poll (Linux before 7.0), whatever the page promises: to poll(2) its device
-                        // is always readable, and we would go round and round. Only epoll says so, here.
+                        // A driver without poll (Linux before 7.0), whatever the page's flags are: to poll(2) its
+                        // device is always readable, and we would never sleep. Only epoll refuses it, here.
                         Err(Errno::PERM) => {
-                            self.device = None;
+                            self.can_poll = false;
                             return Ok(());
                         }
                         added => added?,
@@ -224,9 +334,10 @@ impl AsFd for Events {
     }
 }
 
-/// A second open file of the same device; `None` for plain files, which never notify.
-fn reopen_device(file: &File) -> Option<File> {
+/// A second open file of a clock's device; `None` for plain files, which never notify.
+fn reopen_device(clock: &VmClock) -> Option<File> {
     use std::os::unix::fs::FileTypeExt;
+    let file = &clock.source().origin()?.file;
     let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_char_device());
     is_device.then(|| File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).or_else(|_| file.try_clone()).ok())?
 }

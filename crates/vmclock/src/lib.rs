@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Time inside a virtual machine, with its error bounds, and the events of its life, from a VMClock page.
+//! Time inside a virtual machine, with its error bounds, and the machine's events, from a VMClock page.
 //!
 //! ```no_run
 //! let clock = vmclock::VmClock::open()?; // /dev/vmclock0
@@ -11,8 +11,10 @@
 //! ```
 //!
 //! [`VmClock::now`] costs what `clock_gettime` costs: no system call, no lock, no allocation. [`VmClock::is_current`]
-//! says, for about a nanosecond, whether anything happened to the machine; [`VmClock::events`] waits for it. Where a
-//! page gives no time, so does this library, with the reason; where it gives no error bounds, there are none.
+//! says, for about a nanosecond, whether anything happened to the machine; [`VmClock::events`] waits for it.
+//! [`VmClock::check`] says whether the page is still published: its file may have been removed or replaced. Events
+//! notice that too, and continue with the new page. Where a page gives no time, so does this library, with the reason;
+//! where it gives no error bounds, there are none.
 //!
 //! With `default-features = false` the crate is `no_std` and consists of [`Reading`].
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -34,6 +36,8 @@ mod mapping;
 pub mod mock;
 #[cfg(feature = "std")]
 mod source;
+#[cfg(feature = "std")]
+mod vanished;
 
 pub use reading::Reading;
 pub use vmclock_core;
@@ -41,14 +45,17 @@ pub use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, Tim
 pub use vmclock_core::calibration::NoTime;
 pub use vmclock_core::event::{Event, Incarnation, Maintenance};
 pub use vmclock_core::leap::UtcTime;
+pub use vmclock_core::sample::Sample;
 pub use vmclock_core::smear::Smearing;
 pub use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Span, Tai, Time, Timestamp, Utc};
 
 #[cfg(feature = "std")]
 pub use clock::{OpenOptions, VmClock, DEFAULT_PATH};
 #[cfg(feature = "std")]
-pub use cross::{Bracket, CrossTimestamp};
+pub use cross::CrossTimestamp;
 #[cfg(feature = "std")]
 pub use error::{OpenError, ReadError};
 #[cfg(feature = "std")]
-pub use events::{Changes, Events};
+pub use events::{Changes, Events, Notice};
+#[cfg(feature = "std")]
+pub use vanished::{Loss, Vanished};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A page of your own, for the tests of your program.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::source::Source;
 /// The mock's counter ticks 2^34 times a second: a power of two, so that its period is exact.
 const FREQUENCY_SHIFT: u32 = 34;
 
-/// A page in this process, with a counter of 2^34 ticks a second that stands still until it is told to advance.
+/// A page in this process, with a counter of 2^34 ticks a second that only [`advance`](Self::advance) moves.
 ///
-/// It starts synchronised on TAI, at 2033-05-18 03:33:20 TAI with UTC 37 s behind, errors of ± 1 µs, a marker, a
+/// It starts synchronized on TAI, at 2033-05-18 03:33:20 TAI with UTC 37 s behind, errors of ± 1 µs, a marker, a
 /// generation and no announcements.
 ///
 /// ```
@@ -44,11 +44,16 @@ pub struct MockPage {
 pub(crate) struct Shared {
     pub(crate) page: Page,
     counter: AtomicU64,
+    removed: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn counter(&self) -> u64 {
         self.counter.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 }
 
@@ -88,9 +93,10 @@ impl MockPage {
         })
     }
 
-    /// A page with these contents, and a counter that stands at its reference.
+    /// A page with these contents, and a counter at its reference.
     pub fn with(contents: Snapshot) -> Self {
-        let shared = Arc::new(Shared { page: Page::new(), counter: AtomicU64::new(contents.counter_value) });
+        let counter = AtomicU64::new(contents.counter_value);
+        let shared = Arc::new(Shared { page: Page::new(), counter, removed: AtomicBool::new(false) });
         let writer = Mutex::new(Writer::create(PageOf(Arc::clone(&shared)), contents));
         Self { shared, writer }
     }
@@ -100,7 +106,7 @@ impl MockPage {
         VmClock::of(Source::Mock(Arc::clone(&self.shared)), Duration::from_millis(100), false)
     }
 
-    /// Lets the counter run on for some time: to the first tick at which a clock at the mock's own rate has advanced by
+    /// Moves the counter on by some time: to the first tick at which a clock at the mock's own rate has advanced by
     /// all of it, so that whole nanoseconds stay whole however often this is called.
     pub fn advance(&self, by: Duration) {
         const NANOS_PER_SEC: u128 = 1_000_000_000;
@@ -120,7 +126,7 @@ impl MockPage {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).update(change);
     }
 
-    /// What the page says.
+    /// The page's contents.
     pub fn contents(&self) -> Snapshot {
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner).contents()
     }
@@ -136,6 +142,18 @@ impl MockPage {
             page.disruption_marker = page.disruption_marker.wrapping_add(1);
             page.vm_generation_counter = page.vm_generation_counter.wrapping_add(1);
         });
+    }
+
+    /// What the removal of a page's file does: its clocks can be read as before, but have
+    /// [vanished](crate::VmClock::check).
+    pub fn remove(&self) {
+        self.shared.removed.store(true, Ordering::Release);
+    }
+
+    /// What a new publisher does after [`remove`](Self::remove): there is a page again, with a new marker.
+    pub fn publish_again(&self) {
+        self.disrupt();
+        self.shared.removed.store(false, Ordering::Release);
     }
 }
 

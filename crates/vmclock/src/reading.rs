@@ -8,7 +8,7 @@ use vmclock_core::leap::{self, UtcRule, UtcTime};
 use vmclock_core::smear::Smearing;
 use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Tai, Time, Timestamp, Utc};
 
-/// The time at one counter value, with its error bounds and all that the page said at that moment.
+/// The time at one counter value, with its error bounds and the rest of the page at that moment.
 ///
 /// ```
 /// use vmclock::{Certainty, mock::MockPage};
@@ -29,11 +29,11 @@ pub struct Reading {
     time: Time<PageScale>,
     max_error: u128,
     counter: u64,
-    /// What else the page said, undecoded: fewer words to copy is what makes a reading cheap.
+    /// The rest of the page, undecoded: fewer words to copy is what makes a reading cheap.
     facts: Facts,
 }
 
-/// Stands for a maximum error that is not known. Those that are known have fewer than 94 bits.
+/// A maximum error that is not known. Those that are known have fewer than 94 bits.
 const UNKNOWN: u128 = u128::MAX;
 
 impl Reading {
@@ -51,7 +51,7 @@ impl Reading {
         })
     }
 
-    /// What the page said, but for the calibration.
+    /// The page, but for the calibration.
     #[inline]
     fn page(&self) -> Snapshot {
         self.facts.decode()
@@ -66,8 +66,8 @@ impl Reading {
     /// The maximum error in ± nanoseconds, rounded up; `None` where the page states none.
     #[inline]
     pub const fn max_error_nanos(&self) -> Option<u128> {
-        // The top bit tells, which no known error has. To compare all bits, the CPU would load both halves at once, and
-        // wait for their stores: in a reading just taken, they are two.
+        // No known error has the top bit. To compare all bits, the CPU would load both halves at once, and wait for
+        // their stores: in a reading just taken, they are two.
         if self.max_error >> 127 == 0 {
             Some(self.max_error)
         } else {
@@ -75,7 +75,8 @@ impl Reading {
         }
     }
 
-    /// Where true time is, on the page's own scale; `None` where the page states no maximum error.
+    /// The interval, from earliest to latest, that contains true time, on the page's own scale; `None` where the page
+    /// states no maximum error.
     #[inline]
     pub fn interval(&self) -> Option<Interval<PageScale>> {
         Some(Interval::around(self.time, self.max_error_nanos()?))
@@ -87,7 +88,7 @@ impl Reading {
         leap::tai(&self.page(), self.time)
     }
 
-    /// Where true time is, in TAI.
+    /// The interval that contains true time, in TAI; `None` also where [`tai`](Self::tai) is.
     #[inline]
     pub fn tai_interval(&self) -> Option<Interval<Tai>> {
         Some(Interval::around(self.tai()?, self.max_error_nanos()?))
@@ -99,7 +100,7 @@ impl Reading {
         self.utc_rule()?.utc(self.time)
     }
 
-    /// The time as POSIX counts it, in whole nanoseconds: what `clock_gettime(CLOCK_REALTIME)` would say were it
+    /// The time as POSIX counts it, in whole nanoseconds: what `clock_gettime(CLOCK_REALTIME)` would give were it
     /// right. During a leap second it repeats the second before.
     pub fn utc_timestamp(&self) -> Option<Timestamp<Utc>> {
         Some(self.utc()?.time.timestamp())
@@ -122,7 +123,7 @@ impl Reading {
 
     /// The time on the page's monotonic scale; `None` on a page of another.
     pub fn monotonic(&self) -> Option<Time<Monotonic>> {
-        (self.time_type() == TimeType::MONOTONIC).then(|| Time::from_raw(self.time.raw()))
+        leap::monotonic(&self.page(), self.time)
     }
 
     /// UTC as a [`SystemTime`](std::time::SystemTime), rounded down to nanoseconds.
@@ -144,7 +145,7 @@ impl Reading {
     /// Whether this reading was taken before `other`, by true time.
     ///
     /// Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either
-    /// side of a restore or a migration: what is compared is true time, not the counter.
+    /// side of a restore or a migration: true time is compared, not the counter.
     pub fn before(&self, other: &Self) -> Certainty {
         let (ours, theirs) = (self.page(), other.page());
         let same_scale = (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator);
@@ -186,7 +187,7 @@ impl Reading {
         self.page().generation()
     }
 
-    /// Marker and generation, to compare with those of other readings.
+    /// The epoch, that is, marker and generation, to compare with those of other readings.
     #[inline]
     pub fn incarnation(&self) -> Incarnation {
         Incarnation::of(&self.page())

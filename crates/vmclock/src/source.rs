@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
 use vmclock_core::counter;
-use vmclock_core::page::{Busy, Page};
+use vmclock_core::page::Busy;
 
 use crate::error::ReadError;
 use crate::mapping::Mapping;
 use crate::mock::Shared;
+use crate::vanished::{Loss, Origin};
 
 /// How a page is reached. Kept alive by everything that reads it.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// Mapped: the ordinary case, without system calls.
-    Mapped { mapping: Mapping, file: File },
+    Mapped { mapping: Mapping, origin: Origin },
     /// Read through system calls, where mapping is refused.
-    Pread { file: File },
+    Pread { origin: Origin },
     /// A page in this process with a counter of its own.
     Mock(Arc<Shared>),
 }
@@ -27,39 +28,48 @@ pub(crate) enum Source {
 impl Source {
     /// A validated snapshot, and the counter read within it.
     pub(crate) fn snapshot_with_counter(&self, max_wait: Duration) -> Result<(Snapshot, u64), ReadError> {
-        let wait = Patience::new(max_wait);
+        let timeout = Timeout::new(max_wait);
         match self {
             Self::Mapped { mapping, .. } => {
-                let (words, counter) = mapping.page().words_with(counter::read_ordered, wait.into_closure())?;
+                let (words, counter) = mapping.page().words_with(counter::read_ordered, timeout.into_closure())?;
                 Ok((words.decode().clipped(), counter))
             }
-            Self::Pread { file } => pread_with_counter(file, wait),
+            Self::Pread { origin } => pread_with_counter(&origin.file, timeout),
             Self::Mock(shared) => {
-                let (words, counter) = shared.page.words_with(|| shared.counter(), wait.into_closure())?;
+                let (words, counter) = shared.page.words_with(|| shared.counter(), timeout.into_closure())?;
                 Ok((words.decode().clipped(), counter))
             }
         }
     }
 
-    /// The mapped page, for as long as this source lives.
-    pub(crate) fn page(&self) -> Option<&'static Page> {
+    /// The mapping, where there is one.
+    pub(crate) fn mapping(&self) -> Option<&Mapping> {
         match self {
-            Self::Mapped { mapping, .. } => Some(mapping.page()),
+            Self::Mapped { mapping, .. } => Some(mapping),
             Self::Pread { .. } | Self::Mock(_) => None,
         }
     }
 
-    /// The file behind the page.
-    pub(crate) fn file(&self) -> Option<&File> {
+    /// Where the page was opened.
+    pub(crate) fn origin(&self) -> Option<&Origin> {
         match self {
-            Self::Mapped { file, .. } | Self::Pread { file } => Some(file),
+            Self::Mapped { origin, .. } | Self::Pread { origin } => Some(origin),
             Self::Mock(_) => None,
+        }
+    }
+
+    /// Whether the page is still there.
+    pub(crate) fn check(&self) -> Result<(), Loss> {
+        match self {
+            Self::Mapped { origin, .. } | Self::Pread { origin } => origin.check(),
+            Self::Mock(shared) if shared.is_removed() => Err(Loss::Removed),
+            Self::Mock(_) => Ok(()),
         }
     }
 
     /// How many bytes a plain file has; `None` for anything else.
     pub(crate) fn plain_file_len(&self) -> Option<u64> {
-        let metadata = self.file()?.metadata().ok()?;
+        let metadata = self.origin()?.file.metadata().ok()?;
         metadata.is_file().then_some(metadata.len())
     }
 }
@@ -68,7 +78,7 @@ impl Source {
 ///
 /// A driver copies consistently by itself; a plain file is copied by the kernel while its writer may be at work, and
 /// then the count, or a word, differs between the two copies.
-fn pread_with_counter(file: &File, mut wait: Patience) -> Result<(Snapshot, u64), ReadError> {
+fn pread_with_counter(file: &File, mut timeout: Timeout) -> Result<(Snapshot, u64), ReadError> {
     let mut before = pread(file)?;
     loop {
         let counter = counter::read_ordered();
@@ -78,7 +88,7 @@ fn pread_with_counter(file: &File, mut wait: Patience) -> Result<(Snapshot, u64)
             check_whole(&snapshot, after.len as u64)?;
             return Ok((snapshot.clipped(), counter));
         }
-        if !wait.more() {
+        if !timeout.allows_retry() {
             return Err(Busy { seq_count: snapshot.seq_count }.into());
         }
         before = after;
@@ -102,14 +112,15 @@ pub(crate) struct Copied {
     pub(crate) len: usize,
 }
 
-/// Reads the structure from the start of a file, which also tells a device that everything up to now was seen.
+/// Reads the structure from the start of a file. For an open file of a device this also marks all updates up to now as
+/// seen.
 pub(crate) fn pread(file: &File) -> Result<Copied, ReadError> {
     let mut bytes = [0; STRUCTURE_LEN];
     let len = loop {
         match rustix::io::pread(file, &mut bytes, 0) {
             Ok(len) => break len,
             Err(rustix::io::Errno::INTR) => {}
-            // What the driver says where we say `Busy`.
+            // The driver's word for `Busy`.
             Err(rustix::io::Errno::TIMEDOUT) => return Err(Busy { seq_count: 1 }.into()),
             Err(errno) => return Err(errno.into()),
         }
@@ -120,24 +131,24 @@ pub(crate) fn pread(file: &File) -> Result<Copied, ReadError> {
     Ok(Copied { bytes, len })
 }
 
-/// How long a reader waits for an update to end. The clock starts when the first attempt has failed.
-pub(crate) struct Patience {
+/// How long a reader waits for an update to end. The time starts when the first attempt has failed.
+pub(crate) struct Timeout {
     max_wait: Duration,
     since: Option<Instant>,
-    turns: u32,
+    retries: u32,
 }
 
-impl Patience {
+impl Timeout {
     #[inline]
     pub(crate) const fn new(max_wait: Duration) -> Self {
-        Self { max_wait, since: None, turns: 0 }
+        Self { max_wait, since: None, retries: 0 }
     }
 
-    /// Whether to try again. Gives the CPU away now and then: the writer may be waiting for it.
+    /// Whether to try again. Yields the CPU now and then: the writer may be waiting for it.
     #[cold]
-    pub(crate) fn more(&mut self) -> bool {
-        self.turns = self.turns.wrapping_add(1);
-        if self.turns % 64 == 0 {
+    pub(crate) fn allows_retry(&mut self) -> bool {
+        self.retries = self.retries.wrapping_add(1);
+        if self.retries % 64 == 0 {
             std::thread::yield_now();
         }
         self.since.get_or_insert_with(Instant::now).elapsed() < self.max_wait
@@ -145,6 +156,6 @@ impl Patience {
 
     #[inline]
     pub(crate) fn into_closure(mut self) -> impl FnMut() -> bool {
-        move || self.more()
+        move || self.allows_retry()
     }
 }

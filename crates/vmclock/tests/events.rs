@@ -9,8 +9,9 @@ use std::time::Duration;
 use common::{good_page, region, writer_of, Folder};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use vmclock::vmclock_core::abi::Flags;
-use vmclock::vmclock_core::event::TimeScaleFacts;
-use vmclock::{ClockStatus, CounterId, Event, LeapIndicator, Maintenance, OpenOptions, Snapshot};
+use vmclock::vmclock_core::leap::LeapStatus;
+use vmclock::vmclock_core::tai::TaiOffset;
+use vmclock::{ClockStatus, CounterId, Event, LeapIndicator, Maintenance, Notice, OpenOptions, Snapshot};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -19,7 +20,7 @@ type Change = fn(&mut Snapshot);
 /// What is done to the page, one after the other, and what must be seen of it.
 fn history() -> Vec<(Change, Vec<Event>)> {
     let first = good_page();
-    let facts = |tai_offset, leap_indicator| TimeScaleFacts { tai_offset, leap_indicator };
+    let status = |seconds, indicator| LeapStatus { tai_offset: TaiOffset::from_seconds(seconds), indicator };
     let (none, soon, imminent) = (Maintenance::None, Maintenance::Soon, Maintenance::Imminent);
     vec![
         (|page| page.disruption_marker = 2, vec![Event::Disrupted { from: first.disruption_marker, to: 2 }]),
@@ -51,15 +52,15 @@ fn history() -> Vec<(Change, Vec<Event>)> {
         (
             |page| page.leap_indicator = LeapIndicator::PRE_POSITIVE,
             vec![Event::TimeScale {
-                from: facts(Some(-37), LeapIndicator::NONE),
-                to: facts(Some(-37), LeapIndicator::PRE_POSITIVE),
+                from: status(37, LeapIndicator::NONE),
+                to: status(37, LeapIndicator::PRE_POSITIVE),
             }],
         ),
         (
             |page| (page.leap_indicator, page.tai_offset_sec) = (LeapIndicator::POST_POSITIVE, -38),
             vec![Event::TimeScale {
-                from: facts(Some(-37), LeapIndicator::PRE_POSITIVE),
-                to: facts(Some(-38), LeapIndicator::POST_POSITIVE),
+                from: status(37, LeapIndicator::PRE_POSITIVE),
+                to: status(38, LeapIndicator::POST_POSITIVE),
             }],
         ),
         (
@@ -86,8 +87,11 @@ fn every_event_is_reported_once_and_nothing_else_is() {
         for (change, expected) in history() {
             writer.update(change);
             let seen = |events: &mut vmclock::Events, timeout| {
-                let changes = events.wait(Some(timeout)).expect("a page that can be read");
-                changes.map(|changes| changes.iter().collect::<Vec<_>>())
+                let notice = events.wait(Some(timeout)).expect("a page that can be read");
+                notice.map(|notice| {
+                    assert!(matches!(notice, Notice::Changed(_)), "{notice:?}");
+                    notice.iter().collect::<Vec<_>>()
+                })
             };
             if expected.is_empty() {
                 assert_eq!(seen(&mut real, Duration::ZERO), None, "a refresh is no event");
@@ -103,7 +107,7 @@ fn every_event_is_reported_once_and_nothing_else_is() {
 }
 
 #[test]
-fn what_happened_between_two_looks_is_not_missed() {
+fn what_happened_between_two_polls_is_not_missed() {
     let folder = Folder::with(&region(&good_page()));
     let mut writer = writer_of(&folder.path());
     let clock = OpenOptions::new().open(folder.path()).expect("a page");
@@ -112,9 +116,9 @@ fn what_happened_between_two_looks_is_not_missed() {
         writer.update(|page| page.disruption_marker = number);
         writer.update(|page| page.time_sec += 1);
     }
-    let changes = events.wait(Some(LIMIT)).expect("readable").expect("changes");
+    let notice = events.wait(Some(LIMIT)).expect("readable").expect("changes");
     let from = good_page().disruption_marker;
-    assert_eq!(changes.iter().collect::<Vec<_>>(), [Event::Disrupted { from, to: 999 }]);
+    assert_eq!(notice.iter().collect::<Vec<_>>(), [Event::Disrupted { from, to: 999 }]);
 }
 
 #[test]
@@ -126,12 +130,12 @@ fn the_file_descriptor_wakes_an_event_loop() {
     events.set_interval(Duration::from_millis(1)).expect("settable");
     writer.update(|page| page.disruption_marker = 9);
     let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
-    let changes = loop {
+    let notice = loop {
         let ready = poll(&mut [PollFd::new(&events.as_fd(), PollFlags::IN)], Some(&limit)).expect("polled");
         assert_eq!(ready, 1, "nothing within {LIMIT:?}");
-        if let Some(changes) = events.wait(Some(Duration::ZERO)).expect("readable") {
-            break changes;
+        if let Some(notice) = events.wait(Some(Duration::ZERO)).expect("readable") {
+            break notice;
         }
     };
-    assert_eq!(changes.after.disruption_marker, 9);
+    assert_eq!(notice.changes().expect("the page is there").after.disruption_marker, 9);
 }

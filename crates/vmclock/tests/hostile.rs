@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whatever is at the path: no panic, no signal, no long wait, no made-up time, and an error that says what is wrong.
+//! Whatever is at the path: no panic, no signal, no long wait, no made-up time, and an error that names what is wrong.
 
 mod common;
 
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{good_page, open_for_writing, region, writer_of, Folder};
 use vmclock::vmclock_core::abi::{ParseError, STRUCTURE_LEN};
-use vmclock::{ClockStatus, CounterId, LeapIndicator, OpenError, OpenOptions, ReadError, Smearing, VmClock};
+use vmclock::{
+    ClockStatus, CounterId, LeapIndicator, Loss, Notice, OpenError, OpenOptions, ReadError, Smearing, VmClock,
+};
 
 /// The wait that is asked for, and what a busy machine may add to it.
 const WAIT: Duration = Duration::from_millis(100);
@@ -30,7 +32,7 @@ fn open_error(path: &Path, options: &OpenOptions) -> OpenError {
     error
 }
 
-/// Asks a clock for everything that it has.
+/// Calls everything that a clock has.
 fn exercise(clock: &VmClock) {
     let started = Instant::now();
     for reading in [clock.now(), clock.now_unordered()].into_iter().flatten() {
@@ -101,12 +103,25 @@ fn what_is_not_a_file_is_named_with_its_kind() {
         };
         assert_eq!(kind(folder.path()), "directory");
         assert_eq!(kind(&fifo), "FIFO");
-        open_error(&socket, &options);
+        assert_eq!(kind(&socket), "socket");
         open_error(Path::new("/dev/null"), &options);
         open_error(Path::new("/dev/zero"), &options);
         let missing = open_error(&folder.path().join("missing"), &options);
-        assert!(matches!(missing, OpenError::NoDevice { .. }), "{missing:?}");
+        assert!(matches!(missing, OpenError::NoFile { .. }), "{missing:?}");
+        assert!(!missing.to_string().contains("ACPI") && missing.to_string().contains("vmclock serve"), "{missing}");
+        let missing = open_error(Path::new("/dev/no-such-vmclock"), &options);
+        assert!(matches!(missing, OpenError::NoDevice { .. } | OpenError::NoDriver { .. }), "{missing:?}");
+        let missing = open_error(Path::new("/dev/shm/no-such-page"), &options);
+        assert!(matches!(missing, OpenError::NoFile { .. }), "{missing:?}");
     }
+}
+
+#[test]
+fn advice_where_reading_is_not_permitted_fits_what_is_there() {
+    let advice = |path: &str| OpenError::Permission { path: path.into() }.to_string();
+    assert!(advice("/dev/vmclock0").contains("udev"));
+    let file = advice("/run/vmclock/page");
+    assert!(file.contains("chmod a+r /run/vmclock/page") && !file.contains("device"), "{file}");
 }
 
 #[test]
@@ -171,9 +186,9 @@ fn every_field_at_its_extremes() {
 
 #[test]
 fn a_page_that_stays_odd_is_busy_and_then_recovers() {
-    let mut odd = good_page();
-    odd.seq_count = 7;
-    let folder = Folder::with(&region(&odd));
+    let mut updating = good_page();
+    updating.seq_count = 7;
+    let folder = Folder::with(&region(&updating));
     for options in ways() {
         let started = Instant::now();
         let error = open_error(&folder.path(), &options);
@@ -248,7 +263,7 @@ fn a_file_cut_short_under_the_mapping_gives_no_wrong_time() {
             let before = clock.now().expect("time");
             open_for_writing(&folder.path()).set_len(len as u64).expect("cut");
             check_cut(&clock, len);
-            // Mended by its owner: a mapping that was lost stays lost, and says so.
+            // Repaired by its owner: a mapping that was lost stays lost, and every reading of it is an error.
             std::fs::write(folder.path(), region(&good_page())).expect("written");
             match clock.now() {
                 Ok(after) => assert_eq!(after.incarnation(), before.incarnation()),
@@ -277,14 +292,14 @@ fn readers_survive_the_file_going_away() {
         }
         let mut events = clock.events().expect("events");
         open_for_writing(&folder.path()).set_len(0).expect("cut");
-        let error = loop {
-            match events.wait(Some(LIMIT)) {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("nothing was said within {LIMIT:?}"),
-                Err(error) => break error,
+        let vanished = loop {
+            match events.wait(Some(LIMIT)).expect("no error: the page vanished") {
+                Some(Notice::Vanished(vanished)) => break vanished,
+                Some(_) => {}
+                None => panic!("no notice within {LIMIT:?}"),
             }
         };
-        assert!(matches!(error, ReadError::Vanished { len: 0 }), "{error:?}");
+        assert_eq!(vanished.loss, Loss::Cut { len: 0 });
         stop.store(true, Ordering::Relaxed);
     });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A writer killed by SIGKILL, hundreds of times, wherever it happens to be: readers never see a torn page, and the next
-//! writer takes over.
+//! A writer killed by SIGKILL, hundreds of times, wherever it happens to be: readers never see a torn page, and the
+//! next writer takes over.
 
 mod common;
 
@@ -63,7 +63,7 @@ fn a_killed_writer_leaves_a_page_that_the_next_takes_over() {
     let hasty = OpenOptions::new().max_wait(Duration::from_millis(1)).open(&path).expect("a page");
     let (mut odd, mut even, mut read) = (0, 0, 0);
     for kill in 0..KILLS {
-        let before = clock.snapshot().expect("at rest").seq_count;
+        let before = clock.snapshot().expect("not in an update").seq_count;
         let mut writer = spawn_writer(&path);
         // Until it writes, and then for a different while each time.
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -87,8 +87,8 @@ fn a_killed_writer_leaves_a_page_that_the_next_takes_over() {
         let (found, mut next) = Writer::take_over(Mapped::of(&path), 4096).expect("a page");
         if left & 1 == 0 {
             even += 1;
-            assert_eq!(found, TakenOver::AtRest);
-            assert_whole(&clock.snapshot().expect("at rest"));
+            assert_eq!(found, TakenOver::Static);
+            assert_whole(&clock.snapshot().expect("not in an update"));
         } else {
             odd += 1;
             assert_eq!(found, TakenOver::Interrupted);

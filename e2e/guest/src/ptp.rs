@@ -164,7 +164,7 @@ fn tai(clock: &VmClock) -> Result<i128> {
 /// or years, is no matter.
 fn realtime_ahead(cross: &CrossTimestamp) -> Result<i128> {
     let tai = cross.reading.tai().context("the page gives no TAI")?;
-    Ok(cross.realtime.time.nanos() - tai.timestamp().nanos())
+    Ok(cross.realtime.time.floor_nanos() - tai.timestamp().nanos())
 }
 
 fn to_i64(nanos: i128) -> Result<i64> {

@@ -11,6 +11,7 @@ mod doctor;
 mod eval;
 mod man;
 mod now;
+#[cfg(feature = "qemu")]
 mod qemu;
 mod serve;
 mod show;
@@ -29,6 +30,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => eval::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Serve(args) => serve::run(args),
+        #[cfg(feature = "qemu")]
         Command::Qemu(args) => qemu::run(args),
         Command::Signal(args) => signal::run(args),
         Command::Simulate(args) => simulate::run(args),

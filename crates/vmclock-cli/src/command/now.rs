@@ -9,8 +9,7 @@ use crate::cli::PageArgs;
 use crate::output::{civil, civil_utc, error, print, print_json, reading_json};
 
 pub(crate) fn run(args: &PageArgs) -> anyhow::Result<ExitCode> {
-    let clock = VmClock::open_at(&args.page)?;
-    let reading = clock.now()?;
+    let reading = read(&VmClock::open_at(&args.page)?)?;
     if args.json {
         let mut map = reading_json(&reading);
         map.insert("status".into(), reading.status().to_string().into());
@@ -28,6 +27,14 @@ pub(crate) fn run(args: &PageArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// One reading of a page that is still published afterwards.
+pub(crate) fn read(clock: &VmClock) -> anyhow::Result<Reading> {
+    let reading = clock.now();
+    // First: that the page vanished explains every error of the reading.
+    clock.check()?;
+    Ok(reading?)
+}
+
 /// TAI, UTC and the error on one line.
 pub(crate) fn line(reading: &Reading) -> String {
     let tai = reading.tai().map_or_else(|| "unknown".into(), civil);
@@ -38,5 +45,45 @@ pub(crate) fn line(reading: &Reading) -> String {
             format!("monotonic {}.{:09} s  {error}  {}", time.seconds(), time.subsec_nanos(), reading.status())
         }
         None => format!("TAI {tai}  UTC {utc}  {error}  {}", reading.status()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit;
+    use vmclock::mock::MockPage;
+    use vmclock::ClockStatus;
+
+    #[test]
+    fn a_page_that_vanished_gives_no_time() {
+        let page = MockPage::new();
+        let clock = page.clock();
+        read(&clock).expect("a time");
+        page.remove();
+        let error = read(&clock).expect_err("no time");
+        assert_eq!(exit::status(&error), exit::NO_TIME);
+        assert!(error.to_string().contains("removed"), "{error}");
+        page.publish_again();
+        page.update(|page| page.clock_status = ClockStatus::UNRELIABLE);
+        assert_eq!(exit::status(&read(&clock).expect_err("no time")), exit::NO_TIME);
+    }
+
+    #[test]
+    fn a_file_that_vanishes_gives_no_time() {
+        let bytes = MockPage::new().contents().to_bytes();
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("page");
+        for lose in [
+            |path: &std::path::Path| std::fs::remove_file(path).expect("removed"),
+            |path: &std::path::Path| std::fs::write(path, "").expect("cut"),
+        ] {
+            std::fs::write(&path, bytes).expect("written");
+            let clock = VmClock::open_at(&path).expect("a page");
+            lose(&path);
+            let error = read(&clock).expect_err("no time");
+            assert_eq!(exit::status(&error), exit::NO_TIME, "{error}");
+            assert!(error.to_string().contains(path.to_str().expect("plain")), "{error}");
+        }
     }
 }

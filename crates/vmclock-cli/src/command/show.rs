@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vmclock show`: every field of a page, and what is odd about it.
+//! `vmclock show`: every field of a page, and its anomalies.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use vmclock::{Snapshot, VmClock};
 use vmclock_core::abi::{Flags, STRUCTURE_LEN};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
+use vmclock_core::tai::TaiOffset;
 
 use crate::cli::PageArgs;
 use crate::output::{print, print_json};
@@ -36,7 +37,7 @@ fn to_json(page: &Snapshot) -> serde_json::Value {
         "flags_raw": page.flags.0,
         "clock_status": page.clock_status.to_string(),
         "leap_second_smearing_hint": page.leap_second_smearing_hint.to_string(),
-        "tai_offset_sec": page.tai_offset(),
+        "tai_offset_sec": page.tai_offset().map(TaiOffset::page_field),
         "tai_offset_sec_raw": page.tai_offset_sec,
         "leap_indicator": page.leap_indicator.to_string(),
         "counter_period_shift": page.counter_period_shift,
@@ -50,7 +51,7 @@ fn to_json(page: &Snapshot) -> serde_json::Value {
         "time_esterror_nanosec": page.time_esterror(),
         "time_maxerror_nanosec": page.time_maxerror(),
         "vm_generation_counter": page.generation(),
-        "odd": oddities(page),
+        "odd": anomalies(page),
     })
 }
 
@@ -76,7 +77,8 @@ fn to_text(page: &Snapshot) -> String {
     row("leap_second_smearing_hint", page.leap_second_smearing_hint.to_string());
     row(
         "tai_offset_sec",
-        page.tai_offset().map_or_else(|| "unknown".into(), |offset| format!("{offset} s (UTC - TAI)")),
+        page.tai_offset()
+            .map_or_else(|| "unknown".into(), |offset| format!("{}: TAI-UTC = {offset}", offset.page_field())),
     );
     row("leap_indicator", page.leap_indicator.to_string());
     row("counter_value", page.counter_value.to_string());
@@ -97,25 +99,25 @@ fn to_text(page: &Snapshot) -> String {
         "vm_generation_counter",
         page.generation().map_or_else(|| "not present".into(), |generation| format!("{generation:#018x}")),
     );
-    for odd in oddities(page) {
-        row("odd:", odd);
+    for anomaly in anomalies(page) {
+        row("warning:", anomaly);
     }
     text
 }
 
-/// Ticks a second, for people to look at.
+/// Ticks a second, to print.
 #[allow(clippy::cast_precision_loss)]
 fn frequency(page: &Snapshot) -> Option<f64> {
     let scale = 2f64.powi(64 + i32::from(page.counter_period_shift));
     (page.counter_period_frac_sec != 0).then(|| scale / page.counter_period_frac_sec as f64)
 }
 
-/// What a careful person would point out about a page.
-pub(crate) fn oddities(page: &Snapshot) -> Vec<String> {
-    let mut odd = Vec::new();
+/// What is valid in a page, and still not as it should be.
+pub(crate) fn anomalies(page: &Snapshot) -> Vec<String> {
+    let mut found = Vec::new();
     let mut note = |when: bool, text: String| {
         if when {
-            odd.push(text);
+            found.push(text);
         }
     };
     let size = page.size as usize;
@@ -147,5 +149,5 @@ pub(crate) fn oddities(page: &Snapshot) -> Vec<String> {
     note(page.flags.unknown() != Flags::NONE, format!("unknown flags {:#x}: ignored", page.flags.unknown().0));
     note(page.pad != [0, 0], format!("the padding holds {:?}", page.pad));
     note(page.generation() == Some(0), "vm_generation_counter is present but 0".into());
-    odd
+    found
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vmclock signal`: tells a publisher what happens to the machine.
+//! `vmclock signal`: notifies a publisher of what happens to the machine.
 
 use std::process::ExitCode;
 
-use crate::cli::SignalArgs;
+use vmclock_host::event::Signal;
+
+use crate::cli::{self, SignalArgs};
 use crate::command::serve::{path_for, request};
 use crate::output::{print, print_json};
 
@@ -15,4 +17,18 @@ pub(crate) fn run(args: &SignalArgs) -> anyhow::Result<ExitCode> {
         print(&format!("published with sequence count {}\n", answer["seq_count"]))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl From<cli::Signal> for Signal {
+    fn from(signal: cli::Signal) -> Self {
+        match signal {
+            cli::Signal::Migrate => Self::Migrate,
+            cli::Signal::Snapshot => Self::Snapshot,
+            cli::Signal::Clone => Self::Clone,
+            cli::Signal::Soon => Self::Soon,
+            cli::Signal::Imminent => Self::Imminent,
+            cli::Signal::Clear => Self::Clear,
+            cli::Signal::Leap { kind } => Self::Leap(kind.into()),
+        }
+    }
 }

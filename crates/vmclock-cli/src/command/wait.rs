@@ -7,17 +7,16 @@ use std::time::{Duration, Instant};
 use vmclock::{ReadError, Reading, VmClock};
 
 use crate::cli::WaitArgs;
-use crate::command::now::line;
+use crate::command::now::{line, read};
 use crate::exit;
-use crate::output::{error, print, print_json, reading_json};
+use crate::output::{error, print, print_error, print_json, reading_json};
 
 pub(crate) fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
-    let clock = VmClock::open_at(&args.page.page)?;
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     // Errors grow between refreshes and shrink with them, so each refresh is a chance.
-    let mut events = clock.events()?.with_refreshes(true);
+    let mut events = VmClock::open_at(&args.page.page)?.events()?.with_refreshes(true);
     loop {
-        let last = clock.now();
+        let last = read(events.clock());
         if let Some(reading) = good_enough(&last, args.max_error) {
             if args.page.json {
                 print_json(&reading_json(&reading))?;
@@ -33,20 +32,20 @@ pub(crate) fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
                 Ok(reading) => reading
                     .max_error_nanos()
                     .map_or_else(|| "the page states no bounds".into(), |now| format!("it is {}", error(now))),
-                Err(reason) => reason.to_string(),
+                Err(reason) => format!("{reason:#}"),
             };
-            eprintln!("vmclock: not {wanted} within the timeout: {why}");
+            print_error(format_args!("not {wanted} within the timeout: {why}"));
             return Ok(ExitCode::from(exit::NO_TIME));
         }
         match events.wait(left) {
-            // A page that cannot be read now may be repaired in time.
+            // A page that cannot be read now may be repaired, or published again, in time.
             Ok(_) | Err(ReadError::Busy(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn good_enough(reading: &Result<Reading, ReadError>, wanted: Duration) -> Option<Reading> {
+fn good_enough(reading: &anyhow::Result<Reading>, wanted: Duration) -> Option<Reading> {
     let reading = reading.as_ref().ok()?;
     (reading.max_error_nanos()? <= wanted.as_nanos()).then_some(*reading)
 }

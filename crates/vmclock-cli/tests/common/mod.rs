@@ -85,6 +85,10 @@ impl Lines {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a number");
         kill_process(pid, signal).expect("it is ours");

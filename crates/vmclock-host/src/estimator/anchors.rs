@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the time was some while ago, to measure the counter's rate from; and how much that rate has changed.
+//! Where the time was some while ago, to measure the counter's frequency from.
 
 use super::SECOND;
 use crate::interval::Range;
 
-/// The longest time that the rate is measured over is between 2^LEVELS / 2 and 2^LEVELS seconds: some hours.
+/// The longest time that the frequency is averaged over is between 2^LEVELS / 2 and 2^LEVELS seconds: some hours.
 const LEVELS: usize = 15;
-/// A rate is measured over the shortest time in which it becomes as exact as this part of what it may drift: the shorter, the nearer to now.
+/// The frequency is averaged over the shortest time in which it becomes as exact as this part of its wander: the
+/// shorter, the nearer to now.
 const PART_OF_DRIFT: f64 = 8.0;
-/// How long the rate is watched before its changes count as measured.
-const WATCHED: f64 = 86_400.0 * SECOND;
-/// A crystal follows its temperature in some minutes.
-const SHOWN: f64 = 300.0 * SECOND;
-/// How many times the range of the changes that were seen is to be expected.
-const EXPECTED: f64 = 3.0;
-
 /// Where the time was at a counter value, in nanoseconds from the estimator's base.
 #[derive(Clone, Copy, Debug)]
 struct Anchor {
@@ -68,47 +62,6 @@ impl Anchors {
     pub(super) fn rebase(&mut self, shift: impl Fn(u64) -> f64) {
         for anchor in self.levels.iter_mut().flat_map(|(old, new)| [old, new]).flatten() {
             anchor.known = anchor.known.shifted(shift(anchor.counter));
-        }
-    }
-}
-
-/// How much the counter's rate has changed since it is watched, against the estimator's base.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wander {
-    seen: Option<(Range, u64)>,
-    watched: f64,
-}
-
-impl Wander {
-    pub(super) fn is_measured(&self) -> bool {
-        self.watched >= WATCHED
-    }
-
-    /// How far the rate may go from where it is: as measured, between a least and a most.
-    pub(super) fn drift(&self, least: f64, most: f64) -> f64 {
-        match self.seen {
-            Some((range, _)) if self.is_measured() => (range.width() * EXPECTED).max(least).min(most),
-            _ => most,
-        }
-    }
-
-    /// Whether a rate over so many nanoseconds shows its changes: over hours they average out.
-    pub(super) fn shows(over: f64) -> bool {
-        over <= SHOWN
-    }
-
-    /// Takes the rate of now.
-    pub(super) fn note(&mut self, rate: f64, now: u64, age: impl Fn(u64) -> f64) {
-        let (range, since) = self.seen.map_or((Range::new(rate, rate), now), |(range, since)| {
-            (Range::new(range.low.min(rate), range.high.max(rate)), since)
-        });
-        self.seen = Some((range, since));
-        self.watched = self.watched.max(age(since));
-    }
-
-    pub(super) fn rebase(&mut self, relative: impl Fn(f64) -> f64) {
-        if let Some((range, _)) = &mut self.seen {
-            *range = Range::new(relative(range.low), relative(range.high));
         }
     }
 }

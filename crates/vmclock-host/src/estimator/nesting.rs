@@ -1,115 +1,178 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The promise that what was published stays true: a counter value that was read while a calibration was on the page
-//! is placed by the next one inside the bounds that it was read with; and by later ones as long as the counter's rate allows it.
-//! One straight line cannot go through all bounds of a counter whose rate wanders, but it can always go through the last.
+//! Nested bounds: a counter value that was read while a calibration was on the page is placed by the next one inside
+//! the bounds that it was read with; and by later ones as long as the counter's frequency allows it. One straight line
+//! cannot pass through all bounds of a counter whose frequency wanders, but it can always pass through the last.
 
 use std::collections::VecDeque;
 
+use vmclock_core::calibration::Calibration;
+use vmclock_core::time::{Tai, Time};
+
+use super::base::Base;
 use crate::interval::Range;
 
-/// Two bounds of each calibration: where it came on the page, and where it left.
-const OF_ONE: usize = 2;
-/// How many bounds are kept to, if that can be.
-const KEPT: usize = 8 * OF_ONE;
-
-/// No rate is further from the best one.
+/// How many calibrations are kept to, if that can be.
+const KEPT: usize = 8;
+/// No frequency is further from the best one.
 const WIDEST: f64 = 1e-3;
+/// What a reader rounds to, in nanoseconds: bounds outwards, times either way.
+const RESOLUTION: f64 = 2.0;
 
-/// The bounds that were published at a counter value, in nanoseconds from the estimator's base.
+/// The bounds at a counter value, as readers had them.
 #[derive(Clone, Copy, Debug)]
 struct Bound {
     counter: u64,
-    range: Range,
+    earliest: Time<Tai>,
+    latest: Time<Tai>,
 }
 
-/// The calibrations of late: the bounds at the beginning and at the end of the time in which each was on the page.
+impl Bound {
+    fn of(calibration: &Calibration<Tai>, counter: u64) -> Option<Self> {
+        let interval = calibration.interval_at(counter).ok()??;
+        let time = |nanos| Time::from_nanos(nanos);
+        Some(Self { counter, earliest: time(interval.earliest.nanos())?, latest: time(interval.latest.nanos())? })
+    }
+
+    /// In nanoseconds ahead of the base, a little inside.
+    fn range(&self, base: &Base, allowance: f64) -> Range {
+        let range = Range::new(base.ahead(self.counter, self.earliest), base.ahead(self.counter, self.latest));
+        range.wider(allowance - RESOLUTION.min(range.width() / 8.0))
+    }
+}
+
+/// A calibration, and where it came on the page and left.
+#[derive(Clone, Copy, Debug)]
+struct Tenure {
+    calibration: Calibration<Tai>,
+    from: Bound,
+    until: Option<Bound>,
+    /// How much wider than its bounds, in nanoseconds, because the clock that is followed was steered.
+    allowance: f64,
+}
+
+/// The calibrations of late, the newest last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published {
-    kept: VecDeque<Bound>,
-    /// The one on the page now: since when, and how its error grows for each nanosecond.
-    current: Option<(Bound, f64)>,
+    kept: VecDeque<Tenure>,
+}
+
+/// A line to publish: its time at `now` ahead of the base, and its frequency.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Line {
+    pub(super) ahead: f64,
+    pub(super) rate: f64,
 }
 
 impl Published {
-    /// The line, as its time now and its rate, that keeps the promise to the last calibration, and to as many before it as can be,
-    /// and is near to (`time`, `rate`). The time is one of `times`. It can be moved up by `reserve` and keeps it still, unless
-    /// bounds are closer than that. `None` where no line keeps it. Ends the time of the one on the page.
-    pub(super) fn nested(
-        &mut self,
-        now: u64,
-        time: f64,
-        rate: f64,
-        times: Range,
-        reserve: f64,
-        age: impl Fn(u64) -> f64,
-    ) -> Option<(f64, f64)> {
-        self.end_tenure(now, &age);
-        let newest_first = self.kept.iter().rev().map(|bound| {
-            let range = bound.range;
-            (age(bound.counter), Range::new(range.low, range.high - reserve.min(range.width() / 4.0)))
-        });
-        let bounds = newest_first.filter(|(age, _)| *age > 0.0);
-        let mut allowed = Range::new(f64::MIN, f64::MAX);
-        let all = bounds.clone().all(|(age, range)| {
-            let rates = Range::new((time - range.high) / age, (time - range.low) / age);
-            allowed.and(rates).inspect(|both| allowed = *both).is_some()
-        });
-        if all {
-            return Some((time, allowed.nearest(rate)));
+    /// The bounds that readers have at a counter value by the calibration on the page; `None` if there is none.
+    pub(super) fn bounds_now(&self, now: u64, base: &Base) -> Option<Range> {
+        let newest = self.kept.back().filter(|newest| newest.until.is_none())?;
+        Some(Bound::of(&newest.calibration, now)?.range(base, newest.allowance))
+    }
+
+    /// The line nearest to `wanted` that is nested in the last calibration's bounds, and in those of as many before it
+    /// as can be. Its time at `now` is one of `times`. It can be moved up by `reserve` and stay nested, unless bounds
+    /// are closer than that. `None` where there is no such line.
+    pub(super) fn nested(&self, now: u64, wanted: Line, times: Range, reserve: f64, base: &Base) -> Option<Line> {
+        // From the newest: the age of each bound, and its range.
+        let mut bounds = [(0.0, Range::new(0.0, 0.0)); 2 * KEPT];
+        let mut count = 0;
+        for tenure in self.kept.iter().rev() {
+            let until = match tenure.until {
+                Some(until) => until,
+                None => Bound::of(&tenure.calibration, now)?,
+            };
+            for bound in [until, tenure.from] {
+                let range = bound.range(base, tenure.allowance);
+                let range = Range::new(range.low, range.high - reserve.min(range.width() / 4.0));
+                bounds[count] = (base.elapsed(bound.counter, now), range);
+                count += 1;
+            }
         }
-        // Some other time, then.
-        let mut lines = Lines::new(times, Range::around(rate, WIDEST));
-        for (index, (age, range)) in bounds.enumerate() {
-            // low <= time - rate * age <= high
-            match lines.clipped(-1.0, age, -range.low).and_then(|lines| lines.clipped(1.0, -age, range.high)) {
+        let bounds = &bounds[..count];
+        if let Some(rate) = rate_through(bounds, wanted, times) {
+            return Some(Line { rate, ..wanted });
+        }
+        let mut lines = Lines::new(times, Range::around(wanted.rate, WIDEST));
+        for (index, (age, range)) in bounds.iter().enumerate() {
+            // low <= ahead - rate * age <= high
+            match lines.clipped(-1.0, *age, -range.low).and_then(|lines| lines.clipped(1.0, -age, range.high)) {
                 Some(fewer) => lines = fewer,
-                // The bound at its end is of now, and has no age.
-                None if index < OF_ONE - 1 => return None,
+                None if index < 2 => return None,
                 None => break,
             }
         }
         Some(lines.middle())
     }
 
-    /// Whether the promise for the last calibration is kept by the estimator's base, moved by so much.
-    pub(super) fn holds(&self, moved: f64) -> bool {
-        self.kept.iter().rev().take(OF_ONE).all(|bound| bound.range.low <= moved && moved <= bound.range.high)
+    /// Whether a calibration that replaces the newest one is nested in the one before, which was on the page until
+    /// `until`.
+    pub(super) fn allows(&self, replacement: &Calibration<Tai>, until: u64) -> bool {
+        let Some(before) = self.kept.iter().rev().nth(1) else { return true };
+        [before.from.counter, until].iter().all(|counter| {
+            let (Ok(Some(interval)), Ok(time)) =
+                (before.calibration.interval_at(*counter), replacement.time_at(*counter))
+            else {
+                return false;
+            };
+            interval.earliest.nanos() <= time.floor_nanos() && time.ceil_nanos() <= interval.latest.nanos()
+        })
     }
 
-    /// A calibration is on the page from now on: the estimator's base, with this error, which grows.
-    pub(super) fn begin_tenure(&mut self, now: u64, error: f64, growth: f64) {
-        self.current = Some((Bound { counter: now, range: Range::around(0.0, error) }, growth));
+    /// A calibration is on the page from now on; the one before is not.
+    pub(super) fn begin(&mut self, calibration: Calibration<Tai>, now: u64) {
+        self.end(now);
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        if let Some(from) = Bound::of(&calibration, now) {
+            self.kept.push_back(Tenure { calibration, from, until: None, allowance: 0.0 });
+        }
+    }
+
+    /// The newest one was moved before anybody saw it.
+    pub(super) fn replace(&mut self, calibration: Calibration<Tai>) {
+        if let Some(newest) = self.kept.back_mut() {
+            newest.calibration = calibration;
+            newest.from = Bound::of(&calibration, newest.from.counter).unwrap_or(newest.from);
+        }
     }
 
     /// No calibration is on the page any more.
-    pub(super) fn end_tenure(&mut self, now: u64, age: impl Fn(u64) -> f64) {
-        if let Some((begin, growth)) = self.current.take() {
-            // It is the base itself: at its end it is where it was, and wider.
-            let range = begin.range.wider(growth * age(begin.counter));
-            self.keep(begin);
-            self.keep(Bound { counter: now, range });
+    pub(super) fn end(&mut self, now: u64) {
+        if let Some(newest) = self.kept.back_mut() {
+            newest.until = newest.until.or_else(|| Bound::of(&newest.calibration, now));
+        }
+    }
+
+    /// The clock that is followed was steered: that moved it by up to so many nanoseconds, which no bounds knew.
+    pub(super) fn allow(&mut self, nanos: f64) {
+        for tenure in &mut self.kept {
+            tenure.allowance += nanos;
         }
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    fn keep(&mut self, bound: Bound) {
-        if self.kept.len() == KEPT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(bound);
-    }
-
-    pub(super) fn rebase(&mut self, shift: impl Fn(u64) -> f64) {
-        for bound in self.kept.iter_mut().chain(self.current.as_mut().map(|(bound, _)| bound)) {
-            bound.range = bound.range.shifted(shift(bound.counter));
-        }
+        self.kept.clear();
     }
 }
 
-/// A convex set of lines: the corners of a polygon of times and rates.
+/// The frequency nearest to the wanted one at which a line from the wanted time passes through all bounds.
+fn rate_through(bounds: &[(f64, Range)], wanted: Line, times: Range) -> Option<f64> {
+    let is_in = |range: Range| range.low <= wanted.ahead && wanted.ahead <= range.high;
+    let mut rates = Some(Range::new(f64::MIN, f64::MAX)).filter(|_| is_in(times))?;
+    for (age, range) in bounds {
+        if *age > 0.0 {
+            let through = Range::new((wanted.ahead - range.high) / age, (wanted.ahead - range.low) / age);
+            rates = rates.and(through)?;
+        } else if !is_in(*range) {
+            return None;
+        }
+    }
+    Some(rates.nearest(wanted.rate))
+}
+
+/// A convex set of lines: the corners of a polygon of times and frequencies.
 #[derive(Clone, Debug)]
 struct Lines {
     corners: Vec<(f64, f64)>,
@@ -140,10 +203,9 @@ impl Lines {
         (!corners.is_empty()).then_some(Self { corners })
     }
 
-    #[allow(clippy::cast_precision_loss)]
-    fn middle(&self) -> (f64, f64) {
+    fn middle(&self) -> Line {
         let count = self.corners.len() as f64;
         let sum = self.corners.iter().fold((0.0, 0.0), |sum, corner| (sum.0 + corner.0, sum.1 + corner.1));
-        (sum.0 / count, sum.1 / count)
+        Line { ahead: sum.0 / count, rate: sum.1 / count }
     }
 }

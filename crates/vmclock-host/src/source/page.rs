@@ -1,38 +1,59 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Another VMClock page as a source: this host is itself a guest, or the kernel publishes for it.
+//! Another VMClock page as a source: this host is itself a guest, or another program publishes for it.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use vmclock_core::abi::{ClockStatus, LeapIndicator, Snapshot, TimeType, STRUCTURE_LEN};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
-use vmclock_core::leap::{self, next_month_start, UtcRule};
+use vmclock_core::leap::{self, next_month_start, LeapKind, UtcRule};
+use vmclock_core::sample::Sample;
+use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{PageScale, Time};
 
-use super::{LeapNotice, Observation, Source, SourceError, Stamp};
+use super::{LeapNotice, Measure, Measurement, SourceError, Stamp};
 
-/// How long an update may take, before its writer counts as dead.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an update may take before its writer counts as dead.
+const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A page's device node (`/dev/vmclock0`, `/dev/vmclock_host`) or file. What it gives has the page's own bounds.
+/// A page's device node (`/dev/vmclock0`, `/dev/vmclock_host`) or file. Its time has the page's own bounds.
+///
+/// ```
+/// use vmclock_host::source::page::PageSource;
+/// let error = PageSource::open("/no/page".as_ref()).expect_err("nothing there");
+/// assert!(error.to_string().starts_with("vmclock /no/page: cannot be opened"));
+/// ```
 #[derive(Debug)]
 pub struct PageSource {
     name: String,
     page: File,
+    clock: String,
+    is_tai: bool,
 }
 
 impl PageSource {
-    /// Opens it.
+    /// Opens it. What is no page (yet) gives no time when it is measured.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
-        let name = path.display().to_string();
-        match File::open(path) {
-            Ok(page) => Ok(Self { name, page }),
-            Err(error) => Err(SourceError::Io { name, what: "cannot be opened", error }),
-        }
+        let name = format!("vmclock {}", path.display());
+        let opened = File::open(path).and_then(|page| Ok((page.metadata()?, page)));
+        let (metadata, page) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(SourceError::Io { name, what: "cannot be opened", error }),
+        };
+        // A device may have several nodes; a file may have several names.
+        let clock = if metadata.file_type().is_char_device() {
+            format!("vmclock device {}", metadata.rdev())
+        } else {
+            format!("vmclock file {} {}", metadata.dev(), metadata.ino())
+        };
+        let mut source = Self { name, page, clock, is_tai: false };
+        // Constant for the life of a page, whether or not an update is in progress.
+        source.is_tai = source.bytes().is_ok_and(|bytes| Snapshot::from_bytes(&bytes).time_type == TimeType::TAI);
+        Ok(source)
     }
 
     /// A page, and a counter that was read while it was valid.
@@ -47,13 +68,13 @@ impl PageSource {
             let first = self.bytes().map_err(failed)?;
             let counter = counter::read_ordered();
             let last = self.bytes().map_err(failed)?;
-            // The driver's read is consistent; a file's is if nothing changed meanwhile.
+            // The driver's read is consistent; a file's is where nothing changed meanwhile.
             if first == last && Snapshot::from_bytes(&first).seq_count & 1 == 0 {
                 let page = Snapshot::from_prefix(&first).map_err(|error| self.no_time(error.to_string()))?;
                 return Ok((page, counter));
             }
-            if start.elapsed() > PATIENCE {
-                return Err(self.no_time(format!("in the middle of an update for {PATIENCE:?}; restart its publisher")));
+            if start.elapsed() > TIMEOUT {
+                return Err(self.no_time(format!("in the middle of an update for {TIMEOUT:?}; restart its publisher")));
             }
             std::thread::yield_now();
         }
@@ -70,19 +91,27 @@ impl PageSource {
     }
 }
 
-impl Source for PageSource {
+impl Measure for PageSource {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn observe(&mut self) -> Result<Observation, SourceError> {
+    fn clock(&self) -> String {
+        self.clock.clone()
+    }
+
+    fn is_tai(&self) -> bool {
+        self.is_tai
+    }
+
+    fn measure(&mut self) -> Result<Measurement, SourceError> {
         let (page, counter) = self.read()?;
-        observation(&page, counter).map_err(|reason| self.no_time(reason))
+        measurement(&page, counter).map_err(|reason| self.no_time(reason))
     }
 }
 
-/// What a page says when the counter is `counter`.
-fn observation(page: &Snapshot, counter: u64) -> Result<Observation, String> {
+/// What a page says when the counter is `counter`; or why it says nothing.
+fn measurement(page: &Snapshot, counter: u64) -> Result<Measurement, String> {
     let calibration = Calibration::from_snapshot(page, counter::ID).map_err(|error| error.to_string())?;
     let time = calibration.time_at(counter).map_err(|error| error.to_string())?;
     let interval = calibration.interval_at(counter).map_err(|error| error.to_string())?;
@@ -91,30 +120,30 @@ fn observation(page: &Snapshot, counter: u64) -> Result<Observation, String> {
     let max_error = error(interval.width_nanos().div_ceil(2));
     let estimated = calibration.estimated_error_at(counter).map_or(max_error, error).min(max_error);
     let leap = notice(page, calibration.reference_time(), time);
+    // A page may not have been refreshed since a leap second that it announces: its own seconds continue as if there
+    // were none.
+    let on_tai = || leap::tai(page, time);
+    let on_utc = || UtcRule::from_snapshot(page)?.utc(time);
     let stamp = match page.time_type {
-        TimeType::TAI => Stamp::Tai(Time::from_raw(time.raw())),
-        // A page may not have been refreshed since a leap second that it announces: its own seconds go on as if none came.
-        TimeType::UTC => match UtcRule::from_snapshot(page).and_then(|rule| rule.utc(time)) {
-            Some(utc) => Stamp::Utc(utc.time),
-            None => return Err(format!("its leap indicator, {}, makes no sense at its time", page.leap_indicator)),
-        },
+        TimeType::TAI => on_tai().map(|time| Stamp::Tai(Sample { before: counter, time, after: counter })),
+        TimeType::UTC => on_utc().map(|utc| Stamp::Utc(Sample { before: counter, time: utc.time, after: counter })),
         other => return Err(format!("its time is {other}, which has no known epoch")),
     };
-    Ok(Observation {
-        before: counter,
-        after: counter,
-        stamp,
+    Ok(Measurement {
+        stamp: stamp
+            .ok_or_else(|| format!("its leap indicator, {}, has no meaning at its time", page.leap_indicator))?,
         max_error,
         estimated_error: estimated,
         synchronized: page.clock_status == ClockStatus::SYNCHRONIZED,
         leap,
         // A restore without a disruption, a clone, leaves the counter as it was.
         era: page.disruption_marker,
+        steering: None,
     })
 }
 
-/// What a page says of leap seconds for a time that may be later than its reference. The indicator is about the end of the
-/// reference's month, a notice about that of the day. Where UTC cannot be known, there is none.
+/// What a page announces of leap seconds at a time that may be later than its reference. The indicator is about the end
+/// of the reference's month, a notice about that of the day. Where UTC cannot be known, there is none.
 fn notice(page: &Snapshot, reference: Time<PageScale>, time: Time<PageScale>) -> LeapNotice {
     const DAY: i64 = 86_400;
     let Some(rule) = UtcRule::from_snapshot(page) else { return LeapNotice::default() };
@@ -122,15 +151,15 @@ fn notice(page: &Snapshot, reference: Time<PageScale>, time: Time<PageScale>) ->
     let due = next_month_start(reference.time.seconds());
     let is_to_come = (due.saturating_sub(DAY)..due).contains(&utc.time.seconds()) && !utc.leap_second;
     // Both have the same fraction.
-    let tai_minus_utc = leap::tai(page, time).map(|tai| tai.seconds().wrapping_sub(utc.time.seconds()));
+    let tai_offset = leap::tai(page, time).map(|tai| tai.seconds().wrapping_sub(utc.time.seconds()));
     LeapNotice {
         today: match page.leap_indicator {
-            LeapIndicator::PRE_POSITIVE if is_to_come => Some(true),
-            LeapIndicator::PRE_NEGATIVE if is_to_come => Some(false),
+            LeapIndicator::PRE_POSITIVE if is_to_come => Some(LeapKind::Inserted),
+            LeapIndicator::PRE_NEGATIVE if is_to_come => Some(LeapKind::Deleted),
             _ => None,
         },
         now: utc.leap_second,
-        tai_minus_utc: tai_minus_utc.and_then(|seconds| i16::try_from(seconds).ok()),
+        tai_offset: tai_offset.and_then(|seconds| TaiOffset::from_seconds(i16::try_from(seconds).ok()?)),
     }
 }
 
@@ -163,13 +192,13 @@ mod tests {
 
     #[test]
     fn bounds_are_inherited() {
-        let seen = observation(&page(), 1_000 + 1_000_000_000).expect("a time");
-        let Stamp::Tai(time) = seen.stamp else { panic!("{:?}", seen.stamp) };
-        assert_eq!(time.ceil_nanos(), 1_800_000_038_000_000_000);
+        let seen = measurement(&page(), 1_000 + 1_000_000_000).expect("a time");
+        let Stamp::Tai(sample) = seen.stamp else { panic!("{:?}", seen.stamp) };
+        assert_eq!(sample.time.ceil_nanos(), 1_800_000_038_000_000_000);
         // 500 ns, and 1 ppm of a second; and a nanosecond for each rounding.
         assert!((1_500..=1_503).contains(&seen.max_error), "{}", seen.max_error);
         assert_eq!((seen.era, seen.synchronized), (77, true));
-        assert_eq!(seen.leap.tai_minus_utc, Some(37));
+        assert_eq!(seen.leap.tai_offset, TaiOffset::from_seconds(37));
     }
 
     #[test]
@@ -179,7 +208,7 @@ mod tests {
             (Snapshot { clock_status: ClockStatus::UNRELIABLE, ..page() }, "unreliable"),
             (Snapshot { time_type: TimeType::MONOTONIC, ..page() }, "no known epoch"),
         ] {
-            let error = observation(&change, 1_000).expect_err(part);
+            let error = measurement(&change, 1_000).expect_err(part);
             assert!(error.contains(part), "{error}");
         }
     }
@@ -188,30 +217,30 @@ mod tests {
     fn a_leap_second_is_announced_on_its_day() {
         // 2016-12-31 and its leap second; and the day before.
         let new_year = 1_483_228_800;
-        for (utc, today) in [(new_year - 100, Some(true)), (new_year - 100_000, None)] {
+        for (utc, today) in [(new_year - 100, Some(LeapKind::Inserted)), (new_year - 100_000, None)] {
             let page = Snapshot {
                 leap_indicator: LeapIndicator::PRE_POSITIVE,
                 tai_offset_sec: -36,
                 time_sec: utc + 36,
                 ..page()
             };
-            assert_eq!(observation(&page, 1_000).expect("a time").leap.today, today);
+            assert_eq!(measurement(&page, 1_000).expect("a time").leap.today, today);
         }
     }
 
     #[test]
-    fn utc_of_a_page_that_nobody_refreshes_passes_the_leap_second() {
-        // Half a second before the end of 2016, and so many half seconds later: POSIX seconds from 2017 on, whether it is
-        // 23:59:60, what is still to come, and TAI - UTC.
+    fn utc_of_a_page_that_is_not_refreshed_passes_the_leap_second() {
+        // Half a second before the end of 2016, and so many half seconds later: POSIX seconds from 2017 on, whether it
+        // is 23:59:60, what is still to come, and TAI-UTC.
         let new_year = 1_483_228_800;
         let (positive, negative) = (LeapIndicator::PRE_POSITIVE, LeapIndicator::PRE_NEGATIVE);
         for (kind, indicator, halves, posix, now, today, offset) in [
-            (TimeType::UTC, positive, 0, -1, false, Some(true), 36),
+            (TimeType::UTC, positive, 0, -1, false, Some(LeapKind::Inserted), 36),
             (TimeType::UTC, positive, 1, -1, true, None, 37),
             (TimeType::UTC, positive, 2, -1, true, None, 37),
             (TimeType::UTC, positive, 3, 0, false, None, 37),
             (TimeType::UTC, positive, 60, 28, false, None, 37),
-            (TimeType::TAI, positive, 0, -1, false, Some(true), 36),
+            (TimeType::TAI, positive, 0, -1, false, Some(LeapKind::Inserted), 36),
             (TimeType::TAI, positive, 1, -1, true, None, 37),
             (TimeType::TAI, positive, 60, 28, false, None, 37),
             (TimeType::UTC, negative, 60, 30, false, None, 35),
@@ -225,18 +254,21 @@ mod tests {
                 time_frac_sec: 1 << 63,
                 ..page()
             };
-            let seen = observation(&page, 1_000 + halves * 500_000_000 + 1_000).expect("a time");
+            let seen = measurement(&page, 1_000 + halves * 500_000_000 + 1_000).expect("a time");
             let utc = match seen.stamp {
-                Stamp::Utc(time) => time.seconds(),
-                Stamp::Tai(time) => time.seconds() - i64::from(seen.leap.tai_minus_utc.expect("on the page")),
+                Stamp::Utc(sample) => sample.time.seconds(),
+                Stamp::Tai(sample) => {
+                    let offset = seen.leap.tai_offset.expect("on the page");
+                    offset.utc(sample.time).expect("in range").seconds()
+                }
             };
-            let leap = LeapNotice { today, now, tai_minus_utc: Some(offset) };
+            let leap = LeapNotice { today, now, tai_offset: TaiOffset::from_seconds(offset) };
             assert_eq!((utc - 1_483_228_800, seen.leap), (posix, leap), "{kind} {indicator} {halves}");
         }
     }
 
     proptest! {
-        /// Whatever is on it: whoever publishes it may be no friend.
+        /// Whatever is on it: a page is not trusted input.
         #[test]
         fn no_page_makes_it_panic(
             (kind, leap, tai_offset_sec) in (0..5_u8, any::<u8>(), any::<i16>()),
@@ -257,7 +289,7 @@ mod tests {
                 time_maxerror_nanosec: error,
                 ..page()
             };
-            if let Ok(seen) = observation(&page, counter) {
+            if let Ok(seen) = measurement(&page, counter) {
                 prop_assert!(seen.estimated_error <= seen.max_error);
             }
         }
@@ -267,9 +299,9 @@ mod tests {
     fn utc_that_cannot_be_known_is_no_time() {
         // "In 23:59:60", in the middle of a month.
         let page = Snapshot { leap_indicator: LeapIndicator::POSITIVE, ..page() };
-        let error = observation(&Snapshot { time_type: TimeType::UTC, ..page }, 1_000).expect_err("a contradiction");
+        let error = measurement(&Snapshot { time_type: TimeType::UTC, ..page }, 1_000).expect_err("a contradiction");
         assert!(error.contains("leap indicator"), "{error}");
-        let seen = observation(&page, 1_000).expect("TAI does not depend on it");
+        let seen = measurement(&page, 1_000).expect("TAI does not depend on it");
         assert_eq!(seen.leap, LeapNotice::default());
     }
 
@@ -278,16 +310,29 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("page");
         std::fs::write(&path, [0xff; 200]).expect("written");
-        let error = PageSource::open(&path).expect("opened").observe().expect_err("no page").to_string();
+        let error = PageSource::open(&path).expect("opened").measure().expect_err("no page").to_string();
         assert!(error.contains(path.to_str().expect("plain")), "{error}");
         std::fs::write(&path, page().to_bytes()).expect("written");
-        PageSource::open(&path).expect("opened").observe().expect("a time");
+        PageSource::open(&path).expect("opened").measure().expect("a time");
         std::fs::write(&path, &page().to_bytes()[..STRUCTURE_LEN - 1]).expect("written");
-        let error = PageSource::open(&path).expect("opened").observe().expect_err("short").to_string();
+        let error = PageSource::open(&path).expect("opened").measure().expect_err("short").to_string();
         assert!(error.contains("shorter than a VMClock page"), "{error}");
         let odd = Snapshot { seq_count: 5, ..page() };
         std::fs::write(&path, odd.to_bytes()).expect("written");
-        let error = PageSource::open(&path).expect("opened").observe().expect_err("odd").to_string();
+        let error = PageSource::open(&path).expect("opened").measure().expect_err("odd").to_string();
         assert!(error.contains("in the middle of an update"), "{error}");
+    }
+    #[test]
+    fn a_page_is_one_clock_by_any_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let names = ["page", "link", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&names[0], page().to_bytes()).expect("written");
+        std::fs::hard_link(&names[0], &names[1]).expect("linked");
+        std::fs::write(&names[2], Snapshot { time_type: TimeType::UTC, ..page() }.to_bytes()).expect("written");
+        let [page, link, other] = names.map(|path| PageSource::open(&path).expect("opened"));
+        assert_eq!(page.clock(), link.clock());
+        assert_ne!(page.clock(), other.clock());
+        assert_ne!(page.name(), link.name());
+        assert_eq!([page.is_tai(), link.is_tai(), other.is_tai()], [true, true, false]);
     }
 }

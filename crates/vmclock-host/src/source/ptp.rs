@@ -1,29 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A PTP hardware clock as a source.
 //!
-//! The kernel compares it with a clock of the system; we compare that with the counter, before and after, and put the two
-//! together. The system's clock is only the ruler in between, over some microseconds: whether it is right does not matter,
-//! but it must go on evenly. The raw clock does. `CLOCK_REALTIME`, all there is before Linux 6.12 without help from the
-//! hardware, may be set or steered meanwhile, which has to show.
+//! The device has neither its scale nor its error to read. The error is what its owner states, or what the driver has
+//! in a file; and where ptp4l synchronizes the clock and is asked, also its offset from its master, and how long ago
+//! that was measured.
+
+mod compare;
+mod holdover;
+mod ptp4l;
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use vmclock_core::counter;
-use vmclock_core::time::{Tai, Time};
+use vmclock_core::sample::Sample;
+use vmclock_core::time::Scale;
 
-use crate::kernel::{KernelClock, BURST};
-use crate::sample::Sample;
-use crate::sys::{adjtimex, clock_gettime, ptp_sys_offset_extended, ptp_sys_offset_precise, PtpTime};
+use crate::sys::ptp_sys_offset_precise;
 
-use super::{LeapNotice, Observation, Source, SourceError, Stamp};
+use super::{LeapNotice, Measure, Measurement, SourceError, Stamp};
 
-/// Somebody may set the system's clock just while it is the ruler; not so often in a row.
-const TRIES: u32 = 3;
+use compare::NoSample;
+use holdover::{Holdover, Moment};
+pub use ptp4l::Ptp4l;
+use ptp4l::State;
 
-/// The scale of a PTP clock, which it does not tell itself.
+/// The default bound of a clock's frequency error while it is not synchronized to a master: 15 ppm, in parts per 10^12.
+pub const HOLDOVER: u64 = 15_000_000;
+
+/// The scale of a PTP clock, which cannot be read from the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PtpScale {
     /// TAI, as PTP wants it.
@@ -32,7 +39,7 @@ pub enum PtpScale {
     Utc,
 }
 
-/// Who says how far off the clock may be.
+/// Who states the clock's error, against its master where it has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PtpError {
     /// Whoever configured it, in ± nanoseconds.
@@ -61,34 +68,32 @@ impl PtpError {
 }
 
 /// A PTP hardware clock, `/dev/ptpN`.
+///
+/// ```
+/// use vmclock_host::source::ptp::{Ptp4l, PtpClock, PtpError, PtpScale, HOLDOVER};
+///
+/// let clock = PtpClock::open("/dev/ptp0".as_ref(), PtpScale::Tai, PtpError::Stated(1_000));
+/// // ptp4l synchronizes it: the error grows when there is no master any more.
+/// let clock = clock.map(|clock| clock.synchronized_by(Ptp4l::new("/var/run/ptp4l".into(), 0), HOLDOVER));
+/// # let _ = clock; // not every machine has one
+/// ```
 #[derive(Debug)]
 pub struct PtpClock {
     name: String,
     device: File,
+    clock: String,
     scale: PtpScale,
     error: PtpError,
+    master: Option<(Ptp4l, Holdover)>,
 }
-
-/// How the kernel compares the device with a clock of the system.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
-    /// With the raw clock at one moment, as some hardware can.
-    AtOnce,
-    /// Between two looks at the raw clock: since Linux 6.12.
-    BetweenRaw,
-    /// Between two looks at `CLOCK_REALTIME`.
-    BetweenRealtime,
-}
-
-/// The best first. What fails costs no more than a system call.
-const WAYS: [Way; 3] = [Way::AtOnce, Way::BetweenRaw, Way::BetweenRealtime];
 
 impl PtpClock {
-    /// Opens a device, of which somebody has to know scale and error.
+    /// Opens a device, whose scale and error have to be known.
     pub fn open(path: &Path, scale: PtpScale, error: PtpError) -> Result<Self, SourceError> {
-        let name = path.display().to_string();
+        let name = format!("ptp {}", path.display());
         let failed = |what, error| SourceError::Io { name: name.clone(), what, error };
-        let device = File::open(path).map_err(|error| match error.kind() {
+        let opened = File::open(path).and_then(|device| Ok((device.metadata()?.rdev(), device)));
+        let (number, device) = opened.map_err(|error| match error.kind() {
             ErrorKind::PermissionDenied => failed("cannot be opened, it takes root or the device's group", error),
             _ => failed("cannot be opened", error),
         })?;
@@ -97,334 +102,100 @@ impl PtpClock {
                 Err(failed("is no PTP clock; they are called /dev/ptp0 and so on", error))
             }
             // That it cannot do just this is no harm.
-            _ => Ok(Self { name, device, scale, error }),
+            _ => Ok(Self { name, device, clock: format!("ptp device {number}"), scale, error, master: None }),
         }
     }
 
-    /// The device's time, in nanoseconds since 1970, and the counter before and after it. `None` where the ruler did not go
-    /// on evenly, or was another than we asked for.
-    fn compare(&self, way: Way) -> io::Result<Option<(i128, u64, u64)>> {
-        let (look, counters) = if way == Way::BetweenRealtime {
-            let steering = steering()?;
-            let first = Mark::take();
-            let look = self.look(way)?;
-            let last = Mark::take();
-            // It is steered by another rate from the moment that somebody says so.
-            let is_even = steering == self::steering()?;
-            let slack = slack(&first, &last).filter(|_| is_even);
-            (look, slack.and_then(|nanos| on_counter(&look, &first.sample, &last.sample, Doubt { nanos, ..REALTIME })))
-        } else {
-            let ruler = KernelClock::monotonic_raw();
-            let first = ruler.sample();
-            let look = self.look(way)?;
-            (look, on_counter(&look, &first, &ruler.sample(), RAW))
-        };
-        Ok(counters.map(|(before, after)| (look.device, before, after)))
+    /// The same clock, which a ptp4l synchronizes to a master. Its maximum error then also has the offset from the
+    /// master that ptp4l measured last, and grows from that measurement on by `holdover`, in parts per 10^12
+    /// ([`HOLDOVER`] by default). It is synchronized while ptp4l states that, and gives no time before ptp4l has stated
+    /// it once.
+    ///
+    /// The bound holds while no other program adjusts the clock, and ptp4l does not adjust it either while it has no
+    /// master. What the master's own error is has to be part of the clock's stated error.
+    #[must_use]
+    pub fn synchronized_by(self, ptp4l: Ptp4l, holdover: u64) -> Self {
+        Self { master: Some((ptp4l, Holdover::new(holdover))), ..self }
     }
 
-    fn look(&self, way: Way) -> io::Result<Look> {
-        let clock = match way {
-            Way::AtOnce => {
-                let (device, system) = ptp_sys_offset_precise(self.device.as_fd())?;
-                return Ok(Look { device: nanos(device), before: nanos(system), after: nanos(system) });
+    fn sample<S: Scale>(&self) -> Result<Sample<S>, SourceError> {
+        let name = self.name.clone();
+        compare::sample(self.device.as_fd()).map_err(|failure| match failure {
+            NoSample::Io(error) => SourceError::Io { name, what: "cannot be compared with the system's clock", error },
+            NoSample::Unsteady => {
+                SourceError::NoTime { name, reason: "the system's clock was set during each comparison with it".into() }
             }
-            Way::BetweenRaw => libc::CLOCK_MONOTONIC_RAW,
-            Way::BetweenRealtime => libc::CLOCK_REALTIME,
-        };
-        let looks = ptp_sys_offset_extended(self.device.as_fd(), clock)?;
-        let looks = looks.map(|[before, device, after]| Look {
-            device: nanos(device),
-            before: nanos(before),
-            after: nanos(after),
-        });
-        let narrowest = looks.into_iter().min_by_key(|look| look.after - look.before);
-        narrowest.ok_or_else(|| io::Error::other("the kernel gave no samples"))
-    }
-
-    fn observation(&self, device: i128, before: u64, after: u64, max_error: u64) -> Result<Observation, SourceError> {
-        let time = Time::<Tai>::from_nanos(device).ok_or_else(|| SourceError::NoTime {
-            name: self.name.clone(),
-            reason: "its time is out of range".into(),
-        })?;
-        Ok(Observation {
-            before,
-            after,
-            stamp: match self.scale {
-                PtpScale::Tai => Stamp::Tai(time),
-                PtpScale::Utc => Stamp::Utc(Time::from_raw(time.raw())),
-            },
-            max_error,
-            estimated_error: max_error / 3,
-            synchronized: true,
-            leap: LeapNotice::default(),
-            era: 0,
+            NoSample::OutOfRange => SourceError::NoTime { name, reason: "its time is out of range".into() },
         })
     }
 }
 
-impl Source for PtpClock {
+impl Measure for PtpClock {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn observe(&mut self) -> Result<Observation, SourceError> {
-        // A driver that keeps the error in a file has in it that of the last time the clock was read, and none after a time
-        // that failed. Both times count; only the second has to work.
+    fn clock(&self) -> String {
+        self.clock.clone()
+    }
+
+    fn is_tai(&self) -> bool {
+        self.scale == PtpScale::Tai
+    }
+
+    fn measure(&mut self) -> Result<Measurement, SourceError> {
+        // A driver that has the error in a file writes it when the clock is read, and none after a reading that failed.
+        // The error before counts as well as that after; only the second has to be there.
         let known = self.error.nanos().unwrap_or(0);
-        let mut failure = None;
-        for _ in 0..TRIES {
-            for way in WAYS {
-                match self.compare(way) {
-                    Ok(Some((device, before, after))) => {
-                        return self.observation(device, before, after, self.error.nanos()?.max(known));
-                    }
-                    Ok(None) => failure = None,
-                    Err(error) => failure = Some(error),
-                }
-            }
-            if let Some(error) = failure {
-                let what = "cannot be compared with the system's clock";
-                return Err(SourceError::Io { name: self.name.clone(), what, error });
-            }
-        }
-        Err(SourceError::NoTime {
-            name: self.name.clone(),
-            reason: format!("the system's clock was set while the two were compared, {TRIES} times in a row"),
+        let state = self.master.as_ref().map(|(ptp4l, _)| ptp4l.ask());
+        let (stamp, time) = match self.scale {
+            PtpScale::Tai => self.sample().map(|sample| (Stamp::Tai(sample), sample.time.floor_nanos()))?,
+            PtpScale::Utc => self.sample().map(|sample| (Stamp::Utc(sample), sample.time.floor_nanos()))?,
+        };
+        let own_error = self.error.nanos()?.max(known);
+        let (master_error, synchronized) = match (&mut self.master, state) {
+            (Some((ptp4l, holdover)), Some(state)) => against_master(ptp4l, holdover, state, time, Moment::now())?,
+            _ => (0, true),
+        };
+        let max_error = own_error.saturating_add(master_error);
+        Ok(Measurement {
+            stamp,
+            max_error,
+            estimated_error: max_error / 3,
+            synchronized,
+            leap: LeapNotice::default(),
+            era: 0,
+            steering: None,
         })
     }
 }
 
-/// The device's time, in nanoseconds since 1970, between two readings of the ruler, in nanoseconds since its epoch.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    device: i128,
-    before: i128,
-    after: i128,
-}
-
-fn nanos(time: PtpTime) -> i128 {
-    i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)
-}
-
-/// How uneven a ruler may be.
-#[derive(Clone, Copy, Debug)]
-struct Doubt {
-    /// It may have been set by so much.
-    nanos: i128,
-    /// Its rate may have changed by so much.
-    ppm: i128,
-}
-
-/// The raw clock: some drift within microseconds, and far more than there is.
-const RAW: Doubt = Doubt { nanos: 0, ppm: 10 };
-/// `CLOCK_REALTIME`: adjtime(3), which is not seen, steers by 500 ppm. All else that steers is (up to 10 %, by `tick`).
-const REALTIME: Doubt = Doubt { nanos: 0, ppm: 1_000 };
-
-/// What the kernel steers `CLOCK_REALTIME` by: the length of a tick, a frequency, and an offset that it works off second by
-/// second.
-fn steering() -> io::Result<[i64; 3]> {
-    let (timex, _) = adjtimex()?;
-    Ok([timex.tick, timex.freq, timex.offset])
-}
-
-/// `CLOCK_REALTIME`, and beside it `CLOCK_MONOTONIC`, in nanoseconds since its epoch: it is steered alike, and never set.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    sample: Sample,
-    monotonic: i128,
-}
-
-impl Mark {
-    /// The narrowest of some.
-    fn take() -> Self {
-        let take = || {
-            let nanos = |(seconds, nanos)| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-            let before = counter::read_ordered();
-            let (realtime, monotonic): ((i64, i64), _) =
-                (clock_gettime(libc::CLOCK_REALTIME), clock_gettime(libc::CLOCK_MONOTONIC));
-            let after = counter::read_ordered();
-            let time = Time::from_nanos(nanos(realtime)).unwrap_or(Time::from_raw(i128::MAX));
-            Self { sample: Sample { before, after, time }, monotonic: nanos(monotonic) }
-        };
-        let narrower = |best: Self, next: Self| if next.sample.width() < best.sample.width() { next } else { best };
-        (1..BURST).map(|_| take()).fold(take(), narrower)
-    }
-}
-
-/// By how much `CLOCK_REALTIME` may have been set between two marks, in nanoseconds, for all that we can see. `None` where it
-/// was.
-fn slack(first: &Mark, last: &Mark) -> Option<i128> {
-    let elapsed = last.monotonic - first.monotonic;
-    let shown = last.sample.time.floor_nanos() - first.sample.time.floor_nanos();
-    // For certain: both readings of the counter are rounded down.
-    let ticks = i128::from(last.sample.before.wrapping_sub(first.sample.after)) - 1;
-    if elapsed <= 0 || ticks <= 0 {
-        return None;
-    }
-    // The two clocks of a mark are read at two moments inside it, which lasts up to a tick more than what is counted: 40 ns
-    // on some Arm machines. All four are rounded down.
-    let widths = i128::from(first.sample.width()) + i128::from(last.sample.width()) + 2;
-    let unseen = widths * (elapsed + 1) / ticks + 3;
-    let apart = (shown - elapsed).abs();
-    (apart <= unseen).then_some(apart + unseen)
-}
-
-/// The counter before and after a look, from the ruler beside the counter before and after all of it: on the safe side.
-/// `None` if the look is not between the two.
-fn on_counter(look: &Look, first: &Sample, last: &Sample, doubt: Doubt) -> Option<(u64, u64)> {
-    // Ticks from the first sample's beginning; nanoseconds from its time.
-    let ticks = |counter: u64| i128::from(counter.wrapping_sub(first.before));
-    let (start, end) = (first.time.floor_nanos(), last.time.floor_nanos());
-    let span = end - start;
-    if span <= 0 || look.before < start || look.after > end + 1 || look.after < look.before {
-        return None;
-    }
-    // The line between the samples, by their earliest and their latest moments: the clock showed `start` at some counter in
-    // the first sample's bracket, and `end` in the last one's. A nanosecond on either side is what it rounds.
-    let at = |nanos: i128, from: i128, to: i128| from + (to - from) * nanos / span;
-    let (seen_before, seen_after) = (look.before - start, look.after - start);
-    let (before, after) = (seen_before - 1 - doubt.nanos, seen_after + 1 + doubt.nanos);
-    // Its rate may have changed on the way, so that it is off the line: over the way to the nearer sample, at most.
-    let bend =
-        |low: i128, high: i128| at(high.min(span - low).clamp(0, span), 0, ticks(last.after)) * doubt.ppm / 1_000_000;
-    // Two more ticks for what the divisions lose.
-    let early = at(before, 0, ticks(last.before)) - bend(before, seen_before) - 2;
-    let late = at(after, ticks(first.after), ticks(last.after)) + bend(seen_after, after) + 2;
-    let (early, late) = (early.max(0), late.min(ticks(last.after)));
-    let counter = |ticks: i128| Some(first.before.wrapping_add(u64::try_from(ticks).ok()?));
-    (early <= late).then(|| counter(early).zip(counter(late)))?
+/// The error of a clock against its master, in ± nanoseconds, and whether it is synchronized, when it shows `time`
+/// nanoseconds.
+fn against_master(
+    ptp4l: &Ptp4l,
+    holdover: &mut Holdover,
+    state: Result<State, SourceError>,
+    time: i128,
+    now: Moment,
+) -> Result<(u64, bool), SourceError> {
+    let no_time = |reason| SourceError::NoTime { name: ptp4l.to_string(), reason };
+    let failure = match state {
+        Ok(State::Synchronized { offset, ingress }) => match u64::try_from(time - i128::from(ingress)) {
+            Ok(age) => return Ok((holdover.synchronized(now, offset, age), true)),
+            Err(_) => no_time(format!(
+                "was synchronized at {ingress} ns, which the clock shows later only: does it use another clock?"
+            )),
+        },
+        Ok(State::Unsynchronized(reason)) => no_time(reason.into()),
+        Err(error) => error,
+    };
+    holdover.error(now).map(|error| (error, false)).ok_or(failure)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    /// A window: what happens when, in true nanoseconds since it began, and a counter.
-    #[derive(Clone, Debug)]
-    struct Window {
-        origin: u64,
-        hertz: f64,
-        /// The first mark's two readings, the look's, the last mark's.
-        moments: [f64; 6],
-        /// Where in its bracket each mark's first clock was read, and then the second; where in the look the device was.
-        parts: [f64; 5],
-        /// Another moment in the window, when something is done to the ruler.
-        change: f64,
-    }
-
-    impl Window {
-        fn any() -> impl Strategy<Value = Self> {
-            // Narrow and wide ones, and moments at either edge: there the margins are needed.
-            let narrow = || prop_oneof![1.0..5.0_f64, 1.0..3_000.0_f64];
-            // The way into the kernel and out of it.
-            let wide = || prop_oneof![50.0..200.0_f64, 50.0..200_000.0_f64];
-            let look = prop_oneof![1.0..5.0_f64, 1.0..20_000.0_f64];
-            let steps = (narrow(), wide(), look, wide(), narrow());
-            let part = || prop_oneof![Just(0.0), Just(1.0), 0.0..=1.0_f64];
-            let parts = [part(), part(), part(), part(), part()];
-            (any::<u64>(), 2e7..5e9_f64, steps, parts, 0.0..=1.0_f64).prop_map(
-                |(origin, hertz, steps, parts, change)| {
-                    let mut at = 0.0;
-                    let mut moments = [0.0; 6];
-                    for (moment, step) in moments[1..].iter_mut().zip([steps.0, steps.1, steps.2, steps.3, steps.4]) {
-                        at += step;
-                        *moment = at;
-                    }
-                    Self { origin, hertz, moments, parts, change: at * change }
-                },
-            )
-        }
-
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // times and rates are positive
-        fn counter(&self, moment: f64) -> u64 {
-            self.origin.wrapping_add((moment * self.hertz / 1e9) as u64)
-        }
-
-        fn between(&self, index: usize, part: f64) -> f64 {
-            self.moments[index] + (self.moments[index + 1] - self.moments[index]) * part
-        }
-
-        /// The marks that are taken of such clocks, and the look.
-        fn seen(&self, real: impl Fn(f64) -> f64, monotonic: impl Fn(f64) -> f64) -> (Mark, Look, Mark) {
-            #[allow(clippy::cast_possible_truncation)]
-            let shown = |nanos: f64| 1_800_000_000_000_000_000 + nanos.floor() as i128;
-            let mark = |index: usize, parts: &[f64]| {
-                let (first, second) = (parts[0].min(parts[1]), parts[0].max(parts[1]));
-                let time = Time::from_nanos(shown(real(self.between(index, first)))).expect("in range");
-                let (before, after) = (self.counter(self.moments[index]), self.counter(self.moments[index + 1]));
-                let monotonic = shown(monotonic(self.between(index, second)));
-                Mark { sample: Sample { before, after, time }, monotonic }
-            };
-            let [before, after] = [2, 3].map(|index| shown(real(self.moments[index])));
-            (mark(0, &self.parts[..2]), Look { device: 0, before, after }, mark(4, &self.parts[2..4]))
-        }
-
-        /// Whether the counter values are around the moment at which the device was looked at.
-        fn is_around(&self, (before, after): (u64, u64)) -> bool {
-            let from = |value: u64| value.wrapping_sub(self.origin);
-            let truth = from(self.counter(self.between(2, self.parts[4])));
-            from(before) <= truth && truth <= from(after)
-        }
-    }
-
-    proptest! {
-        /// A ruler of any rate.
-        #[test]
-        fn the_look_is_inside(window in Window::any(), rate in 0.9..1.1_f64) {
-            let (first, look, last) = window.seen(|t| t * rate, |t| t * rate);
-            let counters = on_counter(&look, &first.sample, &last.sample, RAW).expect("in order");
-            prop_assert!(window.is_around(counters), "{counters:?}");
-        }
-
-        /// A ruler that is steered by up to 500 ppm, beginning or ending inside the window.
-        #[test]
-        fn the_look_is_inside_when_the_ruler_bends(window in Window::any(), rate in 0.9..1.1_f64, bend in -5e-4..5e-4_f64) {
-            let clock = |t: f64| t * rate + (t - window.change).max(0.0) * rate * bend;
-            let (first, look, last) = window.seen(clock, clock);
-            prop_assert!(slack(&first, &last).is_some(), "it was not set");
-            let counters = on_counter(&look, &first.sample, &last.sample, REALTIME);
-            prop_assert!(window.is_around(counters.expect("in order")));
-        }
-
-        /// A ruler that is set inside the window, by much or by little: that shows, or does no harm.
-        #[test]
-        fn the_look_is_inside_or_discarded_when_the_ruler_is_set(
-            window in Window::any(),
-            step in prop_oneof![-300.0..300.0_f64, -20_000.0..20_000.0_f64, -2e9..2e9_f64],
-        ) {
-            let set = |t: f64| if t >= window.change { t + step } else { t };
-            let (first, look, last) = window.seen(set, |t| t);
-            let counters = slack(&first, &last).and_then(|nanos| {
-                on_counter(&look, &first.sample, &last.sample, Doubt { nanos, ..REALTIME })
-            });
-            if let Some(counters) = counters {
-                prop_assert!(window.is_around(counters), "{counters:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_clock_that_was_set_is_no_ruler() {
-        let sample = |counter: u64, nanos: i128| Sample {
-            before: counter,
-            after: counter + 50,
-            time: Time::from_nanos(nanos).expect("in range"),
-        };
-        let look = Look { device: 0, before: 1_200, after: 1_300 };
-        assert!(on_counter(&look, &sample(0, 1_000), &sample(1_000, 2_000), RAW).is_some());
-        assert!(on_counter(&look, &sample(0, 1_000), &sample(1_000, 900), RAW).is_none(), "set back");
-        assert!(on_counter(&look, &sample(0, 1_250), &sample(1_000, 2_000), RAW).is_none(), "looked at before");
-        assert!(on_counter(&look, &sample(0, 0), &sample(1_000, 1_250), RAW).is_none(), "looked at after");
-    }
-
-    #[test]
-    fn a_clock_that_nobody_touches_is_a_ruler() {
-        let steered = steering().expect("reading needs no privilege");
-        let (first, last) = (Mark::take(), Mark::take());
-        let slack = slack(&first, &last);
-        assert!(slack.is_some_and(|nanos| nanos < 100_000) || steered != steering().expect("as before"), "{slack:?}");
-    }
 
     #[test]
     fn the_error_is_read_from_a_file() {
@@ -436,8 +207,8 @@ mod tests {
         assert_eq!(error.nanos().expect("a number"), 17_321);
         for text in ["-1\n", "", "12 ns", "1e3", "99999999999999999999"] {
             std::fs::write(&path, text).expect("written");
-            let said = error.nanos().expect_err(text).to_string();
-            assert!(said.contains("is no number of nanoseconds"), "{said}");
+            let error = error.nanos().expect_err(text).to_string();
+            assert!(error.contains("is no number of nanoseconds"), "{error}");
         }
     }
 
@@ -447,5 +218,44 @@ mod tests {
         assert!(error.to_string().contains("/dev/null: is no PTP clock"), "{error}");
         let error = PtpClock::open(Path::new("/no/ptp"), PtpScale::Tai, PtpError::Stated(1)).expect_err("nothing");
         assert!(error.to_string().contains("/no/ptp: cannot be opened"), "{error}");
+    }
+
+    #[test]
+    fn a_clock_without_a_master_is_not_synchronized_and_its_error_grows() {
+        let ptp4l = Ptp4l::new("/run/ptp4l".into(), 0);
+        let mut holdover = Holdover::new(HOLDOVER);
+        let now = Moment::now();
+        let mut error = |state, time| against_master(&ptp4l, &mut holdover, state, time, now);
+        let lost = || Ok(State::Unsynchronized("has no grandmaster"));
+        let synchronized = Ok(State::Synchronized { offset: -100, ingress: 1_000_000_000 });
+        assert!(error(lost(), 0).expect_err("never synchronized").to_string().contains("has no grandmaster"));
+        // A second after the last measurement of the offset: 15 ppm of it on top.
+        assert_eq!(error(synchronized, 2_000_000_000).expect("known"), (15_100, true));
+        assert_eq!(error(lost(), 3_000_000_000).expect("known"), (15_100, false), "at the same moment");
+        let unreachable = Err(SourceError::Timeout { name: "ptp4l".into(), milliseconds: 250 });
+        assert_eq!(error(unreachable, 4_000_000_000).expect("known"), (15_100, false));
+        // Nor is it synchronized by what happened on another clock.
+        let later = Ok(State::Synchronized { offset: 0, ingress: 2_000_000_000 });
+        assert_eq!(error(later, 1_999_999_999).expect("known"), (15_100, false));
+        let again = Ok(State::Synchronized { offset: 7, ingress: 2_000_000_000 });
+        assert_eq!(error(again, 2_000_000_000).expect("known"), (7, true));
+    }
+
+    #[test]
+    fn ptp4l_that_ends_leaves_holdover() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ptp4l");
+        let ptp4l = ptp4l::tests::unhurried(path.clone());
+        let mut holdover = Holdover::new(HOLDOVER);
+        let fake = ptp4l::tests::HONEST;
+        let served = fake.serve(&path, 1);
+        let time = i128::from(fake.ingress) + 1_000_000_000;
+        let (first, synchronized) =
+            against_master(&ptp4l, &mut holdover, ptp4l.ask(), time, Moment::now()).expect("synchronized");
+        assert_eq!((first, synchronized), (120 + 15_000, true));
+        served.join().expect("served");
+        let (then, synchronized) =
+            against_master(&ptp4l, &mut holdover, ptp4l.ask(), time, Moment::now()).expect("holdover");
+        assert!(then >= first && !synchronized, "{then}");
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Runs a tool in a folder, and gives what it said. `None` where it is not installed, which continuous integration does
+/// Runs a tool in a folder, and gives its output. `None` where it is not installed, which continuous integration does
 /// not allow.
 pub(crate) fn run(tool: &str, package: &str, folder: &Path, arguments: &[&str]) -> Option<String> {
     let output = match Command::new(tool).current_dir(folder).args(arguments).output() {
@@ -16,7 +16,7 @@ pub(crate) fn run(tool: &str, package: &str, folder: &Path, arguments: &[&str]) 
             return None;
         }
     };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{tool} {arguments:?} failed: {said}");
-    Some(said)
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool} {arguments:?} failed: {printed}");
+    Some(printed)
 }

@@ -8,9 +8,11 @@ use std::num::NonZeroU64;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, STRUCTURE_LEN};
-use vmclock_core::calibration::Period;
-use vmclock_core::time::Time;
-use vmclock_vmm::device::{Calibration, Device, Error, Options};
+use vmclock_core::calibration::{Calibration, Period};
+use vmclock_core::lifecycle::{Calibrated, LeapStatus};
+use vmclock_core::tai::TaiOffset;
+use vmclock_core::time::{Tai, Time};
+use vmclock_vmm::device::{Device, Error, Options};
 use vmclock_vmm::memory::GuestRegion;
 use vmclock_vmm::state::State;
 use vmclock_vmm::trigger::Trigger;
@@ -59,19 +61,25 @@ impl Trigger for Interrupt {
     }
 }
 
-pub(crate) fn calibration(counter: u64, seconds: i64) -> Calibration {
-    Calibration {
-        counter,
-        time: Time::from_parts(seconds, 0),
-        period: Period::from_frequency(NonZeroU64::new(2_000_000_000).expect("not 0")),
-        time_max_error: 500,
-        time_estimated_error: 50,
-        period_max_error: 15_000_000,
-        period_estimated_error: 10_000,
+/// TAI-UTC in seconds, and a leap indicator.
+pub(crate) fn leap(tai_offset: i16, indicator: LeapIndicator) -> LeapStatus {
+    LeapStatus { tai_offset: TaiOffset::from_seconds(tai_offset), indicator }
+}
+
+/// To 500 ns and 15 ppm.
+pub(crate) fn known(counter: u64, time: Time<Tai>, hertz: u64) -> Calibrated {
+    let period = Period::from_frequency(NonZeroU64::new(hertz).expect("not 0"));
+    Calibrated {
+        calibration: Calibration::new(counter, time, period)
+            .with_max_error(500, 15_000_000)
+            .with_estimated_error(50, 10_000),
         status: ClockStatus::SYNCHRONIZED,
-        utc_minus_tai: Some(-37),
-        leap_indicator: LeapIndicator::NONE,
+        leap: leap(37, LeapIndicator::NONE),
     }
+}
+
+pub(crate) fn calibration(counter: u64, seconds: i64) -> Calibrated {
+    known(counter, Time::from_parts(seconds, 0), 2_000_000_000)
 }
 
 pub(crate) fn options() -> Options {
@@ -79,20 +87,18 @@ pub(crate) fn options() -> Options {
 }
 
 /// A calibration with its reference `nanos` after a moment, of a counter whose ticks are so much longer.
-pub(crate) fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibration {
-    let hertz = 2_000_000_000 - 2_000 * ppm;
+pub(crate) fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibrated {
     let time = Time::from_nanos(1_800_000_000_000_000_000 + nanos).expect("in range");
-    let period = Period::from_frequency(NonZeroU64::new(hertz).expect("not 0"));
-    Calibration { counter, time, period, ..calibration(0, 0) }
+    known(counter, time, 2_000_000_000 - 2_000 * ppm)
 }
 
 pub(crate) type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
 
 /// From another host, or out of saved state.
-pub(crate) fn arrive<'a>(
+pub(crate) fn incoming<'a>(
     memory: &'a GuestMemoryMmap,
     state: &State,
-    calibration: Option<&Calibration>,
+    calibration: Option<&Calibrated>,
     restored: Option<u64>,
 ) -> Result<Quiet<'a>, Error<vm_memory::GuestMemoryError, std::convert::Infallible>> {
     match restored {
@@ -106,11 +112,11 @@ pub(crate) fn saved() -> State {
     let memory = guest();
     let mut source = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
-    source.leap(Some(-37), LeapIndicator::NONE).expect("written");
+    source.leap_status(leap(37, LeapIndicator::NONE)).expect("written");
     source.save()
 }
 
 /// What a guest makes of a page.
-pub(crate) fn clock_on(page: &Snapshot) -> Option<vmclock_core::calibration::Calibration> {
-    vmclock_core::calibration::Calibration::from_snapshot(page, CounterId::X86_TSC).ok()
+pub(crate) fn clock_on(page: &Snapshot) -> Option<Calibration> {
+    Calibration::from_snapshot(page, CounterId::X86_TSC).ok()
 }

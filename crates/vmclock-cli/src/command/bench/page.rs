@@ -7,12 +7,14 @@ use anyhow::{ensure, Context};
 use tempfile::TempDir;
 use vmclock::{ClockStatus, CounterId, Snapshot, TimeType, VmClock};
 use vmclock_core::abi::Flags;
+use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
+use vmclock_core::lifecycle::{calibrated, on_scale_of, LeapStatus};
 use vmclock_core::page::Writer;
-use vmclock_host::estimator::{Estimate, Estimator, Evidence, Settings};
+use vmclock_core::tai::TaiOffset;
+use vmclock_host::estimator::{Estimator, Evidence, Settings};
 use vmclock_host::kernel::{nominal_period, KernelClock};
 use vmclock_host::page_file::{MappedPage, PageFile};
-use vmclock_host::sample::Sample;
 
 /// Time between two samples of the kernel's clock. Speed does not depend on how good the calibration is.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -44,7 +46,9 @@ impl PageUnderTest {
             ..Snapshot::BLANK
         };
         let (file, _, writer) = PageFile::open(folder.path().join("page"), blank)?;
-        let nanos_per_tick = calibrations[0].nanos_per_tick();
+        let period = calibrations[0].period();
+        #[allow(clippy::cast_precision_loss)] // 53 bits are more than are shown
+        let nanos_per_tick = period.frac() as f64 / 2f64.powi(64 + i32::from(period.shift())) * 1e9;
         let mut page = Self { writer, calibrations, nanos_per_tick, _file: file, folder };
         page.refresh(0);
         Ok(page)
@@ -67,7 +71,11 @@ impl PageUnderTest {
     #[inline]
     pub(super) fn refresh_observed(&mut self, turn: u32, odd: impl FnMut()) {
         let calibration = &self.calibrations[turn as usize % 2];
-        self.writer.update_observed(|page| calibration.put_on(page), odd);
+        // A clock before 1970 is found out when the page's time is compared with it.
+        let put = |page: &mut Snapshot| {
+            let _ = calibrated(page, calibration, ClockStatus::SYNCHRONIZED, LeapStatus::UNKNOWN);
+        };
+        self.writer.update_observed(put, odd);
     }
 
     /// Ticks of the counter as nanoseconds.
@@ -77,55 +85,26 @@ impl PageUnderTest {
     }
 }
 
-/// What a refresh of the page changes.
-struct Calibration {
-    estimate: Estimate,
-    error_rate: u64,
-}
-
-impl Calibration {
-    fn new(estimate: Estimate) -> Self {
-        Self { estimate, error_rate: estimate.period.error_rate(estimate.period_max_error) }
-    }
-
-    #[inline]
-    fn put_on(&self, page: &mut Snapshot) {
-        let Self { estimate, error_rate } = self;
-        page.counter_value = estimate.counter;
-        page.counter_period_frac_sec = estimate.period.frac();
-        page.counter_period_shift = estimate.period.shift();
-        page.counter_period_maxerror_rate_frac_sec = *error_rate;
-        // A clock before 1970 is found out when the page's time is compared with it.
-        page.time_sec = u64::try_from(estimate.time.seconds()).unwrap_or_default();
-        page.time_frac_sec = estimate.time.frac();
-        page.time_maxerror_nanosec = estimate.time_max_error;
-    }
-
-    #[allow(clippy::cast_precision_loss)] // 53 bits are more than are shown
-    fn nanos_per_tick(&self) -> f64 {
-        let period = self.estimate.period;
-        period.frac() as f64 / 2f64.powi(64 + i32::from(period.shift())) * 1e9
-    }
-}
-
 /// Two calibrations in a row, of the counter against the kernel's clock.
 fn calibrate() -> anyhow::Result<[Calibration; 2]> {
-    let nominal = nominal_period(PAUSE).context("the kernel's raw clock stands")?;
-    let clock = KernelClock::realtime_plus(0);
+    let nominal = nominal_period(PAUSE).context("the kernel's raw clock is stopped")?;
+    // On a page on UTC it cancels out.
+    let offset = TaiOffset::from_seconds(37).context("TAI-UTC")?;
     let next = || {
-        let Sample { before, after, time } = clock.sample();
+        let sample = KernelClock::realtime().sample();
+        let tai = offset.tai(sample.time).context("the kernel's clock is out of range")?;
         // What cannot be improved upon is not published, so each gets an estimator of its own.
-        let mut estimator = Estimator::new(Settings::default(), nominal, 1);
+        let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
         estimator.observe(&Evidence {
             source: 0,
-            before,
-            after,
-            time,
+            sample: sample.with_time(tai),
             max_error: 0,
             estimated_error: 0,
             synchronized: true,
+            steering: None,
         });
-        estimator.conclude(after).publish.map(Calibration::new).context("the kernel's clock gives no time")
+        let calibration = estimator.conclude(sample.after).publish.context("the kernel's clock gives no time")?;
+        on_scale_of(TimeType::UTC, &calibration, Some(offset)).context("the kernel's clock is out of range")
     };
     Ok([next()?, next()?])
 }

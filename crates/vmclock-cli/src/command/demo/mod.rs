@@ -17,11 +17,12 @@ use serde_json::{json, Value};
 use vmclock::{Event, ReadError, Reading, VmClock};
 use vmclock_core::leap::next_month_start;
 
-use crate::cli::{DemoArgs, Signal};
+use crate::cli::DemoArgs;
 use crate::command::now::line;
 use crate::output::{print, print_json, reading_json};
 use plot::{Mark, Point};
 use publisher::Publisher;
+use vmclock_host::event::Signal;
 
 /// How long to watch the clock between two events.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -30,14 +31,13 @@ const READINGS: Duration = Duration::from_millis(500);
 /// How often to compare the clock with the machine's, for the plot and the summary.
 const COMPARISONS: Duration = Duration::from_millis(10);
 /// How long an event may take to arrive before the demo has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let teller = Teller { json: args.json };
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    teller.say(
-        "A publisher calibrates this machine's counter against this machine's clock, which it takes for the truth.",
-    )?;
+    teller
+        .say("A publisher calibrates this machine's counter against this machine's clock, which is assumed exact.")?;
     let publisher = Publisher::start(&folder.path().join("page"), &[])?;
     teller.publisher(&publisher)?;
     let mut reader = Reader::open(&publisher, teller)?;
@@ -85,10 +85,10 @@ fn watch_leap_second(publisher: &Publisher, teller: Teller) -> anyhow::Result<()
     let clock = VmClock::open_at(publisher.page())?;
     let mut events = clock.events()?;
     let mut last = None;
-    let deadline = Instant::now() + 2 * PATIENCE;
+    let deadline = Instant::now() + 2 * TIMEOUT;
     let mut after = 0;
     while after < 2 {
-        anyhow::ensure!(Instant::now() < deadline, "the leap second did not come within {:?}", 2 * PATIENCE);
+        anyhow::ensure!(Instant::now() < deadline, "the leap second did not come within {:?}", 2 * TIMEOUT);
         if let Some(changes) = events.wait(Some(Duration::from_millis(5)))? {
             for event in changes.iter() {
                 teller.event(event, clock.now().ok().as_ref(), None)?;
@@ -161,9 +161,9 @@ impl Reader {
     fn expect_event(&mut self, name: &'static str, since: Instant) -> anyhow::Result<()> {
         let mut seen = false;
         while !seen {
-            let left = PATIENCE.saturating_sub(since.elapsed());
+            let left = TIMEOUT.saturating_sub(since.elapsed());
             let changes = self.events.wait(Some(left))?;
-            let changes = changes.with_context(|| format!("the event {name:?} was not seen within {PATIENCE:?}"))?;
+            let changes = changes.with_context(|| format!("the event {name:?} was not seen within {TIMEOUT:?}"))?;
             for event in changes.iter() {
                 seen |= event.name() == name;
                 self.teller.event(event, self.clock.now().ok().as_ref(), Some(since.elapsed()))?;
@@ -173,7 +173,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The page's time beside the machine's clock, which is the truth here.
+    /// The page's time beside the machine's clock, which is assumed exact here.
     fn compare(&mut self) -> anyhow::Result<()> {
         let cross = self.clock.cross_timestamp()?;
         let (low, high) = cross.realtime_ahead_nanos().context("the page gives no UTC or no bounds")?;
@@ -246,8 +246,8 @@ impl Teller {
 
     fn publisher(self, publisher: &Publisher) -> anyhow::Result<()> {
         let (pid, page) = (publisher.pid(), publisher.page().display());
-        for said in publisher.said() {
-            self.tell(&format!("publisher {pid}: {said}"))?;
+        for text in publisher.reported() {
+            self.tell(&format!("publisher {pid}: {text}"))?;
         }
         self.tell(&format!("publisher {pid}: alive, its page is {page}; the reader is process {}", std::process::id()))
     }

@@ -7,18 +7,19 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{bail, Context};
 use rustix::process::{kill_process, Pid, Signal};
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use crate::cli::Reference;
 
 /// Stated where neither the kernel nor the system's list knows it. Right since 2017, and until another leap second.
-const TAI_OFFSET: &str = "-37";
+const TAI_OFFSET: &str = "37";
 
 /// Stopped when dropped.
 pub(in crate::command) struct Publisher {
     child: Child,
     page: PathBuf,
-    said: Vec<String>,
+    /// What it reported until it had published a time.
+    reported: Vec<Value>,
     // Kept open, so that what it says later finds a reader.
     _output: BufReader<ChildStdout>,
 }
@@ -28,14 +29,14 @@ impl Publisher {
     pub(in crate::command) fn start(page: &Path, more: &[&str]) -> anyhow::Result<Self> {
         match Self::try_start(page, more) {
             // The page would be on UTC alone, and it is to have TAI too.
-            Ok(publisher) if publisher.said.iter().any(|said| said.contains("UTC - TAI is unknown")) => {
+            Ok(publisher) if publisher.lacks_tai_offset() => {
                 drop(publisher);
                 std::fs::remove_file(page).with_context(|| format!("{}: cannot remove it", page.display()))?;
                 let stated = [&["--tai-offset", TAI_OFFSET], more].concat();
                 let mut publisher = Self::try_start(page, &stated)?;
-                publisher.said.push(format!(
-                    "neither the kernel nor a current leap-seconds.list says so: {TAI_OFFSET} s is our own statement"
-                ));
+                publisher.reported.push(json!({"text": format!(
+                    "neither the kernel nor a current leap-seconds.list has TAI-UTC: {TAI_OFFSET} s is this demo's own statement"
+                )}));
                 Ok(publisher)
             }
             other => other,
@@ -54,20 +55,20 @@ impl Publisher {
             .spawn()
             .with_context(|| format!("{}: cannot start the publisher", program.display()))?;
         let mut output = BufReader::new(child.stdout.take().context("the publisher has no output")?);
-        let mut said = Vec::new();
+        let mut reported = Vec::new();
         loop {
             let mut line = String::new();
-            if output.read_line(&mut line).context("cannot hear the publisher")? == 0 {
+            if output.read_line(&mut line).context("cannot read what the publisher reports")? == 0 {
                 let status = child.wait().context("cannot wait for the publisher")?;
-                bail!("the publisher ended with {status}; it said: {said:?}");
+                bail!("the publisher ended with {status}; it reported: {reported:?}");
             }
             let report: Value = serde_json::from_str(&line).with_context(|| format!("{line:?} is not JSON"))?;
             if report["event"] == "refreshed" {
                 break;
             }
-            said.push(report["text"].as_str().unwrap_or_default().to_owned());
+            reported.push(report);
         }
-        Ok(Self { child, page: page.into(), said, _output: output })
+        Ok(Self { child, page: page.into(), reported, _output: output })
     }
 
     pub(in crate::command) fn page(&self) -> &Path {
@@ -78,9 +79,14 @@ impl Publisher {
         self.child.id()
     }
 
-    /// What it said until it had published a time.
-    pub(in crate::command) fn said(&self) -> &[String] {
-        &self.said
+    /// What it reported until it had published a time, as text.
+    pub(in crate::command) fn reported(&self) -> impl Iterator<Item = &str> {
+        self.reported.iter().filter_map(|report| report["text"].as_str())
+    }
+
+    /// Whether it knows TAI-UTC from nowhere.
+    fn lacks_tai_offset(&self) -> bool {
+        self.reported.iter().any(|report| report["event"] == "offset" && report["tai_minus_utc"].is_null())
     }
 
     /// Asks it to stop, and waits until it has.

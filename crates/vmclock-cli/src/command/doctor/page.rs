@@ -13,7 +13,7 @@ use super::finding::{Finding, Verdict};
 use super::machine::Machine;
 use super::wording::length;
 use crate::command::now::line;
-use crate::command::show::oddities;
+use crate::command::show::anomalies;
 use crate::output::error;
 
 const CHECK: &str = "page";
@@ -87,11 +87,14 @@ impl LookedAt {
     fn not_opened(&self, machine: &Machine, error: &OpenError) -> Finding {
         let path = self.path.display();
         match error {
-            OpenError::NoDevice { .. } | OpenError::NoDriver { .. } if machine.is_for_device_nodes(&self.path) => {
-                Finding::missing(CHECK, format!("no {path}: see the device and its driver above"))
+            OpenError::NoDevice { .. } | OpenError::NoDriver { .. } | OpenError::NoFile { .. } => {
+                if machine.is_for_device_nodes(&self.path) {
+                    Finding::missing(CHECK, format!("no {path}: see the device and its driver above"))
+                } else {
+                    Finding::missing(CHECK, format!("no {path}"))
+                        .todo(format!("start its publisher: `vmclock serve --page {path}`"))
+                }
             }
-            OpenError::NoDevice { .. } | OpenError::NoDriver { .. } => Finding::missing(CHECK, format!("no {path}"))
-                .todo(format!("start its publisher: `vmclock serve --page {path}`")),
             OpenError::Permission { .. } if machine.is_for_device_nodes(&self.path) => {
                 Finding::problem(CHECK, format!("{path}: you may not read it: see the device node above"))
             }
@@ -144,7 +147,7 @@ fn odd_besides(opened: &Opened, snapshot: &Snapshot) -> Vec<String> {
         Err(ReadError::NoTime(reason)) => Some(reason.to_string()),
         _ => None,
     };
-    let mut odd = oddities(snapshot);
+    let mut odd = anomalies(snapshot);
     odd.retain(|text| Some(text) != no_time.as_ref() && !text.starts_with("no maximum error"));
     odd
 }
@@ -156,23 +159,22 @@ fn has_marker(snapshot: &Snapshot) -> bool {
 
 fn time(page: &LookedAt, opened: &Opened, snapshot: &Snapshot) -> Finding {
     const CHECK: &str = "time";
-    let to_set_offset = "whoever publishes the page should state UTC - TAI (`vmclock serve --tai-offset -37`)";
+    let to_set_offset = "whoever publishes the page should state TAI-UTC (`vmclock serve --tai-offset 37`)";
     match &opened.reading {
         Ok(reading) => match (snapshot.time_type, reading.tai(), reading.utc()) {
             (TimeType::MONOTONIC, ..) => {
                 Finding::ok(CHECK, format!("{}: good for lengths of time, not for TAI or UTC", line(reading)))
             }
             (_, Some(_), Some(_)) => {
-                let offset =
-                    snapshot.tai_offset().map_or_else(String::new, |offset| format!(", UTC - TAI = {offset} s"));
+                let offset = snapshot.tai_offset().map_or_else(String::new, |offset| format!(", TAI-UTC = {offset}"));
                 Finding::ok(CHECK, format!("{}{offset}", line(reading)))
             }
             // Most programs want UTC, and have it here.
             (_, None, Some(_)) => {
-                Finding::ok(CHECK, format!("{}: no TAI, as the page has no valid UTC - TAI", line(reading)))
-                    .todo(format!("where TAI is wanted: {to_set_offset}"))
+                Finding::ok(CHECK, format!("{}: no TAI, as the page has no valid TAI-UTC", line(reading)))
+                    .todo(format!("where TAI, or Linux's PTP clock in a guest, is wanted: {to_set_offset}"))
             }
-            _ => Finding::problem(CHECK, format!("{}: no UTC, as the page has no valid UTC - TAI", line(reading)))
+            _ => Finding::problem(CHECK, format!("{}: no UTC, as the page has no valid TAI-UTC", line(reading)))
                 .todo(to_set_offset),
         },
         Err(ReadError::NoTime(reason)) => {

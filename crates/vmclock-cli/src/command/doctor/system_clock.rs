@@ -14,7 +14,7 @@ const SECOND: i128 = 1_000_000_000;
 /// What a clock that somebody steers stays within, over a poor network too.
 const STEERED: i128 = SECOND / 10;
 
-/// UTC - TAI where the page does not say.
+/// The page's offset field, UTC less TAI, where it has none.
 const USUAL_OFFSET: i128 = -37;
 
 /// `CLOCK_REALTIME` relative to the page's UTC.
@@ -24,7 +24,7 @@ struct Comparison {
     ahead: i128,
     /// By how much that may be wrong; `None` where the page has no bounds.
     uncertainty: Option<i128>,
-    /// UTC - TAI in seconds.
+    /// UTC less TAI in seconds, as the page has it.
     offset: i128,
 }
 
@@ -52,12 +52,12 @@ pub(super) fn finding(page: &LookedAt, daemon: Option<&Daemon>) -> Finding {
 }
 
 fn comparison(cross: &CrossTimestamp) -> Option<Comparison> {
-    let offset = cross.page.tai_offset().map_or(USUAL_OFFSET, i128::from);
+    let offset = cross.page.tai_offset().map_or(USUAL_OFFSET, |offset| offset.page_field().into());
     if let Some((low, high)) = cross.realtime_ahead_nanos() {
         return Some(Comparison { ahead: low.midpoint(high), uncertainty: Some((high - low) / 2), offset });
     }
     let utc = cross.reading.utc_timestamp()?;
-    Some(Comparison { ahead: cross.realtime.time.nanos() - utc.nanos(), uncertainty: None, offset })
+    Some(Comparison { ahead: cross.realtime.time.floor_nanos() - utc.nanos(), uncertainty: None, offset })
 }
 
 /// Judges the difference; `step` is what sets the system's clock.

@@ -363,7 +363,7 @@ fn everything_fine() {
     assert!(report.found("PTP clock").contains("runs TAI, by comparison with the page"));
     assert!(report.found("system clock").starts_with("CLOCK_REALTIME agrees with the page ("));
     assert!(report.found("time daemon").ends_with("on the right scale"));
-    assert!(report.found("time").contains("UTC - TAI = -37 s"));
+    assert!(report.found("time").contains("TAI-UTC = +37 s"));
     assert!(report.found("generation").starts_with("0x0000000000000007, marker 0x0000000000000005"));
 }
 
@@ -457,7 +457,7 @@ fn a_page_without_utc() {
     let page = Snapshot { flags: Flags::NONE, ..good_page() };
     let report = FakeMachine::new().acpi_device().driver().device_node(&page, 0o444).examine();
     assert_eq!((report.verdict, report.state("time")), (Verdict::Time, State::Problem));
-    assert!(report.found("time").ends_with("no UTC, as the page has no valid UTC - TAI"), "{}", report.found("time"));
+    assert!(report.found("time").ends_with("no UTC, as the page has no valid TAI-UTC"), "{}", report.found("time"));
     assert_eq!(report.found("system clock"), "the page gives no UTC to compare CLOCK_REALTIME with");
 }
 

@@ -1,102 +1,93 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a publisher does: from the command line and, where that is not enough, a file in TOML. `docs/serve.toml` has all keys.
+//! What a publisher does: from the command line and, where that is not enough, a file in TOML. `docs/serve.toml` has all
+//! keys.
 
+use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context};
 use serde::Deserialize;
+use vmclock::{Time, Utc};
+use vmclock_core::tai::TaiOffset;
 use vmclock_host::estimator::Settings;
+use vmclock_host::publisher::Plan;
+use vmclock_host::source::background::Background;
 use vmclock_host::source::chrony::Chrony;
 use vmclock_host::source::kernel::{KernelSource, Trust};
 use vmclock_host::source::page::PageSource;
-use vmclock_host::source::ptp::{PtpClock, PtpError, PtpScale};
-use vmclock_host::source::Source;
+use vmclock_host::source::ptp::{Ptp4l, PtpClock, PtpError, PtpScale, HOLDOVER};
+use vmclock_host::source::{Immediate, Measure, Source};
 
-use crate::cli::{duration, LeapKind, Reference, ServeArgs};
+use crate::cli::{duration, Reference, ServeArgs};
 
-use super::publisher::Report;
-
-/// How often the sources are looked at where nothing says otherwise.
+/// How often the sources are polled where nothing says otherwise.
 pub(in crate::command) const REFRESH: Duration = Duration::from_secs(1);
-/// How much a counter's rate may change against a kernel's clock that is itself taken for the truth, which only its
-/// daemon's steering changes, in parts per 10^12.
-const DRIFT_HOST_CLOCK: u64 = 1_000_000;
 const PARTS_PER_MILLION: f64 = 1e6;
 /// More sources make a round no better, and longer.
 const MOST_SOURCES: usize = 16;
+/// The least frequency wander that is assumed where it is measured: 1 ppm, in parts per 10^12.
+const LEAST_WANDER: u64 = 1_000_000;
 
-/// What a publisher is to do.
-pub(in crate::command) struct Plan {
-    pub(in crate::command) page: PathBuf,
+/// What a publisher does, and how often.
+pub(in crate::command) struct Configuration {
+    pub(in crate::command) plan: Plan,
     pub(in crate::command) refresh: Duration,
-    pub(in crate::command) sources: Vec<Box<dyn Source>>,
-    pub(in crate::command) settings: Settings,
-    pub(in crate::command) tai_offset: Option<i16>,
-    pub(in crate::command) start_at: Option<jiff::Timestamp>,
-    pub(in crate::command) leap: Option<LeapKind>,
-    pub(in crate::command) record: Option<PathBuf>,
-    /// What its user should know of it.
-    pub(in crate::command) notes: Vec<Report>,
+    /// Whether this machine's clock is assumed exact.
+    pub(in crate::command) is_exact: bool,
 }
 
-impl Plan {
+impl Configuration {
     /// What the command line says, and the file that it names.
     pub(in crate::command) fn of(args: &ServeArgs) -> anyhow::Result<Self> {
         let file = match &args.config {
             Some(path) => Some(Config::read(path)?),
             None => None,
         };
-        let plan = Self {
-            start_at: args.start_at,
-            leap: args.leap,
-            record: args.record.clone(),
-            ..Self::simple(&args.page, args.reference.unwrap_or(Reference::Kernel), args.refresh, args.tai_offset)?
-        };
-        match file {
-            Some(config) => config.applied_to(plan, args),
-            None => Ok(plan),
+        let reference = args.reference.unwrap_or(Reference::Kernel);
+        let mut configuration = Self::simple(reference, args.refresh.unwrap_or(REFRESH), args.tai_offset)?;
+        if let Some(config) = file {
+            config.apply_to(&mut configuration, args)?;
         }
+        let plan = &mut configuration.plan;
+        if let Some(start) = args.start_at {
+            plan.start_at = Some(Time::<Utc>::from_nanos(start.as_nanosecond()).context("--start-at: out of range")?);
+        }
+        plan.leap = args.leap.and_then(Into::into);
+        if let Some(path) = &args.record {
+            let file = File::create_new(path)
+                .with_context(|| format!("{}: cannot make a new file for the trace", path.display()))?;
+            plan.trace = Some(Box::new(file));
+        }
+        Ok(configuration)
     }
 
     /// The kernel's clock and nothing else.
     pub(in crate::command) fn simple(
-        page: &Path,
         reference: Reference,
-        refresh: Option<Duration>,
-        tai_offset: Option<i16>,
+        refresh: Duration,
+        tai_offset: Option<TaiOffset>,
     ) -> anyhow::Result<Self> {
-        let refresh = refresh.unwrap_or(REFRESH);
-        ensure!(
-            (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&refresh),
-            "--refresh {refresh:?}: must be between 1ms and 60s"
-        );
-        let (trust, settings, notes) = match reference {
-            Reference::Kernel => (Trust::Kernel, Settings::default(), Vec::new()),
-            Reference::HostClock => {
-                let text = "this machine's clock is taken for the truth: bounds cover only what publishing adds";
-                let settings = Settings {
-                    drift: DRIFT_HOST_CLOCK,
-                    least_drift: DRIFT_HOST_CLOCK,
-                    // Whatever the truth does is true at once.
-                    probation: 0,
-                    ..Settings::default()
-                };
-                (Trust::HostClock, settings, vec![Report::new("reference", text.into())])
-            }
+        let is_exact = reference == Reference::HostClock;
+        let kind = if is_exact { SourceConfig::HostClock {} } else { SourceConfig::Kernel {} };
+        let settings = if is_exact {
+            // What an exact clock shows is right at once.
+            Settings { probation: 0, ..Settings::default() }
+        } else {
+            Settings::default()
         };
-        Ok(Self {
-            page: page.into(),
-            refresh,
-            sources: vec![Box::new(KernelSource::new(trust))],
-            settings,
-            tai_offset,
-            start_at: None,
-            leap: None,
-            record: None,
-            notes,
-        })
+        let plan = Plan { settings, sources: vec![kind.open()?], tai_offset, ..Plan::default() };
+        Ok(Self { plan, refresh: checked("--refresh", refresh)?, is_exact })
     }
+}
+
+fn checked(key: &str, refresh: Duration) -> anyhow::Result<Duration> {
+    ensure!(
+        (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&refresh),
+        "{key} {refresh:?}: must be between 1ms and 60s"
+    );
+    Ok(refresh)
 }
 
 /// The file.
@@ -116,9 +107,21 @@ struct Config {
 enum SourceConfig {
     Kernel {},
     HostClock {},
-    Ptp { path: PathBuf, scale: Scale, max_error: Option<String>, max_error_file: Option<PathBuf> },
+    Ptp(PtpConfig),
     Vmclock { path: PathBuf },
     Chrony { address: Option<String> },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PtpConfig {
+    path: PathBuf,
+    scale: Scale,
+    max_error: Option<String>,
+    max_error_file: Option<PathBuf>,
+    ptp4l: Option<PathBuf>,
+    ptp4l_domain: Option<u8>,
+    holdover_ppm: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -131,12 +134,22 @@ enum Scale {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EstimatorConfig {
+    drift: Option<Drift>,
     drift_ppm: Option<f64>,
     least_drift_ppm: Option<f64>,
     nominal_error_ppm: Option<f64>,
-    holdover: Option<String>,
+    // The name that it had before; what it is called then is the state, not the delay.
+    #[serde(alias = "holdover")]
+    source_timeout: Option<String>,
     probation: Option<String>,
     monotonic: Option<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Drift {
+    Configured,
+    Measured,
 }
 
 impl Config {
@@ -146,89 +159,92 @@ impl Config {
         toml::from_str(&text).with_context(|| format!("{name}: is not in order; docs/serve.toml has all keys"))
     }
 
-    /// What is said on the command line comes first.
-    fn applied_to(self, mut plan: Plan, args: &ServeArgs) -> anyhow::Result<Plan> {
+    /// What the command line says comes first.
+    fn apply_to(self, configuration: &mut Configuration, args: &ServeArgs) -> anyhow::Result<()> {
         if let (None, Some(refresh)) = (args.refresh, &self.refresh) {
-            plan.refresh = time("refresh", refresh)?;
-            ensure!(
-                (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&plan.refresh),
-                "refresh = {refresh:?}: must be between 1ms and 60s"
-            );
+            configuration.refresh = checked("refresh", time("refresh", refresh)?)?;
         }
         if let Some(offset) = self.tai_offset {
-            ensure!((-60..=-10).contains(&offset), "tai_offset = {offset}: UTC - TAI is between -60 and -10 s");
-            plan.tai_offset = plan.tai_offset.or(Some(offset));
+            let offset = TaiOffset::from_page_field(offset)
+                .with_context(|| format!("tai_offset = {offset}: TAI-UTC is between 10 and 60 s"))?;
+            configuration.plan.tai_offset = configuration.plan.tai_offset.or(Some(offset));
         }
         if !self.source.is_empty() {
             ensure!(self.source.len() <= MOST_SOURCES, "[[source]]: more than {MOST_SOURCES} of them");
-            let is_truth = |source: &SourceConfig| matches!(source, SourceConfig::HostClock {});
+            let is_exact = |source: &SourceConfig| matches!(source, SourceConfig::HostClock {});
             ensure!(
-                self.source.len() == 1 || !self.source.iter().any(is_truth),
-                "[[source]] kind = \"host-clock\": is the truth by definition, and so cannot be one of several"
+                self.source.len() == 1 || !self.source.iter().any(is_exact),
+                "[[source]] kind = \"host-clock\": is assumed exact, and so cannot be one of several"
             );
-            if is_truth(&self.source[0]) {
-                plan = Plan {
-                    start_at: plan.start_at,
-                    leap: plan.leap,
-                    record: plan.record,
-                    ..Plan::simple(&plan.page, Reference::HostClock, Some(plan.refresh), plan.tai_offset)?
-                };
+            if is_exact(&self.source[0]) {
+                let tai_offset = configuration.plan.tai_offset;
+                *configuration = Configuration::simple(Reference::HostClock, configuration.refresh, tai_offset)?;
             }
-            plan.sources = self.source.iter().map(SourceConfig::open).collect::<anyhow::Result<_>>()?;
+            configuration.plan.sources = self.source.iter().map(SourceConfig::open).collect::<anyhow::Result<_>>()?;
         }
-        self.estimator.apply_to(&mut plan.settings)?;
-        Ok(plan)
+        self.estimator.apply_to(&mut configuration.plan.settings)
     }
 }
 
 impl SourceConfig {
     fn open(&self) -> anyhow::Result<Box<dyn Source>> {
-        Ok(match self {
-            Self::Kernel {} => Box::new(KernelSource::new(Trust::Kernel)),
-            Self::HostClock {} => Box::new(KernelSource::new(Trust::HostClock)),
-            Self::Ptp { path, scale, max_error, max_error_file } => {
-                let error = match (max_error, max_error_file) {
-                    (Some(error), None) => PtpError::Stated(nanos("max_error", error)?),
-                    (None, Some(file)) => PtpError::File(file.clone()),
-                    _ => bail!(
-                        "[[source]] {}: say how far off it may be, with either max_error or max_error_file",
-                        path.display()
-                    ),
-                };
-                let scale = match scale {
-                    Scale::Tai => PtpScale::Tai,
-                    Scale::Utc => PtpScale::Utc,
-                };
-                Box::new(PtpClock::open(path, scale, error)?)
-            }
-            Self::Vmclock { path } => Box::new(PageSource::open(path)?),
+        match self {
+            Self::Kernel {} => Ok(Box::new(Immediate::new(KernelSource::new(Trust::Kernel)))),
+            Self::HostClock {} => Ok(Box::new(Immediate::new(KernelSource::new(Trust::HostClock)))),
+            Self::Ptp(ptp) => in_background(ptp.open()?),
+            Self::Vmclock { path } => in_background(PageSource::open(path)?),
             Self::Chrony { address } => {
-                let address = address.as_deref().map(|address| {
+                let parse = |address: &String| -> anyhow::Result<SocketAddr> {
                     address.parse().with_context(|| format!("address = {address:?}: is no address like 127.0.0.1:323"))
-                });
-                Box::new(Chrony::new(address.transpose()?))
+                };
+                in_background(Chrony::new(address.as_ref().map(parse).transpose()?))
             }
+        }
+    }
+}
+
+/// What may take long never keeps the page waiting.
+fn in_background(source: impl Measure) -> anyhow::Result<Box<dyn Source>> {
+    let name = source.name().to_owned();
+    Ok(Box::new(Background::new(source).with_context(|| format!("{name}: cannot start a thread for it"))?))
+}
+
+impl PtpConfig {
+    fn open(&self) -> anyhow::Result<PtpClock> {
+        let error = match (&self.max_error, &self.max_error_file) {
+            (Some(error), None) => PtpError::Stated(nanos("max_error", error)?),
+            (None, Some(file)) => PtpError::File(file.clone()),
+            _ => bail!(
+                "[[source]] {}: state its maximum error, with either max_error or max_error_file",
+                self.path.display()
+            ),
+        };
+        let scale = match self.scale {
+            Scale::Tai => PtpScale::Tai,
+            Scale::Utc => PtpScale::Utc,
+        };
+        let holdover = ppm("holdover_ppm", self.holdover_ppm, HOLDOVER)?;
+        let clock = PtpClock::open(&self.path, scale, error)?;
+        Ok(match &self.ptp4l {
+            Some(socket) => clock.synchronized_by(Ptp4l::new(socket.clone(), self.ptp4l_domain.unwrap_or(0)), holdover),
+            None => clock,
         })
     }
 }
 
 impl EstimatorConfig {
     fn apply_to(&self, settings: &mut Settings) -> anyhow::Result<()> {
-        let ppm = |key: &str, value: Option<f64>, default: u64| -> anyhow::Result<u64> {
-            let Some(value) = value else { return Ok(default) };
-            ensure!((0.000_001..=1000.0).contains(&value), "{key} = {value}: must be between 0.000001 and 1000");
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in range
-            Ok((value * PARTS_PER_MILLION) as u64)
-        };
-        settings.drift = ppm("drift_ppm", self.drift_ppm, settings.drift)?;
-        settings.least_drift = ppm("least_drift_ppm", self.least_drift_ppm, settings.least_drift.min(settings.drift))?;
+        settings.wander = ppm("drift_ppm", self.drift_ppm, settings.wander)?;
+        let least = ppm("least_drift_ppm", self.least_drift_ppm, LEAST_WANDER.min(settings.wander))?;
         ensure!(
-            settings.least_drift <= settings.drift,
+            least <= settings.wander,
             "least_drift_ppm: is more than drift_ppm; it is what a measured drift is at least"
         );
+        let measured = self.drift == Some(Drift::Measured);
+        settings.measured_wander = measured.then_some(least);
         settings.nominal_error = ppm("nominal_error_ppm", self.nominal_error_ppm, settings.nominal_error)?;
-        if let Some(holdover) = &self.holdover {
-            settings.holdover = nanos("holdover", holdover)?;
+        if let Some(timeout) = &self.source_timeout {
+            settings.source_timeout = nanos("source_timeout", timeout)?;
         }
         if let Some(probation) = &self.probation {
             settings.probation = nanos("probation", probation)?;
@@ -236,6 +252,13 @@ impl EstimatorConfig {
         settings.monotonic = self.monotonic.unwrap_or(settings.monotonic);
         Ok(())
     }
+}
+
+fn ppm(key: &str, value: Option<f64>, default: u64) -> anyhow::Result<u64> {
+    let Some(value) = value else { return Ok(default) };
+    ensure!((0.000_001..=1000.0).contains(&value), "{key} = {value}: must be between 0.000001 and 1000");
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in range
+    Ok((value * PARTS_PER_MILLION) as u64)
 }
 
 fn time(key: &str, text: &str) -> anyhow::Result<Duration> {

@@ -3,7 +3,6 @@
 
 pub(super) mod config;
 pub(super) mod control;
-pub(super) mod publisher;
 
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -11,104 +10,160 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use serde_json::json;
+use serde_json::{json, Value};
+use vmclock::Snapshot;
+use vmclock_host::event::Event;
+use vmclock_host::page_file::FilePage;
+use vmclock_host::publisher::{self, Prepared};
+use vmclock_host::rounds::{Rounds, Step};
+use vmclock_host::source::Source;
+use vmclock_host::this_host::ThisHost;
 
 use crate::cli::ServeArgs;
-use crate::output::{error, print, print_json};
+use crate::output::{error, log, log_json, print, print_json};
 
-use config::Plan;
+use config::Configuration;
 use control::Control;
 pub(crate) use control::{path_for, request};
-use publisher::{Publisher, Report};
 
-/// The first refreshes come sooner, as the rate is the better known the longer it was measured.
-pub(super) const FIRST_REFRESH: Duration = Duration::from_millis(100);
+/// How long `--check-config` waits for each source.
+const CHECKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// A publisher on this machine, of a page in a file.
+pub(in crate::command) type Publisher = publisher::Publisher<ThisHost, FilePage>;
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let plan = Plan::of(args)?;
+    let configuration = Configuration::of(args)?;
     if args.check_config {
-        return check(plan, args.json);
+        return check(configuration, args.json);
     }
-    let refresh = plan.refresh;
     if let Some(folder) = args.page.parent().filter(|folder| folder.starts_with("/run")) {
         // /run is empty after each boot.
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create the folder", folder.display()))?;
     }
-    // Before anything is published, so that no signal finds us without the means to take the page back.
+    // Before anything is published, so that no signal finds us without the means to take the page back; and who does not
+    // get the socket has written nothing.
     let stop = stop_signal()?;
+    let control = Control::listen(&path_for(&args.page, args.control.as_deref()))?;
     let log = Log { json: args.json };
-    let (mut publisher, opened) = Publisher::open(plan)?;
-    log.reports(&opened)?;
-    let result = serve(args, refresh, &mut publisher, &stop, log);
+    let refresh = configuration.refresh;
+    let (mut publisher, events) = open(&args.page, configuration)?;
+    log.events(&events);
+    let result = serve(refresh, &mut publisher, &stop, control, log);
     // However it ends: whoever reads the page from now on must not trust it.
-    publisher.retire();
+    publisher.give_up();
     result?;
-    log.report(&Report::new("stopped", "the page now says unreliable".into()))?;
+    log.event(&Event::Stopped);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Hears each source once, and says what it says.
-fn check(plan: Plan, json: bool) -> anyhow::Result<ExitCode> {
-    let mut all_heard = true;
-    for mut source in plan.sources {
-        let heard = source.observe();
-        all_heard &= heard.is_ok();
-        let text = match &heard {
-            Ok(observation) if observation.synchronized => error(observation.max_error.into()),
-            Ok(observation) => format!("{}, not synchronised", error(observation.max_error.into())),
-            Err(error) => error.to_string(),
+/// A publisher on the page at a path, and what it reports so far.
+pub(in crate::command) fn open(
+    page: &std::path::Path,
+    configuration: Configuration,
+) -> anyhow::Result<(Publisher, Vec<Event>)> {
+    let reference = configuration.is_exact.then_some(Event::Reference);
+    let prepared = Prepared::new(ThisHost, configuration.plan)?;
+    let (file, found) = FilePage::open(page, prepared.blank())?;
+    let (publisher, events) = prepared.on(file, found, &page.display().to_string())?;
+    Ok((publisher, reference.into_iter().chain(events).collect()))
+}
+
+/// Polls each source once, and prints what it answers.
+fn check(configuration: Configuration, json: bool) -> anyhow::Result<ExitCode> {
+    let mut all_reachable = true;
+    for mut source in configuration.plan.sources {
+        let answer = answer(&mut *source)?;
+        all_reachable &= answer.is_ok();
+        let text = match &answer {
+            Ok(measured) if measured.synchronized => error(measured.max_error.into()),
+            Ok(measured) => format!("{}, not synchronized", error(measured.max_error.into())),
+            Err(why) => why.clone(),
         };
         if json {
-            let max_error = heard.as_ref().ok().map(|observation| observation.max_error);
-            let line =
-                json!({"source": source.name(), "heard": heard.is_ok(), "max_error_ns": max_error, "text": text});
-            print_json(&line)?;
+            let max_error = answer.as_ref().ok().map(|measured| measured.max_error);
+            // `heard` is the name that the key had before.
+            print_json(&json!({
+                "source": source.name(), "reachable": answer.is_ok(), "heard": answer.is_ok(),
+                "max_error_ns": max_error, "text": text,
+            }))?;
         } else {
             print(&format!("{:<24} {text}\n", source.name()))?;
         }
     }
-    ensure!(all_heard, "not every source can be heard; the rest of the configuration is in order");
+    ensure!(all_reachable, "not every source is reachable; the rest of the configuration is in order");
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(
-    args: &ServeArgs,
-    refresh: Duration,
-    publisher: &mut Publisher,
-    stop: &UnixStream,
-    log: Log,
-) -> anyhow::Result<()> {
-    let mut control = Control::listen(&control::path_for(&args.page, args.control.as_deref()))?;
-    let mut interval = FIRST_REFRESH.min(refresh);
-    let mut due = Instant::now() + interval;
+/// What a source answers within some time.
+fn answer(source: &mut dyn Source) -> anyhow::Result<Result<vmclock_host::source::Measurement, String>> {
+    let by = Instant::now() + CHECKED_WITHIN;
+    source.start();
     loop {
-        if wait_until(due, stop, &control)? {
-            return Ok(());
+        if let Some(result) = source.result() {
+            return Ok(result.map_err(|error| error.to_string()));
         }
-        control.answer(|signal| {
-            let report = publisher.signal(signal)?;
-            let answer = publisher.state();
-            log.report(&report)?;
-            Ok(answer)
-        })?;
-        if Instant::now() >= due {
-            log.reports(&publisher.refresh()?)?;
-            interval = (interval * 2).min(refresh);
-            due = Instant::now() + interval;
+        let left = by.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Err(format!("{}: no answer within {CHECKED_WITHIN:?}", source.name())));
         }
+        let mut fds: Vec<_> =
+            source.ready().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).into_iter().collect();
+        wait(&mut fds, left)?;
     }
 }
 
-/// Waits until the next refresh is due or somebody wants something. Says whether we are to stop.
-fn wait_until(due: Instant, stop: &UnixStream, control: &Control) -> anyhow::Result<bool> {
-    let left = due.saturating_duration_since(Instant::now());
-    let timeout = Timespec { tv_sec: i64::try_from(left.as_secs())?, tv_nsec: left.subsec_nanos().into() };
-    let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
-    fds.extend(control.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!fds[0].revents().is_empty()),
-        Err(errno) => Err(errno).context("cannot wait for the next refresh"),
+fn serve(
+    refresh: Duration,
+    publisher: &mut Publisher,
+    stop: &UnixStream,
+    mut control: Control,
+    log: Log,
+) -> anyhow::Result<()> {
+    let mut rounds = Rounds::new(refresh, Instant::now());
+    loop {
+        match rounds.next(Instant::now(), publisher.is_round_complete()) {
+            Step::Start => publisher.start_round(),
+            Step::Finish => log.events(&publisher.finish_round()?),
+            Step::Wait(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
+                fds.extend(
+                    control.fds().chain(publisher.waiting()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+                );
+                wait(&mut fds, left)?;
+                if !fds[0].revents().is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        control.answer(|signal| {
+            let event = publisher.signal(signal)?;
+            log.event(&event);
+            Ok(state(publisher.contents()))
+        })?;
     }
+}
+
+/// Waits until one of these is ready, or so long.
+pub(in crate::command) fn wait(fds: &mut [PollFd<'_>], left: Duration) -> anyhow::Result<()> {
+    let timeout = Timespec { tv_sec: i64::try_from(left.as_secs())?, tv_nsec: left.subsec_nanos().into() };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno).context("cannot wait for the next round"),
+    }
+}
+
+/// What the page says, for whoever sent a signal.
+pub(in crate::command) fn state(page: &Snapshot) -> Value {
+    json!({
+        "ok": true,
+        "seq_count": page.seq_count,
+        "disruption_marker": page.disruption_marker,
+        "vm_generation_counter": page.generation(),
+        "flags": page.flags.names().collect::<Vec<_>>(),
+        "leap_indicator": page.leap_indicator.to_string(),
+    })
 }
 
 /// Readable once SIGTERM, SIGINT or SIGHUP came.
@@ -121,24 +176,32 @@ pub(super) fn stop_signal() -> anyhow::Result<UnixStream> {
     Ok(read)
 }
 
-/// Says what the publisher did, a line each.
+/// Logs what the publisher reports, a line each.
 #[derive(Clone, Copy)]
 struct Log {
     json: bool,
 }
 
 impl Log {
-    fn report(self, report: &Report) -> anyhow::Result<()> {
+    fn event(self, event: &Event) {
         if self.json {
-            print_json(&json!({"event": report.event, "text": report.text}))
-        } else if report.event == "refreshed" {
-            Ok(())
-        } else {
-            print(&format!("{:<12} {}\n", report.event, report.text))
+            log_json(&as_json(event));
+        } else if !event.is_routine() {
+            log(&format!("{:<12} {event}\n", event.name()));
         }
     }
 
-    fn reports(self, reports: &[Report]) -> anyhow::Result<()> {
-        reports.iter().try_for_each(|report| self.report(report))
+    fn events(self, events: &[Event]) {
+        for event in events {
+            self.event(event);
+        }
     }
+}
+
+/// An event as a line of JSON: its fields, and its text.
+pub(in crate::command) fn as_json(event: &Event) -> Value {
+    // An event is an object of strings and numbers.
+    let mut line = serde_json::to_value(event).unwrap_or_default();
+    line["text"] = event.to_string().into();
+    line
 }

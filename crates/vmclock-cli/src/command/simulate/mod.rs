@@ -1,233 +1,256 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vmclock simulate`: the real estimator and the real page in worlds whose true time is known.
-//!
-//! | file | what it is |
-//! |---|---|
-//! | `scenario` | the worlds |
-//! | `oscillator` | a counter as real crystals drive it |
-//! | `reference` | sources of time, with noise, interruptions and lies |
-//! | `run` | one run of a world |
-//! | `guest` | a guest that reads the page, and the judge |
-//! | `network_guest` | what a guest without a page has |
-//! | `plot` | a picture |
+//! `vmclock simulate`: the real publisher and the real page in scenarios whose true time is known.
 
-mod guest;
-mod network_guest;
-mod oscillator;
 mod plot;
-mod reference;
-mod run;
-mod scenario;
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use anyhow::{bail, Context};
-use hdrhistogram::Histogram;
-use rand::SeedableRng;
-use rand_xoshiro::Xoshiro256PlusPlus;
 use serde_json::{json, Value};
 use vmclock_host::trace::{self, Replay};
+use vmclock_sim::{simulate, Outcome, Quantiles, Request, Rule, Scenario, Tally, SCENARIOS};
 
 use crate::cli::SimulateArgs;
-use crate::output::{print, print_json};
+use crate::output::{print, print_error, print_json};
 
-use guest::Tally;
-use network_guest::NetworkGuest;
-use run::Point;
-use scenario::{Scenario, ALL};
-
-/// No run is longer, so that there are many beginnings.
-const LONGEST_RUN: f64 = 10.0;
-
-/// What came of a scenario.
-struct Outcome {
-    scenario: &'static Scenario,
-    days: f64,
-    tally: Tally,
-    network: Histogram<u64>,
-}
+/// How much of what happened before a violation is printed.
+const TRACED: usize = 24;
 
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.replay {
         return replay(path, args.json);
     }
     let scenarios: Vec<&'static Scenario> =
-        ALL.iter().filter(|scenario| args.scenario == "all" || args.scenario == scenario.name).collect();
+        SCENARIOS.iter().filter(|scenario| args.scenario == "all" || args.scenario == scenario.name).collect();
     if scenarios.is_empty() {
-        let names: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+        let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
         bail!("--scenario {:?}: there is none of this name; there are {} and all", args.scenario, names.join(", "));
     }
     let began = Instant::now();
-    #[allow(clippy::cast_precision_loss)]
-    let days = args.days / scenarios.len() as f64;
     if !args.json {
         print(HEADER)?;
     }
-    let mut outcomes = Vec::new();
-    let mut points: Vec<Point> = Vec::new();
-    for scenario in scenarios {
-        let is_drawn = args.plot.is_some() && outcomes.is_empty();
-        outcomes.push(simulate(scenario, days, args.seed, &mut |point| {
-            if is_drawn {
-                points.push(point);
-            }
-        }));
-        if !args.json {
-            print(&line(&outcomes[outcomes.len() - 1]))?;
+    let threads = available_parallelism().map_or(1, std::num::NonZero::get);
+    let request = Request { days: args.days, seed: args.seed, threads, points: args.plot.is_some() };
+    let mut printed = Ok(());
+    let outcomes = simulate(&scenarios, &request, |outcome| {
+        if !args.json && printed.is_ok() {
+            printed = print(&line(outcome));
         }
-    }
+    });
+    printed?;
     let seconds = began.elapsed().as_secs_f64();
     if let Some(path) = &args.plot {
-        plot::draw(path, outcomes[0].scenario.about, &points)
+        let first = &outcomes[0];
+        plot::draw(path, first.scenario.about, first.tally.statistics.points())
             .with_context(|| format!("{}: cannot draw", path.display()))?;
     }
     let mut all = Tally::new();
     for outcome in &outcomes {
         all.add(&outcome.tally);
+        if let Some(violation) = &outcome.violation {
+            let trace = &violation.trace[violation.trace.len().saturating_sub(TRACED)..];
+            print_error(format!("{}: {}\n{}\n", outcome.scenario.name, violation.what, trace.join("\n")));
+        }
     }
-    let ratio = median(
-        outcomes
-            .iter()
-            .filter(|outcome| outcome.scenario.is_microsecond_grade())
-            .flat_map(|outcome| &outcome.tally.ratios),
-    );
-    let violations = broken(&all);
     if args.json {
-        print_json(&json!({
-            "bound_violations": all.bound_violations,
-            "nested_violations": all.nested_violations,
-            "nested_misses": all.nested_misses,
-            "monotonic_violations": all.monotonic_violations,
-            "interval_over_error_median": ratio,
-            "days": args.days,
-            "seconds": seconds,
-            "seed": args.seed,
-            "readings": all.readings,
-            "scenarios": outcomes.iter().map(details).collect::<Vec<_>>(),
-        }))?;
+        print_json(&summary(args, &outcomes, &all, seconds))?;
     } else {
-        let ratio = ratio.map_or_else(String::new, |ratio| {
-            format!("; microsecond-grade: interval over worst error {ratio:.2} at the median")
-        });
-        print(&format!(
-            "{:.0} days in {seconds:.1} s, {} readings: violations of bounds {}, of nested bounds {}, of monotony {}{ratio}\n",
-            args.days, all.readings, all.bound_violations, all.nested_violations, all.monotonic_violations
-        ))?;
+        print(&conclusion(args, &outcomes, &all, seconds))?;
     }
-    Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all.violations.total() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Does again what a publisher wrote down.
+/// Does again what a publisher recorded.
 fn replay(path: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("{name}: cannot be opened"))?;
     let mut widest = 0;
-    let Replay { looks, calibrations, different } =
-        trace::replay(BufReader::new(file), |estimate| widest = widest.max(estimate.time_max_error))
-            .with_context(|| format!("{name}: cannot be replayed"))?;
+    let Replay { measurements, calibrations, different } = trace::replay(BufReader::new(file), |calibration| {
+        widest = widest.max(calibration.time_max_error().unwrap_or(0));
+    })
+    .with_context(|| format!("{name}: cannot be replayed"))?;
     if json {
-        let line = json!({"looks": looks, "calibrations": calibrations, "different": different, "largest_time_maxerror_ns": widest});
+        let line = json!({
+            "looks": measurements,
+            "calibrations": calibrations,
+            "different": different,
+            "largest_time_maxerror_ns": widest,
+        });
         print_json(&line)?;
     } else {
-        print(&format!("{looks} looks, {calibrations} calibrations, of which {different} came out differently\n"))?;
+        print(&format!("{measurements} measurements, {calibrations} calibrations, {different} decisions differ\n"))?;
     }
     Ok(if different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn simulate(scenario: &'static Scenario, days: f64, seed: u64, draw: &mut dyn FnMut(Point)) -> Outcome {
-    let mut tally = Tally::new();
-    // Another stream for each scenario, whichever others run.
-    let seed = scenario.name.bytes().fold(seed, |seed, byte| seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte));
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(!seed);
-    let mut network = NetworkGuest::new(&mut random, tally.errors.clone());
-    let mut left = days;
-    let mut run = 0;
-    while left > 0.0 {
-        // Leap seconds come on the third day.
-        let longest = if scenario.disturbance == scenario::Disturbance::Leap { 4.0 } else { LONGEST_RUN };
-        let length = left.min(longest);
-        let guest = run::run(scenario, length, seed.wrapping_add(run), &mut network, draw);
-        tally.add(&guest.tally);
-        left -= length;
-        run += 1;
-    }
-    Outcome { scenario, days, tally, network: network.errors }
-}
-
 /// Of the lines below. Errors and bounds are in microseconds; beside them is the error of a guest with an NTP daemon.
 const HEADER: &str =
-    "scenario          days  broken   error   at 99.9 %   bounds  at 99.9 %  no time  refreshes/h     NTP  at 99.9 %\n";
+    "scenario                    days  violated   error   at 99.9 %   bounds  at 99.9 %  no time  refreshes/h  \
+                      markers/d     NTP  at 99.9 %\n";
 
 fn line(outcome: &Outcome) -> String {
-    let Outcome { scenario, days, tally, network } = outcome;
-    let micros = |histogram: &Histogram<u64>, quantile: f64| {
-        #[allow(clippy::cast_precision_loss)]
-        let value = histogram.value_at_quantile(quantile) as f64 / 1e3;
-        if value < 100.0 {
-            format!("{value:.2}")
-        } else {
-            format!("{value:.0}")
-        }
-    };
-    let [errors, widths] = [&tally.errors, &tally.half_widths];
+    let Outcome { scenario, days, tally, .. } = outcome;
+    let [errors, widths, network] =
+        [tally.statistics.errors(), tally.statistics.half_widths(), tally.statistics.network_errors()];
     format!(
-        "{:<16} {days:5.0} {:>7} {:>7} {:>11} {:>8} {:>10} {:>7.1}% {:>12.0} {:>7} {:>10}\n",
+        "{:<26} {days:5.0} {:>9} {:>7} {:>11} {:>8} {:>10} {:>7.1}% {:>12.0} {:>10.1} {:>7} {:>10}\n",
         scenario.name,
-        broken(tally),
-        micros(errors, 0.5),
-        micros(errors, 0.999),
-        micros(widths, 0.5),
-        micros(widths, 0.999),
+        tally.violations.total(),
+        micros(errors.median),
+        micros(errors.p999),
+        micros(widths.median),
+        micros(widths.p999),
         without(tally) * 100.0,
-        refreshes(tally, *days),
-        micros(network, 0.5),
-        micros(network, 0.999),
+        per_day(tally.updates, *days) / 24.0,
+        per_day(tally.markers, *days),
+        micros(network.median),
+        micros(network.p999),
     )
 }
 
-fn broken(tally: &Tally) -> u64 {
-    tally.bound_violations + tally.nested_violations + tally.monotonic_violations
+fn micros(nanos: u64) -> String {
+    #[allow(clippy::cast_precision_loss)] // to print
+    let value = nanos as f64 / 1e3;
+    if value < 100.0 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.0}")
+    }
 }
 
-fn details(outcome: &Outcome) -> Value {
-    let Outcome { scenario, days, tally, network } = outcome;
-    let quantiles = |histogram: &Histogram<u64>| {
-        let at = |quantile| histogram.value_at_quantile(quantile);
-        json!({"median": at(0.5), "p99": at(0.99), "p999": at(0.999), "worst": histogram.max()})
-    };
+fn conclusion(args: &SimulateArgs, outcomes: &[Outcome], all: &Tally, seconds: f64) -> String {
+    let of = |rule| all.violations.of(rule);
+    let nesting = of(Rule::Nesting) + of(Rule::Overlap);
+    let others = all.violations.total() - of(Rule::Bounds) - nesting - of(Rule::Monotonic);
+    let mut text = format!(
+        "{:.0} days in {seconds:.1} s, {} readings: violations of bounds {}, of nested bounds {nesting}, of monotonicity {}, of \
+         other rules {others}\n",
+        args.days,
+        all.readings,
+        of(Rule::Bounds),
+        of(Rule::Monotonic),
+    );
+    if let Some(ratio) = microsecond_ratio(outcomes) {
+        let _ =
+            writeln!(text, "with a source good to a microsecond: interval over worst error {ratio:.2} at the median");
+    }
+    if let Some(Comparison { servers, page, network, better }) = compare(outcomes) {
+        let _ = writeln!(
+            text,
+            "{servers} servers drawn, one each: median error of the page's time {} us, of a guest with an NTP daemon that asks the \
+             same server {} us, at the median over servers; the page's is smaller with {better} of them",
+            micros(page),
+            micros(network),
+        );
+    }
+    text
+}
+
+fn summary(args: &SimulateArgs, outcomes: &[Outcome], all: &Tally, seconds: f64) -> Value {
+    let comparison = compare(outcomes).map(|Comparison { servers, page, network, better }| {
+        json!({
+            "servers": servers,
+            "page_median_error_ns": page,
+            "network_guest_median_error_ns": network,
+            "page_is_better": better,
+        })
+    });
+    let mut summary = violations(all);
+    summary["interval_over_error_median"] = json!(microsecond_ratio(outcomes));
+    summary["days"] = json!(args.days);
+    summary["seconds"] = json!(seconds);
+    summary["seed"] = json!(args.seed);
+    summary["readings"] = json!(all.readings);
+    summary["network_comparison"] = json!(comparison);
+    summary["scenarios"] = outcomes.iter().map(details).collect();
+    summary
+}
+
+/// What was violated, and how often.
+fn violations(tally: &Tally) -> Value {
+    let of = |rule| tally.violations.of(rule);
     json!({
-        "name": scenario.name,
-        "about": scenario.about,
-        "days": days,
-        "bound_violations": tally.bound_violations,
-        "nested_violations": tally.nested_violations,
+        "bound_violations": of(Rule::Bounds),
+        "nested_violations": of(Rule::Nesting) + of(Rule::Overlap),
         "nested_misses": tally.nested_misses,
-        "monotonic_violations": tally.monotonic_violations,
-        "interval_over_error_median": median(tally.ratios.iter()),
-        "error_ns": quantiles(&tally.errors),
-        "half_width_ns": quantiles(&tally.half_widths),
-        "network_guest_error_ns": quantiles(network),
-        "without_time": without(tally),
-        "refreshes_per_hour": refreshes(tally, *days),
+        "monotonic_violations": of(Rule::Monotonic),
+        "utc_violations": of(Rule::Utc),
+        "time_violations": of(Rule::Time),
+        "marker_violations": of(Rule::Marker),
+        "status_violations": of(Rule::Status),
+        "other_violations": of(Rule::Sequence) + of(Rule::Publisher) + of(Rule::Events),
     })
 }
 
-#[allow(clippy::cast_precision_loss)]
+fn details(outcome: &Outcome) -> Value {
+    let Outcome { scenario, days, tally, violation, .. } = outcome;
+    let statistics = &tally.statistics;
+    let mut details = violations(tally);
+    details["name"] = json!(scenario.name);
+    details["about"] = json!(scenario.about);
+    details["days"] = json!(days);
+    details["violation"] = json!(violation.as_ref().map(|violation| &violation.what));
+    details["interval_over_error_median"] = json!(median(statistics.ratios().iter().copied()));
+    details["error_ns"] = quantiles(statistics.errors());
+    details["half_width_ns"] = quantiles(statistics.half_widths());
+    details["network_guest_error_ns"] = quantiles(statistics.network_errors());
+    details["without_time"] = json!(without(tally));
+    details["refreshes_per_hour"] = json!(per_day(tally.updates, *days) / 24.0);
+    details["events_per_day"] = json!(per_day(tally.events, *days));
+    details["markers_per_day"] = json!(per_day(tally.markers, *days));
+    details
+}
+
+fn quantiles(of: Quantiles) -> Value {
+    json!({"median": of.median, "p99": of.p99, "p999": of.p999, "worst": of.worst})
+}
+
+#[allow(clippy::cast_precision_loss)] // to print
 fn without(tally: &Tally) -> f64 {
     tally.without as f64 / tally.readings.max(1) as f64
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn refreshes(tally: &Tally, days: f64) -> f64 {
-    tally.updates as f64 / (days * 24.0)
+#[allow(clippy::cast_precision_loss)] // to print
+fn per_day(count: u64, days: f64) -> f64 {
+    count as f64 / days
 }
 
-fn median<'a>(values: impl Iterator<Item = &'a f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.copied().collect();
-    values.sort_by(f64::total_cmp);
+/// Of the scenarios with a source that is always good to a microsecond: half of the interval over the worst error of a day.
+fn microsecond_ratio(outcomes: &[Outcome]) -> Option<f64> {
+    let good = outcomes.iter().filter(|outcome| outcome.scenario.is_microsecond_grade);
+    median(good.flat_map(|outcome| outcome.tally.statistics.ratios()).copied())
+}
+
+/// The page, and a guest without one, over many servers.
+struct Comparison {
+    servers: usize,
+    /// Medians over the servers of median errors, in nanoseconds.
+    page: u64,
+    network: u64,
+    /// With how many servers the page's error is smaller.
+    better: usize,
+}
+
+fn compare(outcomes: &[Outcome]) -> Option<Comparison> {
+    let draws: Vec<(u64, u64)> = outcomes.iter().flat_map(|outcome| &outcome.draws).copied().collect();
+    Some(Comparison {
+        servers: draws.len(),
+        page: median(draws.iter().map(|draw| draw.0))?,
+        network: median(draws.iter().map(|draw| draw.1))?,
+        better: draws.iter().filter(|(page, network)| page < network).count(),
+    })
+}
+
+fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    // None of them is not a number.
+    values.sort_by(|one, other| one.partial_cmp(other).unwrap_or(std::cmp::Ordering::Equal));
     values.get(values.len() / 2).copied()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use plotters::prelude::*;
 
-use super::run::Point;
+use vmclock_sim::Point;
 
 /// More points than this would not be seen.
 const SHOWN: usize = 4_000;

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `vmclock qemu`: runs an unmodified QEMU with a clock, or gives one to a QEMU that somebody else runs.
+
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{anyhow, Context};
+use serde_json::{json, Value};
+use vmclock::Snapshot;
+use vmclock_host::event::Signal;
+use vmclock_host::page_file::FilePage;
+use vmclock_host::this_host::ThisHost;
+use vmclock_qemu::event::Event;
+use vmclock_qemu::{beside, Attach, Control, Launch, LaunchOptions, Options, Wiring};
+
+use crate::cli::QemuArgs;
+use crate::command::serve::config::Configuration;
+use crate::command::serve::control::{self, path_for};
+use crate::command::serve::{as_json, open, state, stop_signal};
+use crate::output::{log_error, log_json, print_bytes};
+
+pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
+    if let (true, Some(page)) = (args.attach, &args.page) {
+        let page =
+            std::path::absolute(page).with_context(|| format!("{}: cannot be used as a path", page.display()))?;
+        return attach(args, &page);
+    }
+    let launch = Launch::new(LaunchOptions {
+        command: args.command.clone(),
+        page: args.page.clone(),
+        table: args.table.clone(),
+        slot: (!args.read_only_page).then_some(args.slot),
+        irq: (!args.no_notify).then_some(args.irq),
+    })?;
+    if args.print_args {
+        let mut line = launch.command_line();
+        line.push("\n");
+        print_bytes(line.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut report = reporter(args.json);
+    let status = vmclock_qemu::launch(&launch, wiring(args, launch.page(), &mut report)?)?;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+fn attach(args: &QemuArgs, page: &Path) -> anyhow::Result<ExitCode> {
+    let or_beside = |path: &Option<PathBuf>, suffix| path.clone().unwrap_or_else(|| beside(page, suffix));
+    let attach = Attach {
+        monitor: or_beside(&args.qmp, ".qmp"),
+        bell: (!args.no_notify).then(|| or_beside(&args.bell, ".bell")),
+        timeout: args.timeout,
+    };
+    let mut report = reporter(args.json);
+    vmclock_qemu::attach(page, &attach, wiring(args, page, &mut report)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the page.
+fn wiring<'a>(
+    args: &QemuArgs,
+    page: &Path,
+    report: &'a mut dyn FnMut(&Event, &Snapshot),
+) -> anyhow::Result<Wiring<'a, ThisHost, FilePage, Socket>> {
+    let configuration = Configuration::simple(args.reference, args.refresh, args.tai_offset)?;
+    let options = Options { refresh: configuration.refresh, second_page: args.second_page, restored: args.restored };
+    // Before anything is published, so that no signal finds us without the means to take the page back; and who does
+    // not get the socket has written nothing.
+    let signals = stop_signal()?;
+    let control = Socket(control::Control::listen(&path_for(page, args.control.as_deref()))?);
+    let (publisher, events) = open(page, configuration)?;
+    for event in events {
+        report(&Event::Published(event), publisher.contents());
+    }
+    Ok(Wiring { publisher, control, signals, options, report })
+}
+
+/// The socket of `vmclock signal`.
+struct Socket(control::Control);
+
+impl Control for Socket {
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.fds().collect()
+    }
+
+    fn answer(&mut self, apply: &mut dyn FnMut(Signal) -> Result<Snapshot, String>) {
+        // An error is that of one client, who is gone.
+        let _ = self.0.answer(|signal| apply(signal).map(|page| state(&page)).map_err(|why| anyhow!(why)));
+    }
+}
+
+/// A line for each event: JSON on standard output, words on standard error, as QEMU has standard output.
+fn reporter(json: bool) -> impl FnMut(&Event, &Snapshot) {
+    move |event, page| {
+        if json {
+            log_json(&line(event, page));
+        } else if !matches!(event, Event::Published(event) if event.is_routine()) {
+            log_error(format_args!("{:<12} {event}", event.name()));
+        }
+    }
+}
+
+fn line(event: &Event, page: &Snapshot) -> Value {
+    let mut line = match event {
+        Event::Published(event) => as_json(event),
+        event => json!({"event": event.name(), "text": event.to_string()}),
+    };
+    line["page"] = json!({
+        "seq_count": page.seq_count,
+        "disruption_marker": page.disruption_marker,
+        "vm_generation_counter": page.vm_generation_counter,
+        "clock_status": page.clock_status.to_string(),
+        "counter_id": page.counter_id.to_string(),
+        "time_maxerror_nanosec": page.time_maxerror_nanosec,
+    });
+    for (key, value) in event.details() {
+        line[key] = value;
+    }
+    line
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The page as it is loaded and stored: words and bytes.
+
+use core::mem::offset_of;
+
+use super::{ClockStatus, CounterId, Flags, LeapIndicator, SmearingHint, Snapshot, TimeType, MAGIC, STRUCTURE_LEN};
+
+/// The structure in little-endian words: the form in which it is loaded and stored. It is cheaper to carry around than
+/// a [`Snapshot`], into which it converts.
+///
+/// ```
+/// use vmclock_core::abi::{Snapshot, Words};
+/// assert_eq!(Words::from(Snapshot::BLANK).decode(), Snapshot::BLANK);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Words {
+    /// At 0x00.
+    pub magic: u32,
+    /// At 0x04.
+    pub size: u32,
+    /// At 0x08: version, counter and time type.
+    pub identity: u32,
+    /// At 0x0c.
+    pub seq_count: u32,
+    /// From 0x10, the disruption marker, on.
+    pub changing: [u64; CHANGING_WORDS],
+}
+
+/// How many 64-bit words there are behind the sequence count.
+pub const CHANGING_WORDS: usize = (STRUCTURE_LEN - offset_of!(Snapshot, disruption_marker)) / size_of::<u64>();
+
+impl Words {
+    /// Decodes the words. Fields outside `size` keep what lies there; see [`Snapshot::clipped`].
+    #[inline(always)]
+    pub fn decode(self) -> Snapshot {
+        let [disruption_marker, flags, state, counter_value, period, period_est, period_max, rest @ ..] = self.changing;
+        let [time_sec, time_frac_sec, time_esterror_nanosec, time_maxerror_nanosec, vm_generation_counter] = rest;
+        let [version_0, version_1, counter_id, time_type] = self.identity.to_le_bytes();
+        let [pad_0, pad_1, clock_status, smearing, tai_0, tai_1, leap_indicator, shift] = state.to_le_bytes();
+        Snapshot {
+            magic: self.magic,
+            size: self.size,
+            version: u16::from_le_bytes([version_0, version_1]),
+            counter_id: CounterId(counter_id),
+            time_type: TimeType(time_type),
+            seq_count: self.seq_count,
+            disruption_marker,
+            flags: Flags(flags),
+            pad: [pad_0, pad_1],
+            clock_status: ClockStatus(clock_status),
+            leap_second_smearing_hint: SmearingHint(smearing),
+            tai_offset_sec: i16::from_le_bytes([tai_0, tai_1]),
+            leap_indicator: LeapIndicator(leap_indicator),
+            counter_period_shift: shift,
+            counter_value,
+            counter_period_frac_sec: period,
+            counter_period_esterror_rate_frac_sec: period_est,
+            counter_period_maxerror_rate_frac_sec: period_max,
+            time_sec,
+            time_frac_sec,
+            time_esterror_nanosec,
+            time_maxerror_nanosec,
+            vm_generation_counter,
+        }
+    }
+
+    /// The words that a reading keeps, all others as 0: see [`facts`](Self::facts).
+    #[inline]
+    pub const fn from_facts(facts: Facts) -> Self {
+        let Facts { size, identity, disruption_marker, flags, state, time_sec, vm_generation_counter } = facts;
+        Self {
+            magic: MAGIC,
+            size,
+            identity,
+            seq_count: 0,
+            changing: [disruption_marker, flags, state, 0, 0, 0, 0, time_sec, 0, 0, 0, vm_generation_counter],
+        }
+    }
+
+    /// The words that a reading of the page's time keeps.
+    #[inline]
+    pub const fn facts(&self) -> Facts {
+        let [disruption_marker, flags, state, _, _, _, _, time_sec, .., vm_generation_counter] = self.changing;
+        Facts {
+            size: self.size,
+            identity: self.identity,
+            disruption_marker,
+            flags,
+            state,
+            time_sec,
+            vm_generation_counter,
+        }
+    }
+}
+
+/// The words of a page without sequence count, calibration and errors: those that a reading of its time keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    size: u32,
+    identity: u32,
+    disruption_marker: u64,
+    flags: u64,
+    state: u64,
+    time_sec: u64,
+    vm_generation_counter: u64,
+}
+
+impl Facts {
+    /// The facts, decoded; all else is zero.
+    #[inline]
+    pub fn decode(self) -> Snapshot {
+        Words::from_facts(self).decode()
+    }
+}
+
+impl From<Snapshot> for Words {
+    #[inline]
+    fn from(snapshot: Snapshot) -> Self {
+        let [version_0, version_1] = snapshot.version.to_le_bytes();
+        let identity = u32::from_le_bytes([version_0, version_1, snapshot.counter_id.0, snapshot.time_type.0]);
+        let [pad_0, pad_1] = snapshot.pad;
+        let [tai_0, tai_1] = snapshot.tai_offset_sec.to_le_bytes();
+        let state = [
+            pad_0,
+            pad_1,
+            snapshot.clock_status.0,
+            snapshot.leap_second_smearing_hint.0,
+            tai_0,
+            tai_1,
+            snapshot.leap_indicator.0,
+            snapshot.counter_period_shift,
+        ];
+        Self {
+            magic: snapshot.magic,
+            size: snapshot.size,
+            identity,
+            seq_count: snapshot.seq_count,
+            changing: [
+                snapshot.disruption_marker,
+                snapshot.flags.0,
+                u64::from_le_bytes(state),
+                snapshot.counter_value,
+                snapshot.counter_period_frac_sec,
+                snapshot.counter_period_esterror_rate_frac_sec,
+                snapshot.counter_period_maxerror_rate_frac_sec,
+                snapshot.time_sec,
+                snapshot.time_frac_sec,
+                snapshot.time_esterror_nanosec,
+                snapshot.time_maxerror_nanosec,
+                snapshot.vm_generation_counter,
+            ],
+        }
+    }
+}
+
+impl Snapshot {
+    /// Decodes the structure from its bytes, checking nothing.
+    pub fn from_bytes(bytes: &[u8; STRUCTURE_LEN]) -> Self {
+        let (header, changing_bytes) = bytes.split_at(offset_of!(Self, disruption_marker));
+        let mut halves = [0; 4];
+        for (half, chunk) in halves.iter_mut().zip(header.chunks_exact(size_of::<u32>())) {
+            *half = chunk.iter().rev().fold(0, |half, byte| half << 8 | u32::from(*byte));
+        }
+        let mut changing = [0; CHANGING_WORDS];
+        for (word, chunk) in changing.iter_mut().zip(changing_bytes.chunks_exact(size_of::<u64>())) {
+            *word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        }
+        let [magic, size, identity, seq_count] = halves;
+        Words { magic, size, identity, seq_count, changing }.decode()
+    }
+
+    /// Encodes the structure into its bytes.
+    pub fn to_bytes(&self) -> [u8; STRUCTURE_LEN] {
+        let Words { magic, size, identity, seq_count, changing } = Words::from(*self);
+        let header = [magic, size, identity, seq_count].into_iter().flat_map(u32::to_le_bytes);
+        let mut bytes = [0; STRUCTURE_LEN];
+        for (byte, from) in bytes.iter_mut().zip(header.chain(changing.into_iter().flat_map(u64::to_le_bytes))) {
+            *byte = from;
+        }
+        bytes
+    }
+}

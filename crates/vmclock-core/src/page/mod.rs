@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The sequence count: how a page is read and written while the other side does the opposite.
+//!
+//! A writer makes the count odd, writes, and makes it even again. A reader takes the count, reads, and takes the count
+//! again: an even and unchanged count means that what it read belongs together. Nothing that was read is interpreted
+//! before that. Readers never write, so any number of them costs nothing, and the page may be mapped read-only.
+//!
+//! Every access to the shared memory is a relaxed atomic access of one naturally aligned word; the order between them
+//! is made by fences alone. Both Rust's memory model and a page in read-only memory require that.
+
+#[cfg(not(loom))]
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+mod memory;
+mod sequence;
+mod writer;
+
+pub use memory::{publish, write_initial, PageMemory};
+pub use sequence::{Busy, SeqCount};
+pub use writer::{TakenOver, Writer};
+
+use crate::abi::{Flags, Snapshot, Words, CHANGING_WORDS, STRUCTURE_LEN};
+use crate::event::Incarnation;
+
+/// The structure as it lies in shared memory.
+///
+/// ```
+/// use vmclock_core::abi::Snapshot;
+/// use vmclock_core::page::{Page, Writer};
+///
+/// let page = Page::new();
+/// let mut writer = Writer::create(&page, Snapshot { disruption_marker: 1, ..Snapshot::BLANK });
+/// let before = page.snapshot(|| false)?;
+/// writer.update(|next| next.disruption_marker = 2);
+/// let after = page.snapshot(|| false)?;
+/// assert_eq!((before.disruption_marker, after.disruption_marker), (1, 2));
+/// # Ok::<(), vmclock_core::page::Busy>(())
+/// ```
+#[derive(Debug)]
+#[repr(C, align(8))]
+pub struct Page {
+    magic: AtomicU32,
+    size: AtomicU32,
+    /// Version, counter and time type. Constant for the lifetime of a device, but for a counter that becomes known
+    /// later.
+    identity: AtomicU32,
+    seq_count: SeqCount,
+    /// From the disruption marker on: all that changes under the sequence count.
+    words: [AtomicU64; CHANGING_WORDS],
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Page>() == STRUCTURE_LEN);
+    assert!(core::mem::offset_of!(Page, seq_count) == core::mem::offset_of!(Snapshot, seq_count));
+    assert!(core::mem::offset_of!(Page, words) == core::mem::offset_of!(Snapshot, disruption_marker));
+};
+
+impl Page {
+    /// A page of zeros in ordinary memory: for mocks and tests.
+    pub fn new() -> Self {
+        Self {
+            magic: AtomicU32::new(0),
+            size: AtomicU32::new(0),
+            identity: AtomicU32::new(0),
+            seq_count: SeqCount::new(0),
+            words: core::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// The page that lies at `memory`.
+    ///
+    /// # Safety
+    ///
+    /// For the whole of `'a`, `memory` must be valid for atomic loads of [`STRUCTURE_LEN`]
+    /// bytes (and for stores, if a [`Writer`] is made on it), aligned to 8 bytes, and accessed by this process through
+    /// atomics only. Other processes, a guest and a hypervisor may do to it what they like.
+    #[cfg(not(loom))]
+    #[allow(unsafe_code)]
+    pub const unsafe fn from_ptr<'a>(memory: *const u8) -> &'a Self {
+        debug_assert!(!memory.is_null());
+        // SAFETY: the caller vouches for length, alignment and lifetime; any bytes are a valid `Page`, and atomics
+        // allow for any other access to them.
+        #[allow(clippy::cast_ptr_alignment)]
+        unsafe {
+            &*memory.cast::<Self>()
+        }
+    }
+
+    /// A consistent copy of the page, waiting for an update in progress as long as `wait` says yes (see
+    /// [`SeqCount::read`]). Nothing in it is checked but its consistency: see [`Snapshot::validate`].
+    #[inline]
+    pub fn snapshot(&self, wait: impl FnMut() -> bool) -> Result<Snapshot, Busy> {
+        self.words_with(|| (), wait).map(|(words, ())| words.decode().clipped())
+    }
+
+    /// The same as words, together with what `counter` returns, read between the two loads of the sequence count: at
+    /// the moment when the counter was read, these were the page's words.
+    #[inline(always)]
+    pub fn words_with<C>(
+        &self,
+        mut counter: impl FnMut() -> C,
+        wait: impl FnMut() -> bool,
+    ) -> Result<(Words, C), Busy> {
+        // The counter first: reading it takes long, and the CPU can load and check the words meanwhile.
+        self.seq_count.read(|| (counter(), self.load()), wait).map(|(counter, words)| (words, counter))
+    }
+
+    /// Marker and generation, consistent with one another.
+    #[inline]
+    pub fn incarnation(&self, mut wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
+        let read = self.seq_count.read(|| self.load_incarnation(), &mut wait)?;
+        if read.size as usize >= STRUCTURE_LEN {
+            Ok(Incarnation::of(&read))
+        } else {
+            self.incarnation_of_short_page(wait)
+        }
+    }
+
+    #[cold]
+    fn incarnation_of_short_page(&self, wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
+        self.snapshot(wait).map(|page| Incarnation::of(&page))
+    }
+
+    /// Whether the page is certainly still in an epoch that was read before: for checking, at the price of a few
+    /// loads, that nothing happened. `false` is no answer: something happened, or an update is in progress, or the
+    /// page is shorter than the structure; compare with [`incarnation`](Self::incarnation) to know.
+    ///
+    /// ```
+    /// use vmclock_core::abi::Snapshot;
+    /// use vmclock_core::page::{Page, Writer};
+    ///
+    /// let page = Page::new();
+    /// let mut writer = Writer::create(&page, Snapshot { disruption_marker: 1, ..Snapshot::BLANK });
+    /// let known = page.incarnation(|| false)?;
+    /// writer.update(|next| next.time_sec = 7);
+    /// assert!(page.is_still_of(&known));
+    /// writer.update(|next| next.disruption_marker = 2);
+    /// assert!(!page.is_still_of(&known));
+    /// # Ok::<(), vmclock_core::page::Busy>(())
+    /// ```
+    #[inline]
+    pub fn is_still_of(&self, known: &Incarnation) -> bool {
+        // Without branches, and without making an `Option` of what was loaded.
+        let (presence, value, mask) = match known.generation {
+            Some(generation) => (Flags::VM_GEN_COUNTER_PRESENT, generation, u64::MAX),
+            None => (Flags::NONE, 0, 0),
+        };
+        let mut unchanged = || {
+            let now = self.load_incarnation();
+            let marker = now.disruption_marker ^ known.disruption_marker;
+            let generation = (now.vm_generation_counter ^ value) & mask;
+            let presence = (now.flags.0 ^ presence.0) & Flags::VM_GEN_COUNTER_PRESENT.0;
+            marker | generation | presence == 0 && now.size as usize >= STRUCTURE_LEN
+        };
+        self.seq_count.try_read(&mut unchanged) == Some(true)
+    }
+
+    /// The fields of an epoch; all else is blank.
+    #[inline]
+    fn load_incarnation(&self) -> Snapshot {
+        let [marker, flags, .., generation] = &self.words;
+        Snapshot {
+            size: u32::from_le(self.size.load(Ordering::Relaxed)),
+            disruption_marker: load(marker),
+            flags: Flags(load(flags)),
+            vm_generation_counter: load(generation),
+            ..Snapshot::BLANK
+        }
+    }
+
+    /// The sequence count at this moment: while it stays the same, nothing changed.
+    #[inline]
+    pub fn sequence(&self) -> u32 {
+        self.seq_count.get()
+    }
+
+    #[inline(always)]
+    fn load(&self) -> Words {
+        let half = |half: &AtomicU32| u32::from_le(half.load(Ordering::Relaxed));
+        Words {
+            magic: half(&self.magic),
+            size: half(&self.size),
+            identity: half(&self.identity),
+            seq_count: self.seq_count.get(),
+            changing: self.words.each_ref().map(load),
+        }
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[inline]
+fn load(word: &AtomicU64) -> u64 {
+    u64::from_le(word.load(Ordering::Relaxed))
+}

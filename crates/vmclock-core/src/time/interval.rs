@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Error bounds as intervals, and what they say of before and after.
+
+use super::{Scale, Time, Timestamp};
+
+/// Where true time is: nowhere before `earliest`, nowhere after `latest`.
+///
+/// ```
+/// use vmclock_core::time::{Certainty, Interval, Tai, Timestamp};
+///
+/// let at = |earliest, latest| Interval::<Tai> {
+///     earliest: Timestamp::from_nanos(earliest),
+///     latest: Timestamp::from_nanos(latest),
+/// };
+/// assert_eq!(at(10, 20).before(at(21, 30)), Certainty::Yes);
+/// assert_eq!(at(10, 20).before(at(15, 30)), Certainty::CannotTell);
+/// assert_eq!(at(21, 30).before(at(10, 20)), Certainty::No);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interval<S: Scale> {
+    /// True time is not before this.
+    pub earliest: Timestamp<S>,
+    /// True time is not after this.
+    pub latest: Timestamp<S>,
+}
+
+impl<S: Scale> Interval<S> {
+    /// Everything within `error` nanoseconds of `time`, rounded outwards.
+    #[inline]
+    pub const fn around(time: Time<S>, error: u128) -> Self {
+        // An error is at most 2^94 ns: the cast keeps its value, and neither sum can wrap.
+        #[allow(clippy::cast_possible_wrap)]
+        let error = error as i128;
+        Self {
+            earliest: Timestamp::from_nanos(time.floor_nanos().wrapping_sub(error)),
+            latest: Timestamp::from_nanos(time.ceil_nanos().wrapping_add(error)),
+        }
+    }
+
+    /// Whether `instant` may be the true time.
+    pub fn contains(self, instant: Timestamp<S>) -> bool {
+        self.earliest <= instant && instant <= self.latest
+    }
+
+    /// From the earliest to the latest instant, in nanoseconds.
+    pub fn width_nanos(self) -> u128 {
+        self.latest.nanos().abs_diff(self.earliest.nanos())
+    }
+
+    /// Whether the true time of this is before the true time of `other`.
+    pub fn before(self, other: Self) -> Certainty {
+        if self.latest < other.earliest {
+            Certainty::Yes
+        } else if self.earliest >= other.latest {
+            Certainty::No
+        } else {
+            Certainty::CannotTell
+        }
+    }
+
+    /// Whether the true time of this is after the true time of `other`.
+    pub fn after(self, other: Self) -> Certainty {
+        other.before(self)
+    }
+}
+
+/// The answer to a question about uncertain times.
+///
+/// ```
+/// use vmclock_core::time::Certainty;
+/// assert!(!Certainty::CannotTell.is_certain());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Certainty {
+    /// It is so.
+    Yes,
+    /// It is not so.
+    No,
+    /// The intervals overlap, or are not known.
+    CannotTell,
+}
+
+impl Certainty {
+    /// Whether there is an answer.
+    pub const fn is_certain(self) -> bool {
+        !matches!(self, Self::CannotTell)
+    }
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The time scales, as types.
+
+use core::fmt;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A time scale. Sealed: the scales are those of the specification.
+pub trait Scale: sealed::Sealed + Copy + Eq + fmt::Debug + 'static {
+    /// The name of the scale.
+    const NAME: &'static str;
+}
+
+macro_rules! scales {
+    ($($(#[$doc:meta])* $scale:ident = $name:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $scale {}
+        impl sealed::Sealed for $scale {}
+        impl Scale for $scale {
+            const NAME: &'static str = $name;
+        }
+    )*};
+}
+
+scales! {
+    /// International Atomic Time, counted from 1970-01-01 00:00:00 TAI.
+    Tai = "TAI";
+    /// UTC as POSIX counts it: 86,400 seconds a day, so that a leap second repeats or skips a number.
+    Utc = "UTC";
+    /// UTC with leap seconds spread over many seconds (see [`smear`](crate::smear)).
+    SmearedUtc = "smeared UTC";
+    /// A scale that only runs forward, from an epoch that is not defined.
+    Monotonic = "monotonic";
+    /// The scale of the page at hand: TAI, UTC or monotonic. Seconds of this scale are always SI seconds;
+    /// where it is UTC, numbers continue through a leap second instead of repeating.
+    PageScale = "page";
+}

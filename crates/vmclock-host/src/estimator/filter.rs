@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is known of the time and of the counter's frequency: two intervals, kept by set membership.
+
+use vmclock_core::calibration::Period;
+use vmclock_core::time::{Tai, Time};
+
+use super::anchors::Anchors;
+use super::base::{scaled, Base};
+use super::vote::Vote;
+use super::wander::Wander;
+use crate::interval::Range;
+
+/// The time and the frequency. All frequencies are relative to the base, and are of time against the counter.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    pub(super) base: Base,
+    /// The counter to which `known` belongs.
+    now: u64,
+    /// True time, in nanoseconds ahead of the base.
+    known: Range,
+    /// The frequency on average, of late: the frequency of any moment is within the wander of it.
+    rate: Range,
+    /// How far the clock that is followed was steered since `now`.
+    steered: Range,
+    anchors: Anchors,
+    pub(super) wander: Wander,
+    /// The counter when it began, and how many rounds agreed with it since.
+    pub(super) began: u64,
+    pub(super) rounds: u32,
+}
+
+/// The frequency is where it cannot be.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Unstable {
+    /// How far outside, relative (positive: the counter is slower).
+    pub(super) change: f64,
+}
+
+impl Filter {
+    /// A filter that knows nothing yet but about where the time is, and the frequency to within `tolerance`.
+    pub(super) fn new(now: u64, time: Time<Tai>, nominal: Period, tolerance: f64) -> Self {
+        Self {
+            base: Base::at(now, time, nominal),
+            now,
+            known: Range::new(0.0, 0.0),
+            rate: Range::around(0.0, tolerance),
+            steered: Range::new(0.0, 0.0),
+            anchors: Anchors::default(),
+            wander: Wander::default(),
+            began: now,
+            rounds: 0,
+        }
+    }
+
+    pub(super) const fn known(&self) -> Range {
+        self.known
+    }
+
+    pub(super) const fn rate(&self) -> Range {
+        self.rate
+    }
+
+    /// The frequency of any moment, where it may wander so far.
+    pub(super) fn rates(&self, wander: f64) -> Range {
+        let Range { low, high } = self.rate.wider(wander);
+        // Before it was steered, it was where it is now without that.
+        Range::new(low - self.steered.high, high - self.steered.low)
+    }
+
+    /// The time since it began, in nanoseconds.
+    pub(super) fn age(&self, now: u64) -> f64 {
+        self.base.elapsed(self.began, now)
+    }
+
+    /// Lets time pass up to a counter value.
+    pub(super) fn advance(&mut self, now: u64, wander: f64) {
+        let elapsed = self.base.elapsed(self.now, now);
+        self.known = self.known.grown(elapsed, self.rates(wander));
+        self.steered = Range::new(0.0, 0.0);
+        self.wander.advance(elapsed);
+        self.now = now;
+    }
+
+    /// The clock that is followed was given another frequency, by so much more, at some moment since the last advance.
+    pub(super) fn steer(&mut self, by: f64) {
+        self.rate = self.rate.shifted(by);
+        let Range { low, high } = self.steered;
+        // Between where it was in any of these moments and where it is now.
+        self.steered = Range::new((low + by).min(by).min(0.0), (high + by).max(by).max(0.0));
+        self.anchors = Anchors::default();
+        self.wander = Wander::default();
+    }
+
+    /// What a vote says of the time at `now`, in nanoseconds ahead of the base.
+    pub(super) fn interval(&self, vote: &Vote, now: u64, wander: f64) -> Range {
+        let rates = self.rates(wander);
+        let at = vote.sample.middle();
+        let half = self.base.elapsed(vote.sample.before, vote.sample.after).abs() / 2.0;
+        // A counter is read in whole ticks, the end of the exchange and the reader's own moment up to one early, and the
+        // middle is rounded by a half; and a clock shows whole nanoseconds.
+        let error = vote.max_error + half * (1.0 + rates.magnitude()) + 2.5 * self.base.nanos_per_tick() + 1.0;
+        Range::around(self.base.ahead(at, vote.sample.time), error).grown(self.base.elapsed(at, now), rates)
+    }
+
+    /// The distance of a vote from what is known at its moment, in nanoseconds (positive: it is ahead); 0 if they are
+    /// consistent.
+    pub(super) fn residual(&self, vote: &Vote, wander: f64) -> f64 {
+        let known = self.known.grown(self.base.elapsed(self.now, vote.sample.middle()), self.rates(wander));
+        known.distance_to(self.interval(vote, vote.sample.middle(), wander))
+    }
+
+    /// True time is also within this range. Says whether that is possible.
+    pub(super) fn narrow(&mut self, proven: Range) -> bool {
+        match self.known.and(proven) {
+            Some(both) => self.known = both,
+            None => return false,
+        }
+        true
+    }
+
+    /// True time is within this range, whatever was known.
+    pub(super) fn begin(&mut self, proven: Range) {
+        self.known = proven;
+    }
+
+    /// Measures the frequency over a time just long enough: until it is known better than `exact`.
+    pub(super) fn learn(&mut self, wander: f64, exact: f64) -> Result<(), Unstable> {
+        let (base, now) = (self.base, self.now);
+        let measured = self.anchors.rate(self.known, |at| base.elapsed(at, now), exact);
+        self.anchors.note(now, self.known, |from| base.elapsed(from, now));
+        let Some((measured, over)) = measured else { return Ok(()) };
+        let possible = self.rate.wider(wander);
+        self.rate = measured.and(possible).ok_or(Unstable { change: possible.distance_to(measured) })?;
+        if self.rate.width() < exact / 2.0 {
+            self.wander.note(self.rate.middle(), over);
+        }
+        Ok(())
+    }
+
+    /// Lets all be relative to another line, which is this far ahead now, at this frequency.
+    pub(super) fn rebase(&mut self, ahead: f64, rate: f64) -> Option<()> {
+        let time = self.base.time_at(self.now, ahead)?;
+        let base = Base::at(self.now, time, scaled(self.base.period(), rate)?);
+        let (old, now) = (self.base, self.now);
+        self.anchors.rebase(|at| -(ahead + rate * old.elapsed(now, at)));
+        let relative = |value: f64| (value - rate) / (1.0 + rate);
+        self.wander.rebase(relative);
+        self.known = self.known.shifted(-ahead);
+        self.rate = Range::new(relative(self.rate.low), relative(self.rate.high));
+        self.base = base;
+        Some(())
+    }
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The real publisher in a simulated world: how it starts, does its rounds, and ends.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use vmclock_core::abi::Snapshot;
+use vmclock_core::guest_counter::GuestCounter;
+use vmclock_host::estimator::Settings;
+use vmclock_host::event::Event;
+use vmclock_host::publisher::{Plan, Prepared, PublishError, Publisher};
+use vmclock_host::source::Source;
+
+use crate::judge::Rule;
+use crate::machine::{Machine, MemoryPage};
+use crate::source::SimulatedSource;
+use crate::spec::{PublisherSpec, WorldSpec};
+use crate::units::{Nanos, PPM};
+use crate::world::{Caretaker, World};
+
+/// The least wander that is assumed where it is measured, in parts per 10^12.
+const LEAST_WANDER: u64 = PPM as u64;
+
+/// Nobody wants to read the same in so many rounds in a row.
+const REPEATED: u32 = 20;
+
+/// The publisher of a world, or none for a while.
+pub(crate) struct Driven<'s> {
+    pub(crate) world: Rc<RefCell<World>>,
+    spec: &'s WorldSpec,
+    publisher: Option<Publisher<Machine, MemoryPage>>,
+    /// How many publishers there were.
+    epoch: usize,
+    /// What they said, but for refreshed pages.
+    pub(crate) events: u64,
+    /// What was said in the last round, and in how many in a row, but for sources that can be reached or not.
+    repeated: Vec<(&'static str, u32)>,
+}
+
+impl<'s> Driven<'s> {
+    /// The first publisher of a world.
+    pub(crate) fn new(world: &Rc<RefCell<World>>, spec: &'s WorldSpec) -> Self {
+        let mut driven =
+            Self { world: Rc::clone(world), spec, publisher: None, epoch: 0, events: 0, repeated: Vec::new() };
+        driven.start();
+        driven
+    }
+
+    fn start(&mut self) {
+        self.world.borrow_mut().ledger.starts();
+        let source = |(number, source)| {
+            Box::new(SimulatedSource::new(&self.world, number, source, self.epoch)) as Box<dyn Source>
+        };
+        let sources = self.spec.sources.iter().enumerate().map(source).collect();
+        let plan = Plan { settings: settings(&self.spec.publisher), sources, ..Plan::default() };
+        let started = Prepared::new(Machine(Rc::clone(&self.world)), plan).and_then(|prepared| {
+            let (page, found) = MemoryPage::open(&self.world, prepared.blank());
+            prepared.on(page, found, "the page")
+        });
+        self.epoch += 1;
+        let started = started.map(|(publisher, events)| {
+            self.publisher = Some(publisher);
+            let mut world = self.world.borrow_mut();
+            world.ledger.started();
+            world.caretaker = Caretaker::Alive;
+            events
+        });
+        self.report(started);
+        let offset = self.world.borrow().guest_offset;
+        if let Some(publisher) = self.publisher.as_mut().filter(|_| offset != 0) {
+            publisher.set_guest_counter(Some(GuestCounter::exact(offset, None)));
+        }
+    }
+
+    /// All sources begin to measure.
+    pub(crate) fn start_round(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.start_round();
+        }
+    }
+
+    /// What follows from what the sources have given so far.
+    pub(crate) fn finish_round(&mut self) {
+        let Some(publisher) = &mut self.publisher else { return };
+        // What is there is taken now, as a publisher does that waits for its sources.
+        publisher.is_round_complete();
+        let notice = self.world.borrow().notice();
+        let finished = publisher.finish_round();
+        self.world.borrow_mut().concluded(notice);
+        self.report(finished);
+    }
+
+    /// It stops in order.
+    pub(crate) fn give_up(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            self.world.borrow_mut().caretaker = Caretaker::Gone;
+            publisher.give_up();
+        }
+    }
+
+    /// It is gone, and another one starts after a pause.
+    pub(crate) fn restart(&mut self, pause: Nanos) {
+        self.publisher = None;
+        {
+            let mut world = self.world.borrow_mut();
+            let now = world.now;
+            world.caretaker = Caretaker::Gone;
+            world.pass(now + pause, self.spec.reads);
+        }
+        self.start();
+    }
+
+    /// The guest is on another host now, whose publisher makes this change before the guest runs.
+    pub(crate) fn arrive(&mut self, change: impl FnMut(&mut Snapshot)) {
+        self.publisher = None;
+        self.start();
+        let Some(publisher) = &mut self.publisher else { return };
+        let updated = publisher.update(change).map(|()| Vec::new());
+        self.report(updated);
+    }
+
+    /// What the publisher says.
+    fn report(&mut self, said: Result<Vec<Event>, PublishError>) {
+        let mut world = self.world.borrow_mut();
+        match said {
+            Ok(events) => {
+                let names = events.iter().filter(|event| !event.is_routine() && !matches!(event, Event::Source { .. }));
+                let names: Vec<&'static str> = names.map(Event::name).collect();
+                if let Some(name) = again_and_again(&mut self.repeated, &names) {
+                    let now = world.now;
+                    world.judge.violated(Rule::Events, now, || format!("{name:?} in {REPEATED} rounds in a row"));
+                }
+                for event in events.iter().filter(|event| !event.is_routine()) {
+                    self.events += 1;
+                    if world.trace.is_some() {
+                        world.note(&format!("event: {event}"));
+                    }
+                }
+            }
+            Err(error) => {
+                let now = world.now;
+                world.judge.violated(Rule::Publisher, now, || error.to_string());
+            }
+        }
+    }
+}
+
+/// What was said in too many rounds in a row, if anything was.
+fn again_and_again(repeated: &mut Vec<(&'static str, u32)>, names: &[&'static str]) -> Option<&'static str> {
+    repeated.retain(|(name, _)| names.contains(name));
+    for name in names {
+        match repeated.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => repeated.push((name, 1)),
+        }
+    }
+    repeated.iter().find(|(_, count)| *count == REPEATED).map(|(name, _)| *name)
+}
+
+fn settings(spec: &PublisherSpec) -> Settings {
+    Settings {
+        wander: spec.drift,
+        measured_wander: spec.measured.then_some(LEAST_WANDER.min(spec.drift)),
+        nominal_error: spec.nominal_error,
+        source_timeout: spec.source_timeout.unsigned_abs(),
+        probation: spec.probation.unsigned_abs(),
+        monotonic: spec.monotonic,
+    }
+}
