@@ -127,8 +127,8 @@ impl World {
             identities: Chance::stream(spec.seed, "identities", 0),
             ready: vec![0; spec.sources.len()],
             changes: spec.oscillator.changes.iter().copied().collect(),
-            // A little less than allowed, as it is of a rounded number of Hz.
-            hertz_error: 0.999 * nominal_error * spec.nominal_part.clamp(-1.0, 1.0),
+            // A little less than allowed, as it becomes a whole number of Hz.
+            hertz_error: (nominal_error - 1.0 / spec.oscillator.hertz).max(0.0) * spec.nominal_part.clamp(-1.0, 1.0),
             drift: if publisher.measured { publisher.drift.min(PPM.unsigned_abs()) } else { publisher.drift },
             lists: lists(spec),
             list_expiries: spec.knowledge.lists.clone(),
