@@ -26,7 +26,11 @@ const COMPARED: u64 = 8;
 /// How many readings are kept for the whole of an epoch, with which all later calibrations have to overlap.
 const KEPT: usize = 48;
 
-/// What must never happen.
+/// What must always hold.
+///
+/// ```
+/// assert_eq!(vmclock_sim::Rule::Bounds.to_string(), "bounds");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Rule {
     /// True time is inside the page's interval.

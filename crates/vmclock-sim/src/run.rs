@@ -222,3 +222,73 @@ impl Run<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Episode, Falsehood};
+    use crate::counter::Change;
+    use crate::scenario::SCENARIOS;
+    use crate::units::{HOUR, MILLI, MINUTE};
+
+    fn world(name: &str, length: Nanos) -> WorldSpec {
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario");
+        scenario.world(1, length)
+    }
+
+    fn traced(world: &WorldSpec) -> Verdict {
+        run(world, Wanted { trace: true, ..Wanted::default() })
+    }
+
+    fn has(verdict: &Verdict, words: &str) -> bool {
+        verdict.trace.iter().any(|line| line.contains(words))
+    }
+
+    #[test]
+    fn a_falseticker_is_named_and_a_clock_that_is_read_twice_too() {
+        let verdict = traced(&world("falseticker-synchronized", 3 * MINUTE));
+        assert!(has(&verdict, "source 3 is a falseticker"), "{:#?}", verdict.trace);
+        let verdict = traced(&world("same-clock-twice", MINUTE));
+        assert!(has(&verdict, "source 0 and source 1 read one clock"), "{:#?}", verdict.trace);
+    }
+
+    #[test]
+    fn two_clocks_of_which_one_is_wrong_give_no_time_and_are_reported_once() {
+        let mut world = world("two-servers", HOUR);
+        let falsehood = Falsehood::Constant(SECOND);
+        world.episodes = vec![Episode { clock: 0, from: MINUTE, until: HOUR, falsehood }];
+        let verdict = run(&world, Wanted::default());
+        assert_eq!(verdict.violations.total(), 0, "{:?}", verdict.first);
+        assert!(verdict.without * 10 > verdict.readings * 8, "{} of {}", verdict.without, verdict.readings);
+        assert!(verdict.events < 60, "{}", verdict.events);
+    }
+
+    #[test]
+    fn a_world_that_breaks_a1_is_found_out() {
+        let mut world = world("ptp", 10 * MINUTE);
+        let falsehood = Falsehood::Constant(MILLI);
+        world.episodes = vec![Episode { clock: 0, from: 5 * MINUTE, until: HOUR, falsehood }];
+        assert!(!run(&world, Wanted::default()).kept_a1);
+    }
+
+    #[test]
+    fn a_band_that_is_wider_than_assumed_is_found_out() {
+        let mut world = world("ptp", HOUR);
+        world.publisher.refresh = 16 * SECOND;
+        // Three times as far, every minute, and nobody is excused.
+        world.oscillator.band *= 3;
+        world.oscillator.wander = crate::counter::Wander::Square { high: MINUTE, low: MINUTE };
+        let verdict = run(&world, Wanted::default());
+        assert!(verdict.violations.of(crate::judge::Rule::Bounds) > 0, "{:?}", verdict.violations);
+    }
+
+    #[test]
+    fn a_jump_is_excused_only_until_it_shows() {
+        let mut world = world("ptp", HOUR);
+        world.oscillator.changes = vec![(30 * MINUTE, Change::Jump(5 * MILLI))];
+        let verdict = traced(&world);
+        assert_eq!(verdict.violations.total(), 0, "{:?}", verdict.first);
+        assert_eq!(verdict.markers, 2, "the first, and another one");
+        assert!(verdict.without > 100);
+    }
+}

@@ -34,6 +34,12 @@ pub struct Request {
 }
 
 /// What came of a scenario.
+///
+/// ```
+/// use vmclock_sim::{simulate, Request, SCENARIOS};
+/// let outcomes = simulate(&[&SCENARIOS[0]], &Request { days: 0.1, seed: 5, threads: 2, points: false }, |_| ());
+/// assert_eq!((outcomes[0].scenario.name, &outcomes[0].violation), ("network", &None));
+/// ```
 #[derive(Debug)]
 pub struct Outcome {
     /// Which.
@@ -50,6 +56,12 @@ pub struct Outcome {
 }
 
 /// A violation, and how it came to that.
+///
+/// ```
+/// use vmclock_sim::Account;
+/// let account = Account { what: "marker at 9.000000000 s".into(), trace: vec!["page: synchronized".into()] };
+/// assert_eq!(account.trace.len(), 1);
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Account {
     /// Which rule, when, and by how much.
@@ -59,6 +71,12 @@ pub struct Account {
 }
 
 /// What was seen, over all runs.
+///
+/// ```
+/// use vmclock_sim::{Rule, Tally};
+/// let tally = Tally::new();
+/// assert_eq!((tally.readings, tally.violations.of(Rule::Bounds)), (0, 0));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Tally {
     /// How often somebody read the page.

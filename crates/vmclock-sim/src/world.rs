@@ -14,14 +14,14 @@ use vmclock_host::leap_seconds::{LeapSeconds, ListError};
 
 use crate::calendar::{Calendar, OFFSET};
 use crate::chance::Chance;
-use crate::clock::{Clock, Shown};
+use crate::clock::{Clock, ClockSpec, Shown, Stated};
 use crate::counter::{Change, Counter};
 use crate::judge::{seconds, Demands, Judge, Moment, Rule};
 use crate::ledger::{Delivered, Ledger, Notice};
 use crate::source::preemption;
-use crate::spec::{Demanded, Reach, WorldSpec, LATEST};
+use crate::spec::{Demanded, Reach, SourceSpec, WorldSpec, LATEST};
 use crate::statistics::Statistics;
-use crate::units::{part_of, rounded, Nanos, HOUR, MINUTE, ONE, PPM, SECOND};
+use crate::units::{part_of, rounded, Nanos, HOUR, MILLI, MINUTE, ONE, PPM, SECOND};
 
 /// Between 1900-01-01, from which a list of leap seconds counts, and 1970-01-01.
 const NTP_TO_UNIX: i64 = 2_208_988_800;
@@ -155,16 +155,24 @@ impl World {
         let listed = spec.knowledge.lists_leap && spec.knowledge.list_at(leaps_at).is_some_and(|end| end > leaps_at);
         let announcing = |number: &usize| spec.clocks[*number].announces.saturating_mul(SECOND) > lead;
         let always = |number: &usize| {
-            spec.sources.iter().any(|source| source.clock == *number && matches!(source.reach, Reach::Always))
+            let is_steady =
+                |source: &SourceSpec| matches!(source.reach, Reach::Always) && source.lost < 0.05 && source.late == 0.0;
+            spec.sources.iter().any(|source| source.clock == *number && is_steady(source))
+                && spec.episodes.iter().all(|episode| episode.clock != *number)
         };
         let count = (0..spec.clocks.len()).filter(|number| announcing(number) && always(number)).count();
+        // A clock that is as vague as that shows no leap second.
+        let is_vague = |clock: &ClockSpec| match clock.stated {
+            Stated::Constant(error) | Stated::Sawtooth(error) => error > 100 * MILLI,
+            Stated::Growth { .. } | Stated::Changing { .. } => true,
+        };
         let announced = count > spec.clocks.len() / 2;
         let in_time = leaps_at > lead;
         let kernel_knows = listed || count > 0;
         self.kernel_leaps_at = leaps_at + if kernel_knows { 0 } else { 10 * MINUTE };
         self.leap = if in_time && (announced || listed) && spec.late == 0.0 {
             LeapKnowledge::InTime
-        } else if spec.clocks.iter().all(|clock| !clock.tai) {
+        } else if spec.clocks.iter().all(|clock| !clock.tai && !is_vague(clock)) {
             LeapKnowledge::FromClocks
         } else if self.kernel_from.is_some_and(|from| from < leaps_at) {
             LeapKnowledge::FromKernel

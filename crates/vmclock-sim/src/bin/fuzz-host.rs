@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use vmclock_sim::{fuzz, replay, Replay};
+use vmclock_sim::{fuzz, reproduce, Reproduction};
 
 /// Attack the publisher in random worlds, judged by one who knows the true time
 #[derive(Parser)]
@@ -73,21 +73,21 @@ fn attack(arguments: &Arguments) -> bool {
 }
 
 fn again(seed: u64) -> bool {
-    let replay = replay(seed);
-    tell(&replay);
-    if let Some(simplest) = &replay.simplest {
+    let reproduction = reproduce(seed);
+    print(&reproduction);
+    if let Some(simplest) = &reproduction.simplest {
         say("\nThe simplest world in which the same goes wrong:\n");
-        tell(simplest);
+        print(simplest);
     }
-    replay.what.is_some()
+    reproduction.what.is_some()
 }
 
-fn tell(replay: &Replay) {
-    say(&replay.world);
-    for line in &replay.trace {
+fn print(reproduction: &Reproduction) {
+    say(&reproduction.world);
+    for line in &reproduction.trace {
         say(line);
     }
-    say(replay.what.as_deref().unwrap_or("nothing is violated"));
+    say(reproduction.what.as_deref().unwrap_or("nothing is violated"));
 }
 
 /// Prints a line, or not, where nobody reads any more.

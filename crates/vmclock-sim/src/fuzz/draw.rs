@@ -103,7 +103,8 @@ fn oscillator(chance: &mut Chance, publisher: &PublisherSpec) -> OscillatorSpec 
 fn calendar(chance: &mut Chance, length: Nanos) -> Calendar {
     let is_leap = chance.happens(0.25);
     let month = MONTHS[if is_leap { chance.index(2) } else { chance.index(3) }];
-    let into = chance.between(0, length / SECOND + 1);
+    // Not at once: a kernel that is told late would mislead whoever starts then.
+    let into = chance.between(1_200, (length / SECOND).max(1_201));
     let kind = chance.pick([LeapKind::Inserted, LeapKind::Inserted, LeapKind::Deleted]);
     Calendar { epoch: month + OFFSET - into, leap: is_leap.then_some(Leap { month, kind }) }
 }

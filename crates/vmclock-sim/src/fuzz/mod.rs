@@ -11,6 +11,11 @@ use crate::spec::WorldSpec;
 use crate::units::DAY;
 
 /// What came of many worlds.
+///
+/// ```
+/// use vmclock_sim::Campaign;
+/// assert!(Campaign::default().failures.is_empty());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Campaign {
     /// How many worlds there were.
@@ -19,7 +24,7 @@ pub struct Campaign {
     pub days: f64,
     /// How many rounds their publishers did.
     pub rounds: u64,
-    /// How often somebody read a page; and how often there was no time.
+    /// How often somebody read a page.
     pub readings: u64,
     /// How often there was no time.
     pub without: u64,
@@ -28,6 +33,12 @@ pub struct Campaign {
 }
 
 /// A world in which a rule was violated.
+///
+/// ```
+/// use vmclock_sim::Failure;
+/// let failure = Failure { seed: 7, what: "bounds at 3.000000000 s: true time is 5 ns outside".into() };
+/// assert!(failure.what.starts_with("bounds"));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// The number that the world is drawn from.
@@ -36,9 +47,15 @@ pub struct Failure {
     pub what: String,
 }
 
-/// A failing world in all detail.
+/// A world in all detail, and what happened in it.
+///
+/// ```
+/// let reproduction = vmclock_sim::reproduce(1);
+/// assert_eq!(reproduction.what, None);
+/// assert!(reproduction.world.starts_with("seed 0x") && !reproduction.trace.is_empty());
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Replay {
+pub struct Reproduction {
     /// Which rule, when, and by how much; none where nothing is violated.
     pub what: Option<String>,
     /// The last things that happened before.
@@ -46,7 +63,7 @@ pub struct Replay {
     /// The world.
     pub world: String,
     /// The simplest world in which the same rule is violated, and what happens in it.
-    pub simplest: Option<Box<Replay>>,
+    pub simplest: Option<Box<Reproduction>>,
 }
 
 /// Attacks the publisher in worlds of at least so many days together, on so many threads. Stops after the part in which
@@ -100,18 +117,18 @@ fn what_of(verdict: &Verdict) -> Option<String> {
 }
 
 /// Does again what happens in a world, and finds the simplest one in which the same goes wrong.
-pub fn replay(seed: u64) -> Replay {
+pub fn reproduce(seed: u64) -> Reproduction {
     let world = draw::draw(seed);
-    let (mut replay, verdict) = account(&world);
+    let (mut reproduction, verdict) = account(&world);
     if let Some(first) = verdict.first {
         let simplest = shrink::simplest(&world, first.rule);
-        replay.simplest = Some(Box::new(account(&simplest).0));
+        reproduction.simplest = Some(Box::new(account(&simplest).0));
     }
-    replay
+    reproduction
 }
 
-fn account(world: &WorldSpec) -> (Replay, Verdict) {
+fn account(world: &WorldSpec) -> (Reproduction, Verdict) {
     let mut verdict = run(world, Wanted { stop: true, trace: true, ..Wanted::default() });
     let trace = std::mem::take(&mut verdict.trace).into();
-    (Replay { what: what_of(&verdict), trace, world: world.to_string(), simplest: None }, verdict)
+    (Reproduction { what: what_of(&verdict), trace, world: world.to_string(), simplest: None }, verdict)
 }
