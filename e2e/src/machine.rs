@@ -92,7 +92,7 @@ impl Machine {
         }
     }
 
-    /// Starts a QEMU that stands, and has nobody yet who lets it go on.
+    /// Starts a QEMU that is paused, with nobody yet who lets it run.
     pub(crate) fn attached(lab: &Lab, kernel: &Kernel, name: &str, extra: &[&str]) -> Result<Self> {
         Self::start(lab, kernel, name, &Clock::Attached(&["--second-page", "--refresh", "10s"]), extra)
     }

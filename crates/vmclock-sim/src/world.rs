@@ -91,6 +91,8 @@ pub(crate) struct World {
     list_expiries: Vec<(Nanos, Nanos)>,
     /// How long a round may take to come.
     slack: Nanos,
+    /// When the host last slept.
+    woke: Nanos,
     kernel_from: Option<Nanos>,
     kernel_leaps_at: Nanos,
     /// From when on UTC is demanded again after the leap second, where it is not known in time.
@@ -132,6 +134,7 @@ impl World {
             drift: if publisher.measured { publisher.drift.min(PPM.unsigned_abs()) } else { publisher.drift },
             lists: lists(spec),
             list_expiries: spec.knowledge.lists.clone(),
+            woke: Nanos::MIN,
             slack: 2 * publisher.refresh + publisher.deadline + if spec.late > 0.0 { LATEST } else { 0 },
             kernel_from: spec.knowledge.kernel_from,
             kernel_leaps_at: Nanos::MAX,
@@ -330,6 +333,9 @@ impl World {
     /// Whether TAI-UTC has been known for some minutes, so that even the same publisher has looked it up.
     fn demands_offset(&self) -> bool {
         let before = self.now - 3 * MINUTE - self.slack;
+        if self.woke > before {
+            return false;
+        }
         let is_listed = |at: Nanos| {
             let list = self.list_expiries.iter().rev().find(|list| list.0 <= at);
             list.is_some_and(|list| list.1 > self.now + SECOND)
@@ -375,6 +381,7 @@ impl World {
         }
         self.advance(until);
         self.is_paused = false;
+        self.woke = until;
         self.ledger.slept(length);
     }
 

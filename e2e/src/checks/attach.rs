@@ -27,7 +27,7 @@ fn guest(lab: &Lab, kernel: &Kernel, machine: &mut Machine) -> Result<String> {
     machine.wait_until_ready()?;
     machine.wait_for("calibrated")?;
 
-    // It is notified, it stands and goes on, and it is saved.
+    // It is notified, it is paused and resumed, and it is saved.
     let watched = notify::watch(lab, machine)?;
     machine.qmp.run("stop", &json!({}))?;
     machine.wait_for("paused")?;

@@ -45,8 +45,12 @@ fn main() -> ExitCode {
 /// Says whether a rule was violated.
 fn attack(arguments: &Arguments) -> bool {
     let began = Instant::now();
-    let mut said = began;
+    let (mut said, mut failed) = (began, 0);
     let campaign = fuzz(arguments.days, arguments.seed, arguments.jobs, |so_far| {
+        for failure in so_far.failures.iter().skip(failed) {
+            say(&format!("world {:#018x}: {}", failure.seed, failure.what));
+        }
+        failed = so_far.failures.len();
         if said.elapsed().as_secs() >= 10 {
             said = Instant::now();
             say(&format!("{:.0} days in {} worlds, {} fail", so_far.days, so_far.worlds, so_far.failures.len()));
@@ -63,9 +67,6 @@ fn attack(arguments: &Arguments) -> bool {
         began.elapsed().as_secs_f64(),
         campaign.failures.len()
     ));
-    for failure in &campaign.failures {
-        say(&format!("world {:#018x}: {}", failure.seed, failure.what));
-    }
     if let Some(failure) = campaign.failures.first() {
         say(&format!("cargo xtask fuzz-host --replay {:#018x} does it again", failure.seed));
     }

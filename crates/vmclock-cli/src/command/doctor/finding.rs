@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::exit;
 
-/// How one aspect of the machine stands.
+/// What one aspect of the machine is like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
