@@ -141,6 +141,8 @@ pub enum Finding {
     },
     /// No calibration places what was read before inside the bounds that it was read with.
     NotNested,
+    /// The counter was set back: all starts anew.
+    SetBack,
     /// The counter's frequency changed by more than it may.
     Unstable {
         /// By how much more, in parts per 10^12 (positive: the counter is slower).
@@ -229,7 +231,8 @@ struct Track {
     /// It was not synchronized before, and is now.
     is_improved: bool,
     standing: Standing,
-    /// In how many rounds in a row a falseticker was consistent.
+    /// It was a falseticker when it was last compared; and in how many rounds in a row it was consistent.
+    is_false: bool,
     consistent: u32,
 }
 
@@ -290,6 +293,7 @@ impl Estimator {
             steering: None,
             is_improved: false,
             standing: Standing::Unreachable,
+            is_false: false,
             consistent: 0,
         };
         Self {
@@ -362,13 +366,13 @@ impl Estimator {
         let mut findings = Vec::new();
         let mut disrupted = std::mem::take(&mut self.is_broken);
         if self.concluded.is_some_and(|concluded| ticks_between(concluded, now) < 0) {
-            // The counter was set back: what was measured before that seems to be of the future.
-            (self.since, self.concluded) = (None, None);
-            for track in &mut self.tracks {
-                track.vote = track.vote.filter(|vote| ticks_between(vote.sample.middle(), now) >= 0);
-            }
+            // What was measured in this round may be from before that.
+            self.restart(self.nominal);
+            self.since = Some(now);
+            findings.push(Finding::SetBack);
+            disrupted = true;
         }
-        self.drop_earlier_votes();
+        self.drop_unusable_votes(now);
         let state = std::mem::replace(&mut self.state, State::Starting);
         self.state = match state {
             State::Starting => self.start(now, &mut findings),
@@ -443,17 +447,19 @@ impl Estimator {
         self.since = self.concluded;
         // A single clock's reading that contradicts is the other time, even if it was answered before.
         let single = (self.clocks == 1).then(|| self.candidate(now)).flatten();
-        self.drop_earlier_votes();
+        self.drop_unusable_votes(now);
         let is_improved = self.tracks.iter_mut().any(|track| std::mem::take(&mut track.is_improved));
         let candidate = single.or_else(|| self.candidate(now));
         State::Doubt(Box::new(Doubt { before, agreeing: 0, candidate, is_improved }))
     }
 
-    /// What was measured before the sources contradicted what was known counts no more, however late the answer is.
-    fn drop_earlier_votes(&mut self) {
-        let Some(since) = self.since else { return };
+    /// What was measured before the sources contradicted what was known counts no more, however late the answer is; nor
+    /// does what is of the future, as it was measured before the counter was set back.
+    fn drop_unusable_votes(&mut self, now: u64) {
+        let is_late = |vote: &Vote| self.since.is_some_and(|since| ticks_between(since, vote.sample.middle()) < 0);
+        let is_usable = |vote: &Vote| ticks_between(vote.sample.middle(), now) >= 0 && !is_late(vote);
         for track in &mut self.tracks {
-            track.vote = track.vote.filter(|vote| ticks_between(since, vote.sample.middle()) >= 0);
+            track.vote = track.vote.filter(is_usable);
         }
     }
 
@@ -548,9 +554,7 @@ impl Estimator {
     fn interval(&self, track: &Track, filter: &Filter, wander: f64, now: u64) -> Option<Range> {
         let vote = track.vote?;
         let age = filter.base.elapsed(vote.sample.middle(), now);
-        // One of the future is from before the counter was set back.
-        let is_recent = (0.0..=self.settings.source_timeout as f64).contains(&age);
-        is_recent.then(|| filter.interval(&vote, now, wander))
+        (age <= self.settings.source_timeout as f64).then(|| filter.interval(&vote, now, wander))
     }
 
     /// Which sources are selected, now that the state is known.
@@ -564,9 +568,11 @@ impl Estimator {
         for (source, track) in self.tracks.iter_mut().enumerate() {
             let residual =
                 |filter: &Filter, vote: &Vote| filter.known().distance_to(filter.interval(vote, now, wander));
-            let is_recent = |filter: &Filter, vote: &Vote| {
-                (0.0..=timeout).contains(&filter.base.elapsed(vote.sample.middle(), now))
-            };
+            let is_recent = |filter: &Filter, vote: &Vote| filter.base.elapsed(vote.sample.middle(), now) <= timeout;
+            if filter.is_none() {
+                // What it contradicted is in doubt itself.
+                track.is_false = false;
+            }
             track.standing = match (filter, track.vote) {
                 (_, None) => Standing::Unreachable,
                 (None, Some(_)) => Standing::Candidate,
@@ -575,17 +581,16 @@ impl Estimator {
                     let ahead = residual(filter, &vote);
                     let consistent = ahead.abs() <= 0.0;
                     track.consistent = if consistent { track.consistent.saturating_add(1) } else { 0 };
-                    match track.standing {
-                        Standing::Falseticker if track.consistent < ROUNDS => Standing::Falseticker,
-                        Standing::Falseticker => {
-                            findings.push(Finding::ReAccepted { source });
-                            Standing::Selected
-                        }
-                        _ if consistent => Standing::Selected,
-                        _ => {
-                            findings.push(Finding::Falseticker { source, ahead });
-                            Standing::Falseticker
-                        }
+                    if track.is_false && track.consistent >= ROUNDS {
+                        track.is_false = false;
+                        findings.push(Finding::ReAccepted { source });
+                    } else if !consistent && !std::mem::replace(&mut track.is_false, true) {
+                        findings.push(Finding::Falseticker { source, ahead });
+                    }
+                    if track.is_false {
+                        Standing::Falseticker
+                    } else {
+                        Standing::Selected
                     }
                 }
             };

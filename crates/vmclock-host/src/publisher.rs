@@ -53,6 +53,10 @@ use crate::world::{Host, PageSink};
 /// How often the kernel and the list of leap seconds are asked for TAI-UTC.
 const LOOKED_UP_EACH: i128 = 60_000_000_000;
 
+/// In so many rounds in a row a source must answer before it is reported as reachable again: one that answers now and
+/// then would be reported in each round.
+const REACHABLE_AFTER: u32 = 3;
+
 /// What a publisher is to do.
 #[derive(Default)]
 pub struct Plan {
@@ -207,8 +211,9 @@ struct Polled {
     /// What it gave in this round.
     result: Option<Result<Measurement, SourceError>>,
     started: bool,
-    /// Why it did not answer in the last round, if it did not.
+    /// Why it did not answer in the last round, if it did not; and in how many rounds in a row it did.
     failure: Option<String>,
+    answers: u32,
     /// Whether it was reported as unreachable.
     is_reported: bool,
     /// The epoch of the counter when it was last measured; none before it was for the first time.
@@ -217,7 +222,11 @@ struct Polled {
 
 impl Polled {
     fn new(source: Box<dyn Source>) -> Self {
-        Self { source, result: None, started: false, failure: None, is_reported: false, era: None }
+        Self { source, result: None, started: false, failure: None, answers: 0, is_reported: false, era: None }
+    }
+
+    fn failed(&mut self, reason: String) {
+        (self.failure, self.answers) = (Some(reason), 0);
     }
 
     /// Whether nothing more is to be expected of it in this round.
@@ -390,14 +399,16 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
             match polled.result.take() {
                 Some(Ok(measurement)) => {
                     polled.failure = None;
-                    if std::mem::take(&mut polled.is_reported) {
+                    polled.answers = polled.answers.saturating_add(1);
+                    if polled.is_reported && polled.answers >= REACHABLE_AFTER {
+                        polled.is_reported = false;
                         events.push(Event::Source { source: name.to_owned(), reachable: true, reason: None });
                     }
                     disrupted |= polled.era.replace(measurement.era).is_some_and(|known| known != measurement.era);
                     measurements.push((index, measurement));
                 }
-                Some(Err(error)) => polled.failure = Some(error.to_string()),
-                None => polled.failure = Some(format!("{name}: no answer in this round")),
+                Some(Err(error)) => polled.failed(error.to_string()),
+                None => polled.failed(format!("{name}: no answer in this round")),
             }
         }
         if disrupted {
@@ -454,6 +465,7 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
             Finding::Contradicted { ahead } => Event::Rejected { ahead_ns: ahead },
             Finding::StepAccepted => Event::StepAccepted,
             Finding::NotNested => Event::NotNested,
+            Finding::SetBack => Event::Disrupted,
             Finding::Unstable { change } => Event::Unstable { change_ppm: change / 1e6, wander_ppm },
             Finding::Holdover => Event::Holdover,
             Finding::Resumed => Event::Resumed,

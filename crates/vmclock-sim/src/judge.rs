@@ -275,7 +275,8 @@ impl Judge {
         if snapshot.seq_count == 0 {
             self.violated(Rule::Sequence, moment.at, || "the sequence count rests at 0".into());
         }
-        let old = std::mem::replace(&mut self.view, view(&snapshot, moment, demands));
+        let next = view(&snapshot, moment, demands, self.view.to_tai);
+        let old = std::mem::replace(&mut self.view, next);
         if old.snapshot.disruption_marker != snapshot.disruption_marker {
             self.markers += 1;
             self.forget();
@@ -410,14 +411,17 @@ impl Judge {
     }
 }
 
-fn view(snapshot: &Snapshot, moment: &Moment<'_>, demands: Demands) -> View {
+/// `before`: how far the page was from TAI, in nanoseconds.
+fn view(snapshot: &Snapshot, moment: &Moment<'_>, demands: Demands, before: i128) -> View {
     let calibration = Calibration::from_snapshot(snapshot, COUNTER).ok();
     let to_tai = match (snapshot.time_type, &calibration) {
-        (TimeType::UTC, Some(calibration)) if demands.utc => reference_offset(snapshot, calibration, moment.calendar),
-        (TimeType::UTC, Some(calibration)) => nearest_offset(calibration, moment),
+        (TimeType::UTC, Some(calibration)) if demands.utc => {
+            reference_offset(snapshot, calibration, moment.calendar) * SECOND
+        }
+        (TimeType::UTC, Some(calibration)) => possible_offset(calibration, moment, before),
         _ => 0,
     };
-    let to_tai = i128::from(to_tai) * i128::from(SECOND);
+    let to_tai = i128::from(to_tai);
     View { snapshot: *snapshot, calibration, utc: UtcRule::from_snapshot(snapshot), to_tai }
 }
 
@@ -434,12 +438,16 @@ fn reference_offset(snapshot: &Snapshot, calibration: &Calibration, calendar: &C
     }
 }
 
-/// The same as long as nobody can know of the leap second: the offset of before will do, as will the one of after.
-fn nearest_offset(calibration: &Calibration, moment: &Moment<'_>) -> i64 {
+/// The same in nanoseconds as long as nobody can know of the leap second: the offset of before will do, as will the one of
+/// after. A page whose bounds are wider than a second is right by both, and does not go from one to the other.
+fn possible_offset(calibration: &Calibration, moment: &Moment<'_>, before: i128) -> Nanos {
     let shown = calibration.time_at(moment.counter).map_or(0, Time::floor_nanos);
-    let off = |offset: &i64| (moment.calendar.tai(moment.at) - shown - i128::from(offset * SECOND)).abs();
-    let offsets = [OFFSET, moment.calendar.offset(Nanos::MAX)];
-    offsets.into_iter().min_by_key(off).unwrap_or(OFFSET)
+    let max_error = calibration.max_error_at(moment.counter).unwrap_or(0);
+    let off = |offset: &Nanos| (moment.calendar.tai(moment.at) - shown - i128::from(*offset)).abs();
+    let is_kept = |offset: &Nanos| i128::from(*offset) == before && off(offset).unsigned_abs() <= max_error;
+    let offsets = [OFFSET, moment.calendar.offset(Nanos::MAX)].map(|offset| offset * SECOND);
+    let kept = offsets.into_iter().find(is_kept);
+    kept.or_else(|| offsets.into_iter().min_by_key(off)).unwrap_or(OFFSET * SECOND)
 }
 
 /// An instant, for people.

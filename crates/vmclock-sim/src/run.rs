@@ -229,6 +229,7 @@ mod tests {
     use crate::clock::{Episode, Falsehood};
     use crate::counter::Change;
     use crate::scenario::SCENARIOS;
+    use crate::spec::Reach;
     use crate::units::{HOUR, MILLI, MINUTE};
 
     fn world(name: &str, length: Nanos) -> WorldSpec {
@@ -250,6 +251,22 @@ mod tests {
         assert!(has(&verdict, "source 3 is a falseticker"), "{:#?}", verdict.trace);
         let verdict = traced(&world("same-clock-twice", MINUTE));
         assert!(has(&verdict, "source 0 and source 1 read one clock"), "{:#?}", verdict.trace);
+    }
+
+    #[test]
+    fn a_source_that_answers_now_and_then_is_reported_once() {
+        let mut world = world("falseticker", HOUR);
+        let refresh = world.publisher.refresh;
+        world.publisher.source_timeout = refresh / 2;
+        for source in &mut world.sources {
+            (source.reach, source.lost) = (Reach::Always, 0.0);
+        }
+        world.sources[0].reach = Reach::Windows { period: 2 * refresh, open: refresh };
+        let falsehood = Falsehood::Constant(SECOND);
+        world.episodes = vec![Episode { clock: 0, from: 0, until: 2 * HOUR, falsehood }];
+        let verdict = run(&world, Wanted::default());
+        assert_eq!(verdict.violations.total(), 0, "{:?}", verdict.first);
+        assert!(verdict.events < 12, "{}", verdict.events);
     }
 
     #[test]
