@@ -69,7 +69,8 @@ const ROUNDS: u32 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// The frequency wander: how far the counter's frequency at any moment may be from its average over any time, in
-    /// parts per 10^12. It is in the page's error bounds, and in holdover, always; unless `measured_wander` is set.
+    /// parts per 10^12, less than 10^11. It is in the page's error bounds, and in holdover, always; unless `measured_wander`
+    /// is set.
     pub wander: u64,
     /// Measure the frequency wander, and assume that it stays within three times the range that was seen in a day, but
     /// no less than this, in parts per 10^12. It takes evidence in 20 of the last 24 hours, and in holdover `wander`
@@ -713,7 +714,7 @@ impl Estimator {
         let wanted = Line { ahead: time, rate: filter.rate().middle() + slew };
         let line = self.published.nested(now, wanted, times, reserve, &filter.base)?;
         let time_error = known.error_of(line.ahead) + ROUNDING;
-        let rate_error = (filter.rate().error_of(line.rate) + wander) / (1.0 + line.rate);
+        let rate_error = filter.rates(wander).error_of(line.rate) / (1.0 + line.rate);
         let estimated_rate_error = filter.rate().width() / 2.0;
         filter.rebase(line.ahead, line.rate)?;
         let parts = |relative: f64| (relative * PARTS_PER_TRILLION).ceil() as u64 + 1;

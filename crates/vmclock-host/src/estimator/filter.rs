@@ -62,7 +62,7 @@ impl Filter {
 
     /// The frequency of any moment, where it may wander so far.
     pub(super) fn rates(&self, wander: f64) -> Range {
-        let Range { low, high } = self.rate.wider(wander);
+        let Range { low, high } = wandered(self.rate, wander);
         // Before it was steered, it was where it is now without that.
         Range::new(low - self.steered.high, high - self.steered.low)
     }
@@ -129,7 +129,7 @@ impl Filter {
         let measured = self.anchors.rate(self.known, |at| base.elapsed(at, now), exact);
         self.anchors.note(now, self.known, |from| base.elapsed(from, now));
         let Some((measured, over)) = measured else { return Ok(()) };
-        let possible = self.rate.wider(wander);
+        let possible = wandered(self.rate, wander);
         self.rate = measured.and(possible).ok_or(Unstable { change: possible.distance_to(measured) })?;
         if self.rate.width() < exact / 2.0 {
             self.wander.note(self.rate.middle(), over);
@@ -149,5 +149,27 @@ impl Filter {
         self.rate = Range::new(relative(self.rate.low), relative(self.rate.high));
         self.base = base;
         Some(())
+    }
+}
+
+/// Where time against the counter is at any moment, if its average is in `rate` and the counter's frequency wanders so far
+/// from its own. The wander is relative to the counter's frequency, not to the base's: far from the nominal frequency,
+/// their sum would be parts per 10^8 too small.
+fn wandered(rate: Range, wander: f64) -> Range {
+    Range::new((1.0 + rate.low) / (1.0 + wander) - 1.0, (1.0 + rate.high) / (1.0 - wander) - 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_far_from_its_nominal_frequency_wanders_relative_to_its_own() {
+        // A period that is longer by 4000 ppm, and a frequency that falls by 15 ppm.
+        let exact = 1.004 / (1.0 - 15e-6) - 1.0;
+        let rates = wandered(Range::new(-0.004, 0.004), 15e-6);
+        assert!((rates.high - exact).abs() < 1e-15, "{rates:?}");
+        assert!(rates.high > 0.004 + 15e-6 + 5e-8);
+        assert!(rates.low < -0.004 - 14.9e-6);
     }
 }
