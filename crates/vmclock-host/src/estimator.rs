@@ -265,6 +265,8 @@ struct Track {
 pub struct Estimator {
     settings: Settings,
     nominal: Period,
+    /// How far off that may be, in parts per 10^12.
+    nominal_error: u64,
     tracks: Vec<Track>,
     /// How many clocks are configured.
     clocks: usize,
@@ -300,6 +302,7 @@ impl Estimator {
         Self {
             settings,
             nominal,
+            nominal_error: settings.nominal_error,
             tracks: clocks.iter().map(track).collect(),
             clocks: clocks.iter().max().map_or(0, |last| last + 1),
             state: State::Starting,
@@ -369,7 +372,7 @@ impl Estimator {
         if self.concluded.is_some_and(|concluded| ticks_between(concluded, now) < 0) {
             // What was measured in this round may be from before that.
             self.restart(self.nominal);
-            self.since = Some(now);
+            (self.nominal_error, self.since) = (self.any_frequency(), Some(now));
             findings.push(Finding::SetBack);
             disrupted = true;
         }
@@ -401,7 +404,7 @@ impl Estimator {
 
     /// Before a majority agreed for the first time.
     fn start(&mut self, now: u64, findings: &mut Vec<Finding>) -> State {
-        let Some(mut filter) = self.fresh_filter(now, self.settings.nominal_error) else { return State::Starting };
+        let Some(mut filter) = self.fresh_filter(now, self.nominal_error) else { return State::Starting };
         match self.select(&filter, None, self.configured_wander(), now) {
             Selection::Proven { range, agreed: true } => {
                 filter.begin(range);
@@ -512,13 +515,17 @@ impl Estimator {
 
     /// Another time that a majority agrees on, if one does.
     fn candidate(&self, now: u64) -> Option<Filter> {
-        // What was known of the frequency at the start may be what is wrong.
-        let mut candidate = self.fresh_filter(now, self.settings.nominal_error.max(ANY_FREQUENCY))?;
+        let mut candidate = self.fresh_filter(now, self.any_frequency())?;
         let selection = self.select(&candidate, None, self.configured_wander(), now);
         let Selection::Proven { range, agreed: true } = selection else { return None };
         candidate.begin(range);
         candidate.rounds = 1;
         Some(candidate)
+    }
+
+    /// How far off the nominal frequency may be where what was known of it at the start may be what is wrong.
+    fn any_frequency(&self) -> u64 {
+        self.settings.nominal_error.max(ANY_FREQUENCY)
     }
 
     /// A majority of several clocks is right by assumption; a single one has to persist.
