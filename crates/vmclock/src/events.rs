@@ -86,6 +86,7 @@ impl Notice {
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Changes {
     /// The page before.
     pub before: Snapshot,
@@ -94,6 +95,11 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Between two snapshots of your own.
+    pub const fn between(before: Snapshot, after: Snapshot) -> Self {
+        Self { before, after }
+    }
+
     /// The events, one by one. Several at once are normal.
     pub fn iter(&self) -> impl Iterator<Item = Event> {
         changes(&self.before, &self.after)
@@ -130,8 +136,9 @@ enum Waking {
 
 impl Events {
     pub(crate) fn of(clock: VmClock) -> Result<Self, ReadError> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ReadError::of_system)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+            .map_err(ReadError::of_system)?;
         let device = reopen_device(&clock);
         let last = clock.snapshot()?;
         let mut events = Self {
@@ -146,7 +153,8 @@ impl Events {
             can_poll: true,
             waking: Waking::Timer,
         };
-        epoll::add(&events.epoll, &events.timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        epoll::add(&events.epoll, &events.timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .map_err(ReadError::of_system)?;
         events.set_timer(events.interval)?;
         events.choose_waking()?;
         Ok(events)
@@ -170,7 +178,7 @@ impl Events {
     }
 
     /// Whether the device wakes us, rather than a timer.
-    pub fn notified(&self) -> bool {
+    pub fn is_notified(&self) -> bool {
         self.waking == Waking::Device
     }
 
@@ -277,7 +285,7 @@ impl Events {
             // The device does not notify any more, so that polling it returns at once.
             Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::HUP) => self.wake_by(Waking::Timer).map(|()| None),
             Ok(_) | Err(Errno::INTR) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            Err(errno) => Err(ReadError::of_system(errno)),
         }
     }
 
@@ -301,12 +309,12 @@ impl Events {
                             self.can_poll = false;
                             return Ok(());
                         }
-                        added => added?,
+                        added => added.map_err(ReadError::of_system)?,
                     }
                     self.set_timer(Duration::ZERO)?;
                 }
                 Waking::Timer => {
-                    epoll::delete(&self.epoll, device)?;
+                    epoll::delete(&self.epoll, device).map_err(ReadError::of_system)?;
                     self.set_timer(self.interval)?;
                 }
             }
@@ -322,7 +330,7 @@ impl Events {
             tv_nsec: interval.subsec_nanos().into(),
         };
         let spec = Itimerspec { it_interval: interval, it_value: interval };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec).map_err(ReadError::of_system)?;
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use vmclock_core::abi::{ClockStatus, CounterId, Facts, SmearingHint, Snapshot, TimeType, Words};
 use vmclock_core::calibration::{Calibration, NoTime};
-use vmclock_core::event::Incarnation;
+use vmclock_core::event::Epoch;
 use vmclock_core::leap::{self, UtcRule, UtcTime};
 use vmclock_core::smear::Smearing;
 use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Tai, Time, Timestamp, Utc};
@@ -11,7 +11,7 @@ use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, 
 /// The time at one counter value, with its error bounds and the rest of the page at that moment.
 ///
 /// ```
-/// use vmclock::{Certainty, mock::MockPage};
+/// use vmclock::{mock::MockPage, Certainty};
 ///
 /// let page = MockPage::new();
 /// let clock = page.clock();
@@ -20,8 +20,8 @@ use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, 
 /// let second = clock.now()?;
 ///
 /// assert_eq!(second.tai().unwrap().since(first.tai().unwrap()).unwrap().floor_nanos(), 1_000_000_000);
-/// assert_eq!(first.before(&second), Certainty::Yes);
-/// assert_eq!(first.before(&first), Certainty::CannotTell);
+/// assert!(first.certainly_before(&second));
+/// assert_eq!(first.is_before(&first), Certainty::CannotTell);
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,11 +37,22 @@ pub struct Reading {
 const UNKNOWN: u128 = u128::MAX;
 
 impl Reading {
-    /// The time that a validated page (a [`Snapshot`] or its words) gives at a value of its counter, on a CPU whose
-    /// counter is `cpu`.
+    /// The time that a validated page gives at a value of its counter, on a CPU whose counter is `cpu`.
+    ///
+    /// ```
+    /// use vmclock::{mock::MockPage, Reading};
+    /// let page = MockPage::new().contents();
+    /// let reading = Reading::new(&page, page.counter_value, page.counter_id)?;
+    /// assert_eq!(reading.time().seconds(), 2_000_000_000);
+    /// # Ok::<(), vmclock::NoTime>(())
+    /// ```
+    pub fn new(page: &Snapshot, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
+        Self::of_words(Words::from(*page), counter, cpu)
+    }
+
+    /// The same of undecoded words.
     #[inline(always)]
-    pub fn new(page: impl Into<Words>, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
-        let words = page.into();
+    pub(crate) fn of_words(words: Words, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
         let calibration = Calibration::from_snapshot(&words.decode(), cpu)?;
         Ok(Self {
             time: calibration.time_at(counter)?,
@@ -142,25 +153,35 @@ impl Reading {
         Some((utc.seconds(), utc.subsec_nanos().into()))
     }
 
-    /// Whether this reading was taken before `other`, by true time.
+    /// Whether this reading was taken before `other`, by true time: whatever the clocks of others say.
     ///
     /// Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either
     /// side of a restore or a migration: true time is compared, not the counter.
-    pub fn before(&self, other: &Self) -> Certainty {
+    pub fn is_before(&self, other: &Self) -> Certainty {
         let (ours, theirs) = (self.page(), other.page());
         let same_scale = (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator);
         if let (Some(this), Some(other)) = (self.tai_interval(), other.tai_interval()) {
-            this.before(other)
+            this.is_before(other)
         } else if let (Some(this), Some(other), true) = (self.interval(), other.interval(), same_scale) {
-            this.before(other)
+            this.is_before(other)
         } else {
             Certainty::CannotTell
         }
     }
 
     /// Whether this reading was taken after `other`, by true time.
-    pub fn after(&self, other: &Self) -> Certainty {
-        other.before(self)
+    pub fn is_after(&self, other: &Self) -> Certainty {
+        other.is_before(self)
+    }
+
+    /// Whether this reading was certainly taken before `other`: [`is_before`](Self::is_before) says yes.
+    pub fn certainly_before(&self, other: &Self) -> bool {
+        self.is_before(other).is_yes()
+    }
+
+    /// Whether this reading was certainly taken after `other`: [`is_after`](Self::is_after) says yes.
+    pub fn certainly_after(&self, other: &Self) -> bool {
+        self.is_after(other).is_yes()
     }
 
     /// The scale of [`time`](Self::time).
@@ -189,8 +210,8 @@ impl Reading {
 
     /// The epoch, that is, marker and generation, to compare with those of other readings.
     #[inline]
-    pub fn incarnation(&self) -> Incarnation {
-        Incarnation::of(&self.page())
+    pub fn epoch(&self) -> Epoch {
+        Epoch::of(&self.page())
     }
 
     /// The value of the CPU's counter at this reading.

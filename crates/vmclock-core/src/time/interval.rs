@@ -12,9 +12,9 @@ use super::{Scale, Time, Timestamp};
 ///     earliest: Timestamp::from_nanos(earliest),
 ///     latest: Timestamp::from_nanos(latest),
 /// };
-/// assert_eq!(at(10, 20).before(at(21, 30)), Certainty::Yes);
-/// assert_eq!(at(10, 20).before(at(15, 30)), Certainty::CannotTell);
-/// assert_eq!(at(21, 30).before(at(10, 20)), Certainty::No);
+/// assert!(at(10, 20).certainly_before(at(21, 30)));
+/// assert_eq!(at(10, 20).is_before(at(15, 30)), Certainty::CannotTell);
+/// assert_eq!(at(21, 30).is_before(at(10, 20)), Certainty::No);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interval<S: Scale> {
@@ -48,7 +48,7 @@ impl<S: Scale> Interval<S> {
     }
 
     /// Whether the true time of this is before the true time of `other`.
-    pub fn before(self, other: Self) -> Certainty {
+    pub fn is_before(self, other: Self) -> Certainty {
         if self.latest < other.earliest {
             Certainty::Yes
         } else if self.earliest >= other.latest {
@@ -59,8 +59,18 @@ impl<S: Scale> Interval<S> {
     }
 
     /// Whether the true time of this is after the true time of `other`.
-    pub fn after(self, other: Self) -> Certainty {
-        other.before(self)
+    pub fn is_after(self, other: Self) -> Certainty {
+        other.is_before(self)
+    }
+
+    /// Whether the two have no instant in common, and this is the earlier.
+    pub fn certainly_before(self, other: Self) -> bool {
+        self.is_before(other).is_yes()
+    }
+
+    /// Whether the two have no instant in common, and this is the later.
+    pub fn certainly_after(self, other: Self) -> bool {
+        other.certainly_before(self)
     }
 }
 
@@ -71,6 +81,7 @@ impl<S: Scale> Interval<S> {
 /// assert!(!Certainty::CannotTell.is_certain());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[must_use = "an order that nobody asks for decides nothing"]
 pub enum Certainty {
     /// It is so.
     Yes,
@@ -84,5 +95,10 @@ impl Certainty {
     /// Whether there is an answer.
     pub const fn is_certain(self) -> bool {
         !matches!(self, Self::CannotTell)
+    }
+
+    /// Whether the answer is yes.
+    pub const fn is_yes(self) -> bool {
+        matches!(self, Self::Yes)
     }
 }
