@@ -16,7 +16,11 @@ Exit status:
   0  done
   1  failure: no device, no permission, bad page, I/O error, failed check
   2  the command line is wrong
-  3  the page is in order but gives no time, or vanished while it was open (wait: not within the timeout)";
+  3  the page is in order but gives no time, or vanished while it was open (wait: not within the timeout)
+  4  watch: a command of --exec failed, or took too long
+
+With --json, errors are objects too, a line each on standard error: {\"error\": .., \"exit_status\": ..}, without exit_status where the
+command continues. docs/output.schema.json describes all that is printed.";
 
 /// Time inside virtual machines: read, watch, publish and check VMClock pages.
 #[derive(Debug, Parser)]
@@ -41,9 +45,11 @@ pub(crate) enum Command {
     /// Print one line for each event: disruptions, restores, maintenance notices, status, leap seconds
     #[command(
         after_help = "The command of --exec runs after each event with, in its environment: VMCLOCK_EVENT (the event's name), \
-VMCLOCK_FROM and VMCLOCK_TO (what changed), VMCLOCK_MARKER, VMCLOCK_GENERATION, VMCLOCK_STATUS and VMCLOCK_PAGE. A page whose file \
-was removed or replaced is the event `vanished`, without marker, generation and status; a new one at its path is `returned`.\n\n\
-Examples:\n  vmclock watch\n  vmclock watch --exec 'test \"$VMCLOCK_EVENT\" = restored && systemctl restart chronyd'"
+VMCLOCK_FROM and VMCLOCK_TO (what changed), VMCLOCK_MARKER, VMCLOCK_GENERATION, VMCLOCK_STATUS and VMCLOCK_PAGE. Its standard input is \
+empty; with --json its standard output goes to standard error. A page whose file was removed or replaced is the event `vanished`, \
+without marker, generation and status; a new one at its path is `returned`.\n\n\
+Exit status: 4 if a command failed or took too long, and all else went well.\n\n\
+Examples:\n  vmclock watch\n  vmclock watch --on restored --exec-timeout 10s --exec 'systemctl restart chronyd'"
     )]
     Watch(WatchArgs),
 
@@ -123,6 +129,26 @@ Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso"
     },
 }
 
+impl Command {
+    /// Whether JSON is asked for.
+    pub(crate) fn prints_json(&self) -> bool {
+        match self {
+            Self::Show(args) | Self::Now(args) | Self::Doctor(args) => args.json,
+            Self::Watch(args) => args.page.json,
+            Self::Wait(args) => args.page.json,
+            Self::Eval(args) => args.json,
+            Self::Serve(args) => args.json,
+            #[cfg(feature = "qemu")]
+            Self::Qemu(args) => args.json,
+            Self::Signal(args) => args.json,
+            Self::Simulate(args) => args.json,
+            Self::Demo(args) => args.json,
+            Self::Bench(args) => args.json,
+            Self::Completions { .. } | Self::Man { .. } => false,
+        }
+    }
+}
+
 /// Where publishers put their page: as [`vmclock::default_page`], but never a device.
 fn published_page() -> PathBuf {
     let named = env::var_os(vmclock::PAGE_VARIABLE).filter(|named| !named.is_empty());
@@ -142,6 +168,21 @@ pub(crate) struct PageArgs {
     pub(crate) json: bool,
 }
 
+/// The names of what `watch` reports.
+const EVENTS: [&str; 11] = [
+    "disrupted",
+    "restored",
+    "maintenance-soon",
+    "maintenance-imminent",
+    "maintenance-cleared",
+    "status",
+    "counter",
+    "time-scale",
+    "vanished",
+    "returned",
+    "refreshed",
+];
+
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
@@ -150,6 +191,14 @@ pub(crate) struct WatchArgs {
     /// Run this with `sh -c` after each event
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
+
+    /// Kill the command, and all that it started, after this long, e.g. 10s (default: never)
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "exec")]
+    pub(crate) exec_timeout: Option<Duration>,
+
+    /// Only these events (may be given more than once; default: all but refreshed)
+    #[arg(long, value_name = "EVENT", value_parser = EVENTS)]
+    pub(crate) on: Vec<String>,
 
     /// Stop after so many events
     #[arg(long, value_name = "N")]

@@ -14,7 +14,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    if cli.command.prints_json() {
+        output::errors_as_json();
+    }
     match command::run(&cli.command) {
         Ok(code) => code,
         Err(error) => exit::report(&error),

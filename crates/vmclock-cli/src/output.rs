@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How times and errors are formatted, and how lines are written.
 
+mod json;
 mod lines;
 
 use serde_json::{json, Value};
@@ -10,7 +11,8 @@ use vmclock_core::time::Scale;
 #[cfg(feature = "qemu")]
 pub(crate) use lines::print_bytes;
 pub(crate) use lines::{
-    has_reader, log, log_error, log_json, log_within, print, print_error, print_json, Delivery, ReaderGone,
+    errors_as_json, has_reader, json_line, log, log_error, log_json, log_within, print, print_error, print_json,
+    Delivery, ReaderGone,
 };
 
 /// `{"sec": .., "nsec": ..}`
@@ -24,7 +26,7 @@ pub(crate) fn utc_json(utc: UtcTime) -> Value {
 }
 
 /// The keys that every subcommand prints of a reading: `time`, `earliest` and `latest` on the page's own scale, `tai`
-/// and `utc` where they are known.
+/// and `utc` where they are known, and `max_error_ns`, the maximum error of all of them in ± nanoseconds.
 pub(crate) fn reading_json(reading: &Reading) -> serde_json::Map<String, Value> {
     let interval = reading.interval();
     let mut map = serde_json::Map::new();
@@ -32,6 +34,8 @@ pub(crate) fn reading_json(reading: &Reading) -> serde_json::Map<String, Value> 
     map.insert("time_type".into(), reading.time_type().to_string().into());
     map.insert("earliest".into(), interval.map_or(Value::Null, |interval| timestamp_json(interval.earliest)));
     map.insert("latest".into(), interval.map_or(Value::Null, |interval| timestamp_json(interval.latest)));
+    let max_error = reading.max_error_nanos().and_then(|error| u64::try_from(error).ok());
+    map.insert("max_error_ns".into(), max_error.into());
     map.insert("tai".into(), reading.tai().map_or(Value::Null, |tai| timestamp_json(tai.timestamp())));
     map.insert("utc".into(), reading.utc().map_or(Value::Null, utc_json));
     map

@@ -99,6 +99,7 @@ fn a_page_is_the_source_of_another_one() {
 
 #[test]
 fn accuracy_is_measured() {
+    assert!(json(&["bench", "--rounds", "1", "--json"])["now_ns"].is_f64());
     let seen = json(&["bench", "--accuracy", "--time", "500ms", "--json"]);
     assert_eq!(seen["outside"], 0, "{seen}");
     for key in ["accuracy_median_ns", "accuracy_p999_ns", "half_width_median_ns", "readings"] {

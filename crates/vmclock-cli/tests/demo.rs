@@ -14,6 +14,9 @@ fn the_demo_shows_everything_and_draws_it() {
     assert!(output.status.success(), "{}", stderr(&output));
     let lines: Vec<Value> =
         stdout(&output).lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    for line in &lines {
+        common::schema::check_as("demo", line);
+    }
     let of = |kind: &str| lines.iter().filter(|line| line["kind"] == kind).cloned().collect::<Vec<_>>();
     let events: Vec<_> = of("event").iter().map(|event| event["event"].as_str().expect("a name").to_owned()).collect();
     for event in ["disrupted", "restored", "maintenance-imminent", "maintenance-cleared", "time-scale", "status"] {

@@ -4,6 +4,8 @@
 //! What the findings must say is worked out from what the test itself sees in `/sys`, so it holds on any Linux machine:
 //! without a VMClock, with one but no driver, and with everything.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -38,6 +40,7 @@ fn report(arguments: &[&str]) -> Value {
     let output = doctor(&[arguments, &["--json"]].concat());
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    common::schema::check_as("doctor", &report);
     let status = match report["verdict"].as_str() {
         Some("time") => 0,
         Some("events-only") => 3,

@@ -25,6 +25,7 @@ fn every_vector_comes_out_exactly() {
         let (path, counter) = (path.to_str().expect("plain"), vector["counter"].to_string());
         let output = run(&["eval", "--page", path, "--counter", &counter, "--cpu-counter", "x86-tsc", "--json"]);
         let printed: Value = serde_json::from_str(&stdout(&output)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        common::schema::check_as("eval", &printed);
         for (key, expected) in vector["expect"].as_object().expect("an object") {
             let found = if key == "exit" { &json!(output.status.code()) } else { &printed[key] };
             assert_eq!(found, expected, "{name}: {key}");

@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::{json, run, stderr, stdout, vmclock, wait_for, Lines, Publisher};
@@ -74,7 +75,10 @@ fn show_decodes_every_field_and_warns_of_anomalies() {
     assert_eq!(shown["odd"], serde_json::json!([]));
     let text = stdout(&run(&["show", "--page", &publisher.path()]));
     for field in shown.as_object().expect("an object").keys().filter(|key| key.starts_with("counter_period")) {
-        assert!(field.ends_with("shift") || text.contains(field.as_str()), "{field} is not in {text}");
+        assert!(
+            field.ends_with("shift") || field.ends_with("_hex") || text.contains(field.as_str()),
+            "{field} is not in {text}"
+        );
     }
 
     // A page with what people get wrong: the offset's sign, and no bounds.
@@ -150,6 +154,80 @@ fn watch_prints_a_line_for_each_event_and_runs_the_command() {
     drop(watch);
     let log = std::fs::read_to_string(&log).expect("the command ran");
     assert!(log.contains("maintenance-"), "{log}");
+}
+
+/// `watch` with these arguments, until its first event, which is caused.
+fn watched(publisher: &Publisher, cause: &[&str], arguments: &[&str]) -> std::process::Output {
+    let page = publisher.path();
+    let mut command = vmclock();
+    command.args(["watch", "--page", &page, "--count", "1"]).args(arguments);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run");
+    wait_until_mapped(child.id(), &publisher.page());
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It may have mapped the page and not looked at it yet: cause it again.
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                publisher.send(cause);
+            }
+        });
+        let output = child.wait_with_output().expect("ended");
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        output
+    })
+}
+
+#[test]
+fn watch_reports_only_what_it_is_asked_for() {
+    let publisher = Publisher::start();
+    // A restore is a disruption too.
+    let output = watched(&publisher, &["snapshot"], &["--on", "restored", "--on", "vanished", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let line: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("one line");
+    assert_eq!(line["event"], "restored");
+    let refreshed = run(&["watch", "--on", "refreshed", "--count", "2", "--page", &publisher.path()]);
+    assert_eq!(stdout(&refreshed).lines().count(), 2);
+    let unknown = run(&["watch", "--on", "explosion", "--page", &publisher.path()]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("restored"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn a_hook_that_fails_or_takes_too_long_is_told_by_the_exit_status() {
+    let publisher = Publisher::start();
+    let output = watched(&publisher, &["snapshot"], &["--json", "--exec", "echo a word; exit 7"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 1, "the hook's word is in the JSON stream: {}", stdout(&output));
+    let (said, error) = stderr(&output).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("two lines");
+    assert_eq!(said, "a word");
+    let error = serde_json::from_str(&error).expect("an object");
+    common::schema::check_as("error", &error);
+    assert!(error["error"].as_str().expect("text").contains("exit status: 7"), "{error}");
+
+    // What it started is killed with it, or the pipe would stay open for ever.
+    let hook = "sleep infinity & echo $!; wait";
+    let output = watched(&publisher, &["migrate"], &["--exec", hook, "--exec-timeout", "50ms"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("was not done within 50ms"), "{}", stderr(&output));
+    let output = watched(&publisher, &["migrate"], &["--exec", "true", "--exec-timeout", "1h"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn with_json_errors_are_objects_too() {
+    let missing = ["now", "--json", "--page", "/nonexistent/vmclock0"];
+    let wrong = ["wait", "--json", "--max-error", "1"];
+    for (arguments, status, words) in [(&missing[..], 1, "vmclock serve"), (&wrong[..], 2, "--max-error")] {
+        let output = run(arguments);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(status), ""));
+        let error = serde_json::from_str(&stderr(&output)).expect("one object");
+        common::schema::check_as("error", &error);
+        assert_eq!(error["exit_status"], status);
+        assert!(error["error"].as_str().expect("text").contains(words), "{error}");
+    }
+    // What follows `--` is QEMU's.
+    let output = run(&["qemu", "--wrong", "--", "qemu-system-x86_64", "--json"]);
+    assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod eval;
+mod hook;
 mod man;
 mod now;
 #[cfg(feature = "qemu")]

@@ -92,7 +92,7 @@ impl Control for Socket {
 fn reporter(json: bool) -> impl FnMut(&Event, &Snapshot) {
     move |event, page| {
         if json {
-            log_json(&line(event, page));
+            log_json(line(event, page));
         } else if !matches!(event, Event::Published(event) if event.is_routine()) {
             log_error(format_args!("{:<12} {event}", event.name()));
         }

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
                     .map_or_else(|| "the page states no bounds".into(), |now| format!("it is {}", error(now))),
                 Err(reason) => exit::text(reason),
             };
-            print_error(format_args!("not {wanted} within the timeout: {why}"));
+            print_error(format_args!("not {wanted} within the timeout: {why}"), exit::NO_TIME);
             return Ok(ExitCode::from(exit::NO_TIME));
         }
         match events.wait(left) {

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `vmclock watch`: a line for each event, and a command to go with it.
 
-use std::io::{stderr, stdout};
-use std::os::fd::AsFd;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{json, Map, Value};
@@ -12,13 +10,21 @@ use vmclock_core::leap::LeapStatus;
 use vmclock_core::tai::TaiOffset;
 
 use crate::cli::WatchArgs;
-use crate::output::{civil_utc, has_reader, log_error, log_within, reading_json, Delivery};
+use crate::command::hook::Hook;
+use crate::exit;
+use crate::output::{civil_utc, json_line, log_error, log_within, reading_json, Delivery};
 
 /// How long a line waits for a slow reader before it is dropped: the commands of the next events wait as long.
 const SLOW_READER: Duration = Duration::from_secs(1);
+/// What is reported only where it is asked for.
+const REFRESHED: &str = Event::Refreshed.name();
 
 pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<ExitCode> {
-    let mut events = VmClock::open_at(&args.page.page)?.events()?.with_refreshes(args.all);
+    let refreshes = is_wanted(REFRESHED, args);
+    let mut events = VmClock::open_at(&args.page.page)?.events()?.with_refreshes(refreshes);
+    let hook = args.exec.as_deref();
+    let hook = hook.map(|command| Hook { command, timeout: args.exec_timeout, json: args.page.json });
+    let mut has_failed = false;
     let deadline = args.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut is_busy = false;
@@ -41,10 +47,11 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(error.into()),
         };
         is_busy = false;
-        for happened in happened(&notice, args.all).into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        let wanted = happened(&notice).into_iter().filter(|happened| is_wanted(happened.name, args));
+        for happened in wanted.take(usize::try_from(left).unwrap_or(usize::MAX)) {
             let delivery = log_within(&happened.line(args, events.clock()), SLOW_READER);
-            match &args.exec {
-                Some(command) => happened.execute(command, args),
+            match &hook {
+                Some(hook) => has_failed |= !happened.execute(hook, args),
                 // Nothing is left to do.
                 None if delivery == Delivery::ReaderGone => return Ok(ExitCode::SUCCESS),
                 None => {}
@@ -52,7 +59,13 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<ExitCode> {
             left -= 1;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if has_failed { exit::HOOK_FAILED.into() } else { ExitCode::SUCCESS })
+}
+
+/// Whether an event of this name is asked for.
+fn is_wanted(name: &str, args: &WatchArgs) -> bool {
+    let is_named = args.on.iter().any(|wanted| wanted == name);
+    is_named || (args.on.is_empty() && name != REFRESHED) || (args.all && name == REFRESHED)
 }
 
 /// What gets a line, and a run of the command.
@@ -66,7 +79,7 @@ struct Happened<'a> {
 }
 
 /// A notice, one by one.
-fn happened(notice: &Notice, all: bool) -> Vec<Happened<'_>> {
+fn happened(notice: &Notice) -> Vec<Happened<'_>> {
     let page = notice.changes().map(|Changes { after, .. }| after);
     let about_page = |name, explanation| Happened { name, from: Value::Null, to: Value::Null, explanation, page };
     let mut happened = match notice {
@@ -78,7 +91,7 @@ fn happened(notice: &Notice, all: bool) -> Vec<Happened<'_>> {
         }
         _ => Vec::new(),
     };
-    happened.extend(notice.iter().filter(|event| all || *event != Event::Refreshed).map(|event| {
+    happened.extend(notice.iter().map(|event| {
         let (from, to) = from_to(event);
         Happened { name: event.name(), from, to, explanation: event.to_string(), page }
     }));
@@ -96,46 +109,31 @@ impl Happened<'_> {
             map.insert("to".into(), self.to.clone());
             map.insert("seq_count".into(), self.page.map(|page| page.seq_count).into());
             map.insert("explanation".into(), self.explanation.as_str().into());
-            return format!("{}\n", Value::Object(map));
+            return json_line(Value::Object(map));
         }
         let when = reading.and_then(|reading| reading.utc()).map_or_else(|| "(no UTC)".into(), civil_utc);
         format!("{when}  {:<20}  {}\n", self.name, self.explanation)
     }
 
-    /// Runs the command. If that fails it is reported and no more: the next event may matter more than this failure.
-    fn execute(&self, command: &str, args: &WatchArgs) {
+    /// Runs the command, and says whether that succeeded. A failure is reported and no more: the next event may matter
+    /// more.
+    fn execute(&self, hook: &Hook<'_>, args: &WatchArgs) -> bool {
         let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let of_page = |value: fn(&Snapshot) -> String| self.page.map(value).unwrap_or_default();
-        let status = Command::new("sh")
-            .args(["-c", command])
-            .env("VMCLOCK_EVENT", self.name)
-            .env("VMCLOCK_FROM", plain(&self.from))
-            .env("VMCLOCK_TO", plain(&self.to))
-            .env("VMCLOCK_MARKER", of_page(|page| page.disruption_marker.to_string()))
-            .env(
-                "VMCLOCK_GENERATION",
-                of_page(|page| page.generation().map(|generation| generation.to_string()).unwrap_or_default()),
-            )
-            .env("VMCLOCK_STATUS", of_page(|page| page.clock_status.to_string()))
-            .env("VMCLOCK_PAGE", &args.page.page)
-            .stdout(to_a_reader(stdout()))
-            .stderr(to_a_reader(stderr()))
-            .status();
-        let failure = match status {
-            Ok(status) if status.success() => return,
-            Ok(status) => format!("ended with {status}"),
-            Err(error) => format!("cannot be run with sh: {error}"),
-        };
-        log_error(format_args!("{command:?} {failure} on event {}", self.name));
-    }
-}
-
-/// Our own stream for the command, or none if nobody reads it: its first word there would kill the command.
-fn to_a_reader(stream: impl AsFd) -> Stdio {
-    if has_reader(stream) {
-        Stdio::inherit()
-    } else {
-        Stdio::null()
+        let generation = |page: &Snapshot| page.generation().map_or_else(String::new, |value| value.to_string());
+        let variables = [
+            ("VMCLOCK_EVENT", self.name.to_owned()),
+            ("VMCLOCK_FROM", plain(&self.from)),
+            ("VMCLOCK_TO", plain(&self.to)),
+            ("VMCLOCK_MARKER", of_page(|page| page.disruption_marker.to_string())),
+            ("VMCLOCK_GENERATION", of_page(generation)),
+            ("VMCLOCK_STATUS", of_page(|page| page.clock_status.to_string())),
+        ];
+        let result = hook.run(variables, &args.page.page);
+        if let Err(failure) = &result {
+            log_error(format_args!("{:?} {failure} on event {}", hook.command, self.name));
+        }
+        result.is_ok()
     }
 }
 

@@ -15,7 +15,12 @@ use anyhow::Context;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::{retry_on_intr, write, Errno};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{json, Value};
+
+use super::json::complete;
+
+/// Whether what goes to standard error are objects, too.
+static ERRORS_AS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// A pipe that is writable takes so many bytes without blocking: `PIPE_BUF` of Linux.
 const CHUNK: usize = 4096;
@@ -44,9 +49,7 @@ pub(crate) enum Delivery {
 
 /// Prints one line of JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut line = serde_json::to_string(value)?;
-    line.push('\n');
-    print(&line)
+    print(&json_line(serde_json::to_value(value)?))
 }
 
 /// Prints text as it is, at once: another process may read it while this one continues. The error is [`ReaderGone`], or
@@ -64,9 +67,31 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Prints why a command fails, on standard error. If that cannot be written, the exit status remains.
-pub(crate) fn print_error(error: impl Display) {
-    let _ = write_all(stderr(), format!("vmclock: {error}\n").as_bytes(), None);
+/// From now on errors are objects, each on a line: `{"error": ..}`, with `exit_status` where the command ends by it.
+pub(crate) fn errors_as_json() {
+    ERRORS_AS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// Prints why a command fails with this exit status, on standard error. If that cannot be written, the status remains.
+pub(crate) fn print_error(error: impl Display, exit_status: u8) {
+    let _ = write_all(stderr(), error_line(error, Some(exit_status)).as_bytes(), None);
+}
+
+fn error_line(error: impl Display, exit_status: Option<u8>) -> String {
+    if !ERRORS_AS_JSON.load(Ordering::Relaxed) {
+        return format!("vmclock: {error}\n");
+    }
+    let mut object = json!({"error": error.to_string()});
+    if let Some(status) = exit_status {
+        object["exit_status"] = status.into();
+    }
+    json_line(object)
+}
+
+/// One line of JSON, complete.
+pub(crate) fn json_line(mut value: Value) -> String {
+    complete(&mut value);
+    format!("{value}\n")
 }
 
 /// Writes a line, which needs its line feed, to standard output, or drops it.
@@ -75,8 +100,8 @@ pub(crate) fn log(line: &str) -> Delivery {
 }
 
 /// The same with one line of JSON.
-pub(crate) fn log_json(value: &Value) -> Delivery {
-    log(&format!("{value}\n"))
+pub(crate) fn log_json(value: Value) -> Delivery {
+    log(&json_line(value))
 }
 
 /// The same, waiting so long for a reader that is slow.
@@ -102,10 +127,10 @@ pub(crate) fn log_within(line: &str, wait: Duration) -> Delivery {
     }
 }
 
-/// Writes a line to standard error, as `vmclock: LINE`, or drops it.
+/// Writes a line to standard error, as `vmclock: LINE` or an object, or drops it.
 pub(crate) fn log_error(line: impl Display) -> Delivery {
     static IS_CUT: AtomicBool = AtomicBool::new(false);
-    match write_line(stderr(), &format!("vmclock: {line}\n"), Duration::ZERO, &IS_CUT) {
+    match write_line(stderr(), &error_line(line, None), Duration::ZERO, &IS_CUT) {
         Ok(()) => Delivery::Written,
         Err(Errno::PIPE) => Delivery::ReaderGone,
         Err(_) => Delivery::Dropped,

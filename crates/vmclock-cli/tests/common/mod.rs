@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
 
+pub mod schema;
+
 /// More than anything should take, also on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
@@ -36,7 +38,10 @@ pub fn stderr(output: &Output) -> String {
 pub fn json(args: &[&str]) -> Value {
     let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    serde_json::from_str(&stdout(&output)).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", stdout(&output)))
+    let line = serde_json::from_str(&stdout(&output));
+    let line = line.unwrap_or_else(|error| panic!("{args:?}: {error}: {}", stdout(&output)));
+    schema::check(&args.iter().map(ToString::to_string).collect::<Vec<_>>(), &line);
+    line
 }
 
 /// Waits until something is so.
@@ -53,6 +58,8 @@ pub fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 
 /// A child whose lines are read as they come, and which is killed when the test is over.
 pub struct Lines {
+    /// Of the command.
+    arguments: Vec<String>,
     child: Child,
     output: BufReader<ChildStdout>,
 }
@@ -61,7 +68,8 @@ impl Lines {
     pub fn of(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the command can be run");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, output }
+        let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        Self { arguments, child, output }
     }
 
     /// The next line, or `None` at the end.
@@ -77,6 +85,7 @@ impl Lines {
         loop {
             let line = self.next().unwrap_or_else(|| panic!("ended before what was expected; it said {seen:?}"));
             let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            schema::check(&self.arguments, &value);
             let done = fits(&value);
             seen.push(value);
             if done {

@@ -185,7 +185,7 @@ struct Log {
 impl Log {
     fn event(self, event: &Event) {
         if self.json {
-            log_json(&as_json(event));
+            log_json(as_json(event));
         } else if !event.is_routine() {
             log(&format!("{:<12} {event}\n", event.name()));
         }

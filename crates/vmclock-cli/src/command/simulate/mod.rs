@@ -17,6 +17,7 @@ use vmclock_host::trace::{self, Replay};
 use vmclock_sim::{simulate, Outcome, Quantiles, Request, Rule, Scenario, Tally, SCENARIOS};
 
 use crate::cli::SimulateArgs;
+use crate::exit;
 use crate::output::{print, print_error, print_json};
 
 /// How much of what happened before a violation is printed.
@@ -56,7 +57,8 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         all.add(&outcome.tally);
         if let Some(violation) = &outcome.violation {
             let trace = &violation.trace[violation.trace.len().saturating_sub(TRACED)..];
-            print_error(format!("{}: {}\n{}\n", outcome.scenario.name, violation.what, trace.join("\n")));
+            let text = format!("{}: {}\n{}\n", outcome.scenario.name, violation.what, trace.join("\n"));
+            print_error(text, exit::FAILURE);
         }
     }
     if args.json {
