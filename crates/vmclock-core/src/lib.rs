@@ -39,6 +39,8 @@
 //! assert_eq!(calibration.time_at(500_000_000)?.floor_nanos(), 2_000_000_000_500_000_000);
 //! # Ok::<(), vmclock_core::calibration::NoTime>(())
 //! ```
+//!
+//! The feature `std` adds conversions to and from `SystemTime`.
 #![no_std]
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -51,6 +53,9 @@
         clippy::expect_used
     )
 )]
+
+#[cfg(feature = "std")]
+extern crate std;
 
 pub mod abi;
 pub mod calibration;

@@ -9,7 +9,7 @@
 //! page again. The two are compared like any two snapshots, so that no disruption between them is missed.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -108,8 +108,9 @@ impl Changes {
 
 /// The events of a machine, from the moment when this was made.
 ///
-/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`]) with an event loop of
-/// your own, and call `wait` with a timeout of zero whenever it is readable.
+/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`], [`AsRawFd`]) with an event
+/// loop of your own, and call `wait` with a timeout of zero whenever it is readable. It stays the same descriptor, also when the page
+/// vanishes and returns. `examples/tokio.rs` does so with tokio.
 #[derive(Debug)]
 pub struct Events {
     clock: VmClock,
@@ -339,6 +340,13 @@ impl Events {
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
+    }
+}
+
+/// As [`AsFd`], for event loops that take numbers.
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
     }
 }
 

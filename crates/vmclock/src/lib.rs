@@ -16,10 +16,16 @@
 //! notice that too, and continue with the new page. Where a page gives no time, so does this library, with the reason;
 //! where it gives no error bounds, there are none.
 //!
-//! With `default-features = false` the crate is `no_std` and consists of [`Reading`].
+//! [`VmClock::wait_until_after`] is a database's commit-wait, and [`hybrid`] a hybrid logical clock that no bad clock drags into the
+//! future.
+//!
+//! With `default-features = false` the crate is `no_std` and consists of [`Reading`] and [`hybrid`]. The features `jiff` and `chrono`
+//! convert a reading's UTC to these crates' types.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 
+mod convert;
+pub mod hybrid;
 mod reading;
 
 #[cfg(feature = "std")]
@@ -40,7 +46,10 @@ mod path;
 mod source;
 #[cfg(feature = "std")]
 mod vanished;
+#[cfg(feature = "std")]
+mod wait;
 
+pub use convert::ConversionError;
 pub use reading::Reading;
 pub use vmclock_core::abi::{
     ClockStatus, CounterId, Flags, LeapIndicator, ParseError, SmearingHint, Snapshot, TimeType,
@@ -53,7 +62,7 @@ pub use vmclock_core::sample::Sample;
 pub use vmclock_core::smear::Smearing;
 pub use vmclock_core::tai::TaiOffset;
 pub use vmclock_core::time::{
-    Certainty, Interval, Monotonic, PageScale, Scale, SmearedUtc, Span, Tai, Time, Timestamp, Utc,
+    Certainty, Interval, Monotonic, NegativeSpan, PageScale, Scale, SmearedUtc, Span, Tai, Time, Timestamp, Utc,
 };
 
 /// The CPU's counter, for those who evaluate a page themselves: see [`Reading::new`].
@@ -73,3 +82,7 @@ pub use events::{Changes, Events, Notice};
 pub use path::{default_page, DEVICE_PATH, PAGE_VARIABLE, PUBLISHED_PATH};
 #[cfg(feature = "std")]
 pub use vanished::{Loss, Vanished};
+#[cfg(feature = "std")]
+pub use vmclock_core::time::OutOfSystemTime;
+#[cfg(feature = "std")]
+pub use wait::WaitError;

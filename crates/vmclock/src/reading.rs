@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One reading of the clock.
 
+use core::fmt;
+
 use vmclock_core::abi::{ClockStatus, CounterId, Facts, SmearingHint, Snapshot, TimeType, Words};
 use vmclock_core::calibration::{Calibration, NoTime};
 use vmclock_core::event::Epoch;
 use vmclock_core::leap::{self, UtcRule, UtcTime};
 use vmclock_core::smear::Smearing;
+#[cfg(feature = "std")]
+use vmclock_core::time::Scale;
 use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Tai, Time, Timestamp, Utc};
 
 /// The time at one counter value, with its error bounds and the rest of the page at that moment.
@@ -24,7 +28,7 @@ use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, 
 /// assert_eq!(first.is_before(&first), Certainty::CannotTell);
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     time: Time<PageScale>,
     max_error: u128,
@@ -140,11 +144,7 @@ impl Reading {
     /// UTC as a [`SystemTime`](std::time::SystemTime), rounded down to nanoseconds.
     #[cfg(feature = "std")]
     pub fn system_time(&self) -> Option<std::time::SystemTime> {
-        let utc = self.utc_timestamp()?;
-        let magnitude = std::time::Duration::new(utc.seconds().unsigned_abs(), 0);
-        let epoch = std::time::SystemTime::UNIX_EPOCH;
-        let whole = if utc.seconds() < 0 { epoch.checked_sub(magnitude) } else { epoch.checked_add(magnitude) };
-        whole?.checked_add(std::time::Duration::from_nanos(utc.subsec_nanos().into()))
+        self.utc_timestamp()?.try_into().ok()
     }
 
     /// UTC as `(tv_sec, tv_nsec)`, the two members of C's `struct timespec`.
@@ -158,14 +158,35 @@ impl Reading {
     /// Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either
     /// side of a restore or a migration: true time is compared, not the counter.
     pub fn is_before(&self, other: &Self) -> Certainty {
-        let (ours, theirs) = (self.page(), other.page());
-        let same_scale = (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator);
         if let (Some(this), Some(other)) = (self.tai_interval(), other.tai_interval()) {
             this.is_before(other)
-        } else if let (Some(this), Some(other), true) = (self.interval(), other.interval(), same_scale) {
+        } else if let (Some(this), Some(other), true) = (self.interval(), other.interval(), self.is_on_scale_of(other))
+        {
             this.is_before(other)
         } else {
             Certainty::CannotTell
+        }
+    }
+
+    /// Whether numbers of the two pages' own scales can be compared: not where a leap second may be between them.
+    fn is_on_scale_of(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.page(), other.page());
+        (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator)
+    }
+
+    /// By how many nanoseconds the earliest bound of this is after the latest one of `other`: positive where this is
+    /// certainly after it. `None` where they cannot be compared.
+    #[cfg(feature = "std")]
+    pub(crate) fn earliest_minus_latest_of(&self, other: &Self) -> Option<i128> {
+        fn difference<S: Scale>(this: Interval<S>, other: Interval<S>) -> i128 {
+            this.earliest.nanos().saturating_sub(other.latest.nanos())
+        }
+        if let (Some(this), Some(other)) = (self.tai_interval(), other.tai_interval()) {
+            Some(difference(this, other))
+        } else if self.is_on_scale_of(other) {
+            Some(difference(self.interval()?, other.interval()?))
+        } else {
+            None
         }
     }
 
@@ -222,5 +243,38 @@ impl Reading {
 
     fn utc_rule(&self) -> Option<UtcRule> {
         UtcRule::from_snapshot(&self.page())
+    }
+}
+
+/// Decoded: the time in UTC, or else on the page's scale, and what else the page states.
+#[allow(clippy::missing_fields_in_debug)] // `facts` is what is decoded
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let page = self.page();
+        let mut shown = f.debug_struct("Reading");
+        match (self.tai(), self.utc()) {
+            (None, None) => shown.field("time", &format_args!("{}", self.time)),
+            (tai, utc) => {
+                if let Some(tai) = tai {
+                    shown.field("tai", &format_args!("{tai}"));
+                }
+                if let Some(utc) = utc {
+                    shown.field("utc", &format_args!("{utc}"));
+                }
+                &mut shown
+            }
+        };
+        match self.max_error_nanos() {
+            Some(error) => shown.field("max_error", &format_args!("{error} ns")),
+            None => shown.field("max_error", &format_args!("unknown")),
+        };
+        shown.field("status", &page.clock_status).field("time_type", &page.time_type);
+        shown.field("leap_indicator", &page.leap_indicator);
+        shown.field("disruption_marker", &format_args!("{:#x}", page.disruption_marker));
+        match page.generation() {
+            Some(generation) => shown.field("generation", &format_args!("{generation:#x}")),
+            None => shown.field("generation", &format_args!("none")),
+        };
+        shown.field("counter", &self.counter).finish()
     }
 }

@@ -38,6 +38,7 @@ fn exercise(clock: &VmClock) {
     for reading in [clock.now(), clock.now_unordered()].into_iter().flatten() {
         let _ = (reading.interval(), reading.tai_interval(), reading.utc(), reading.system_time(), reading.timespec());
         let _ = (reading.smeared_utc(Smearing::NoonLinear), reading.smeared_utc(Smearing::UtcSls));
+        let _ = (format!("{reading:?}"), reading.utc().map(|utc| utc.to_string()));
         let _ = (reading.smeared_utc_by_hint(), reading.monotonic(), reading.is_before(&reading), reading.epoch());
         assert!(reading.status().gives_time());
     }

@@ -156,3 +156,21 @@ fn a_cross_timestamp_brackets_the_systems_clocks() {
     assert!(cross.realtime.after >= cross.realtime.before && cross.monotonic_raw.after >= cross.monotonic_raw.before);
     assert!(cross.realtime.time.floor_nanos() > 0 && cross.monotonic_raw.time.floor_nanos() > 0);
 }
+
+#[test]
+fn a_reading_shows_what_it_knows() {
+    let page = MockPage::new();
+    let shown = format!("{:?}", page.clock().now().expect("time"));
+    assert_eq!(
+        shown,
+        "Reading { tai: 2033-05-18T03:33:20.000000000 TAI, utc: 2033-05-18T03:32:43.000000000Z, max_error: 1000 ns, \
+         status: synchronized, time_type: tai, leap_indicator: none, disruption_marker: 0x1, generation: 0x1, counter: 0 }"
+    );
+    page.update(|page| {
+        page.time_type = TimeType::MONOTONIC;
+        page.flags = Flags::NONE;
+    });
+    let shown = format!("{:?}", page.clock().now().expect("time"));
+    assert!(shown.starts_with("Reading { time: 2000000000.000000000 s page, max_error: unknown, "), "{shown}");
+    assert!(shown.contains("generation: none"), "{shown}");
+}

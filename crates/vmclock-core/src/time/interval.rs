@@ -47,6 +47,31 @@ impl<S: Scale> Interval<S> {
         self.latest.nanos().abs_diff(self.earliest.nanos())
     }
 
+    /// Whether the two have an instant in common, so that their true times may be the same.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.earliest <= other.latest && other.earliest <= self.latest
+    }
+
+    /// The nanoseconds between the end of the earlier and the start of the later, whichever that is; `None` where they overlap.
+    ///
+    /// ```
+    /// # use vmclock_core::time::{Interval, Tai, Timestamp};
+    /// # let at = |earliest, latest| Interval::<Tai> {
+    /// #     earliest: Timestamp::from_nanos(earliest),
+    /// #     latest: Timestamp::from_nanos(latest),
+    /// # };
+    /// assert_eq!(at(10, 20).gap(at(25, 30)), Some(5));
+    /// assert_eq!(at(25, 30).gap(at(10, 20)), Some(5));
+    /// assert_eq!(at(10, 20).gap(at(20, 30)), None);
+    /// ```
+    pub fn gap(self, other: Self) -> Option<u128> {
+        if self.overlaps(other) {
+            return None;
+        }
+        let (first, second) = if self.latest < other.earliest { (self, other) } else { (other, self) };
+        Some(second.earliest.nanos().abs_diff(first.latest.nanos()))
+    }
+
     /// Whether the true time of this is before the true time of `other`.
     pub fn is_before(self, other: Self) -> Certainty {
         if self.latest < other.earliest {
