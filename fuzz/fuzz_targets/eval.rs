@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use vmclock::{Certainty, CounterId, Reading, Smearing, Snapshot, TimeType};
 use vmclock_core::calibration::Calibration;
-use vmclock_core::event::Incarnation;
+use vmclock_core::event::Epoch;
 
 /// A second on the axis of `Time::raw`.
 const SECOND: i128 = 1 << 64;
@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
         Ok(snapshot) => snapshot,
         Err(reason) => return assert_ne!(reason.to_string(), ""),
     };
-    match Reading::new(snapshot, counter, cpu) {
+    match Reading::new(&snapshot, counter, cpu) {
         Ok(reading) => {
             assert_eq!((reading.counter(), snapshot.counter_id), (counter, cpu));
             check_what_the_page_said(&reading, &snapshot);
@@ -46,7 +46,7 @@ fn check_what_the_page_said(reading: &Reading, snapshot: &Snapshot) {
     assert_eq!(reading.smearing_hint(), snapshot.leap_second_smearing_hint);
     assert_eq!(reading.disruption_marker(), snapshot.disruption_marker);
     assert_eq!(reading.generation(), snapshot.generation());
-    assert_eq!(reading.incarnation(), Incarnation::of(snapshot));
+    assert_eq!(reading.epoch(), Epoch::of(snapshot));
 }
 
 /// The time is that of the formula, here with plain 128-bit integers: `T1 + floor((C - C1) * period / 2^shift)`.
@@ -71,8 +71,8 @@ fn check_bounds(reading: &Reading) {
     if let (Some(interval), Some(tai)) = (reading.tai_interval(), reading.tai()) {
         assert!(interval.contains(tai.timestamp()), "{interval:?} without {tai:?}");
     }
-    assert_ne!(reading.before(reading), Certainty::Yes);
-    assert_ne!(reading.after(reading), Certainty::Yes);
+    assert_ne!(reading.is_before(reading), Certainty::Yes);
+    assert_ne!(reading.is_after(reading), Certainty::Yes);
 }
 
 /// TAI and UTC differ by the page's offset, give or take the leap second; smeared UTC never leaves UTC by more.
@@ -112,9 +112,9 @@ fn check_system_forms(reading: &Reading) {
 fn check_neighbour(reading: &Reading, snapshot: &Snapshot) {
     let next = reading.counter().wrapping_add(1);
     let turns_round = next.wrapping_sub(snapshot.counter_value) == 1 << 63;
-    if let (Ok(later), false) = (Reading::new(*snapshot, next, snapshot.counter_id), turns_round) {
+    if let (Ok(later), false) = (Reading::new(snapshot, next, snapshot.counter_id), turns_round) {
         assert!(reading.time() <= later.time(), "{reading:?} {later:?}");
-        assert_ne!(later.before(reading), Certainty::Yes);
+        assert_ne!(later.is_before(reading), Certainty::Yes);
     }
 }
 

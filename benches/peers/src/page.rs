@@ -45,25 +45,17 @@ pub(crate) fn publish(path: &Path) -> anyhow::Result<Published> {
     let sample = KernelClock::realtime().sample();
     let tai = offset.tai(sample.time).context("the kernel's clock is out of range")?;
     let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
-    estimator.observe(&Evidence {
-        source: 0,
-        sample: sample.with_time(tai),
-        max_error: 0,
-        estimated_error: 0,
-        synchronized: true,
-        steering: None,
-    });
+    estimator.observe(&Evidence::new(0, sample.with_time(tai), 0));
     let calibration = estimator.conclude(sample.after).publish.context("the kernel's clock gives no time")?;
     let calibration =
         on_scale_of(TimeType::UTC, &calibration, Some(offset)).context("the kernel's clock is out of range")?;
-    let mut contents = Snapshot {
-        counter_id: counter::ID,
-        time_type: TimeType::UTC,
-        flags: Flags::VM_GEN_COUNTER_PRESENT,
-        disruption_marker: 1,
-        vm_generation_counter: 1,
-        ..Snapshot::BLANK
-    };
+    let mut contents = Snapshot::BLANK.with(|page| {
+    page.counter_id = counter::ID;
+    page.time_type = TimeType::UTC;
+    page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+    page.disruption_marker = 1;
+    page.vm_generation_counter = 1;
+});
     calibrated(&mut contents, &calibration, ClockStatus::SYNCHRONIZED, LeapStatus::UNKNOWN)
         .context("the kernel's clock is before 1970")?;
     let (file, _, writer) = PageFile::open(path, contents)?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can be said on the command line. Help, completions and man pages are all made from this.
 
+use std::env;
 #[cfg(feature = "qemu")]
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -122,11 +123,18 @@ Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso"
     },
 }
 
+/// Where publishers put their page: as [`vmclock::default_page`], but never a device.
+fn published_page() -> PathBuf {
+    let named = env::var_os(vmclock::PAGE_VARIABLE).filter(|named| !named.is_empty());
+    named.map_or_else(|| vmclock::PUBLISHED_PATH.into(), PathBuf::from)
+}
+
 /// Which page, and in which form to print.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PageArgs {
-    /// The device, or a file with a page in it
-    #[arg(long, value_name = "PATH", default_value = vmclock::DEFAULT_PATH)]
+    /// The device, or a file with a page in it (default: `$VMCLOCK_PAGE`; else /dev/vmclock0 or /run/vmclock/page, whichever
+    /// exists)
+    #[arg(long, value_name = "PATH", default_value_os_t = vmclock::default_page(), hide_default_value = true)]
     pub(crate) page: PathBuf,
 
     /// Print JSON
@@ -199,8 +207,8 @@ pub(crate) enum CpuCounter {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
-    /// The file to publish the page in
-    #[arg(long, value_name = "PATH", default_value = "/run/vmclock/page")]
+    /// The file to publish the page in (default: `$VMCLOCK_PAGE`; else /run/vmclock/page)
+    #[arg(long, value_name = "PATH", default_value_os_t = published_page(), hide_default_value = true)]
     pub(crate) page: PathBuf,
 
     /// Where to listen for `vmclock signal` (default: the page's path and `.control`)
@@ -341,8 +349,8 @@ pub(crate) struct SignalArgs {
     #[command(subcommand)]
     pub(crate) signal: Signal,
 
-    /// The file of the page whose publisher is meant
-    #[arg(long, value_name = "PATH", default_value = "/run/vmclock/page", global = true)]
+    /// The file of the page whose publisher is meant (default: `$VMCLOCK_PAGE`; else /run/vmclock/page)
+    #[arg(long, value_name = "PATH", default_value_os_t = published_page(), hide_default_value = true, global = true)]
     pub(crate) page: PathBuf,
 
     /// Where its publisher listens (default: the page's path and `.control`)

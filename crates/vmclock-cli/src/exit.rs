@@ -18,8 +18,19 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<ReaderGone>() {
         return ExitCode::SUCCESS;
     }
-    print_error(format_args!("{error:#}"));
+    print_error(format_args!("{}", text(error)));
     status(error).into()
+}
+
+/// An error with all its causes, but those whose text an outer one has already.
+pub(crate) fn text(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The exit status that an error means.

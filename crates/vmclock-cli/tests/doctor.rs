@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use vmclock::{ClockStatus, Snapshot, TimeType, VmClock, DEFAULT_PATH};
+use vmclock::{ClockStatus, Snapshot, TimeType, VmClock, DEVICE_PATH};
 use vmclock_core::abi::Flags;
 use vmclock_core::calibration::Period;
 use vmclock_core::counter;
@@ -89,7 +89,7 @@ fn has_driver() -> bool {
 #[test]
 fn the_findings_are_what_this_machine_shows() {
     let report = report(&[]);
-    assert_eq!(report["page"], DEFAULT_PATH);
+    assert_eq!(report["page"], DEVICE_PATH);
     let state = |check| finding(&report, check)["state"].as_str().unwrap();
     let found = |check| finding(&report, check)["found"].as_str().unwrap();
 
@@ -130,7 +130,7 @@ fn the_findings_are_what_this_machine_shows() {
 
 #[test]
 fn a_device_without_a_driver_is_said_to_be_just_that() {
-    if acpi_device().is_none() || has_driver() || Path::new(DEFAULT_PATH).exists() {
+    if acpi_device().is_none() || has_driver() || Path::new(DEVICE_PATH).exists() {
         return; // this machine has another case
     }
     let report = report(&[]);
@@ -187,11 +187,11 @@ fn a_page_in_a_file_is_judged_by_itself() {
         assert_eq!(finding(&good, check), finding(&machine, check));
     }
 
-    let unreliable = report_of(&padded(&Snapshot { clock_status: ClockStatus::UNRELIABLE, ..page }));
+    let unreliable = report_of(&padded(&page.with(|page| page.clock_status = ClockStatus::UNRELIABLE)));
     assert_eq!(unreliable["verdict"], "events-only");
     assert!(finding(&unreliable, "time")["todo"].as_str().unwrap().contains("vmclock serve"));
 
-    let behind = report_of(&padded(&Snapshot { time_sec: page.time_sec + 7_200, ..page }));
+    let behind = report_of(&padded(&page.with(|next| next.time_sec = page.time_sec + 7_200)));
     assert_eq!((&behind["verdict"], &finding(&behind, "system clock")["state"]), (&"time".into(), &"problem".into()));
 
     let broken = report_of(b"VCLK");
@@ -251,24 +251,23 @@ fn page() -> Snapshot {
     let period = Period::from_frequency(frequency.try_into().unwrap());
 
     let tai = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(37);
-    Snapshot {
-        counter_id: counter::ID,
-        time_type: TimeType::TAI,
-        disruption_marker: 5,
-        flags: Flags::TAI_OFFSET_VALID
+    Snapshot::BLANK.with(|page| {
+        page.counter_id = counter::ID;
+        page.time_type = TimeType::TAI;
+        page.disruption_marker = 5;
+        page.flags = Flags::TAI_OFFSET_VALID
             .with(Flags::TIME_MAXERROR_VALID)
             .with(Flags::PERIOD_MAXERROR_VALID)
-            .with(Flags::VM_GEN_COUNTER_PRESENT),
-        clock_status: ClockStatus::SYNCHRONIZED,
-        tai_offset_sec: -37,
-        counter_period_shift: period.shift(),
-        counter_value: counter::read_ordered(),
-        counter_period_frac_sec: period.frac(),
-        counter_period_maxerror_rate_frac_sec: period.error_rate(1_000_000_000),
-        time_sec: tai.as_secs(),
-        time_frac_sec: u64::try_from((u128::from(tai.subsec_nanos()) << 64) / 1_000_000_000).unwrap(),
-        time_maxerror_nanosec: 50_000_000,
-        vm_generation_counter: 7,
-        ..Snapshot::BLANK
-    }
+            .with(Flags::VM_GEN_COUNTER_PRESENT);
+        page.clock_status = ClockStatus::SYNCHRONIZED;
+        page.tai_offset_sec = -37;
+        page.counter_period_shift = period.shift();
+        page.counter_value = counter::read_ordered();
+        page.counter_period_frac_sec = period.frac();
+        page.counter_period_maxerror_rate_frac_sec = period.error_rate(1_000_000_000);
+        page.time_sec = tai.as_secs();
+        page.time_frac_sec = u64::try_from((u128::from(tai.subsec_nanos()) << 64) / 1_000_000_000).unwrap();
+        page.time_maxerror_nanosec = 50_000_000;
+        page.vm_generation_counter = 7;
+    })
 }

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::{json, run, stderr, stdout, vmclock, wait_for, Lines, Publisher};
@@ -35,6 +36,33 @@ fn now_is_the_machines_time() {
 
     let text = stdout(&run(&["now", "--page", &publisher.path()]));
     assert!(text.starts_with("TAI 2") && text.contains(" UTC 2") && text.contains('±'), "{text}");
+}
+
+#[test]
+fn the_environment_names_the_page_where_nothing_else_does() {
+    let publisher = Publisher::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (absent, present) = (folder.path().join("absent"), publisher.path());
+    let now = |page: &Path, args: &[&str]| {
+        vmclock().arg("now").args(args).env("VMCLOCK_PAGE", page).output().expect("the command can be run")
+    };
+    assert!(now(Path::new(&present), &[]).status.success());
+    assert!(now(&absent, &["--page", &present]).status.success(), "the option comes first");
+    let error = stderr(&now(&absent, &[]));
+    assert_eq!(error.matches(absent.to_str().expect("plain")).count(), 2, "{error}"); // as it is, and in the advice
+                                                                                      // Its publisher is found in the same way.
+    let signalled = vmclock().args(["signal", "soon"]).env("VMCLOCK_PAGE", &present).output().expect("run");
+    assert!(signalled.status.success(), "{}", stderr(&signalled));
+    assert!(publisher.show()["flags"].to_string().contains("soon"), "{}", publisher.show()["flags"]);
+}
+
+#[test]
+fn an_error_says_its_cause_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("page");
+    std::fs::write(&path, [0; 4096]).expect("written");
+    let error = stderr(&run(&["show", "--page", path.to_str().expect("plain")]));
+    assert_eq!(error.matches("magic is").count(), 1, "{error}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn a_killed_publisher_is_replaced_and_readers_see_it() {
     let first = Publisher::in_folder(folder.path(), &args);
     let clock = VmClock::open_at(first.page()).expect("a page");
     let mut events = clock.events().expect("events");
-    let mut last = clock.incarnation().expect("a page");
+    let mut last = clock.epoch().expect("a page");
     let mut current = first;
     for kill in 0..20 {
         // After a different number of updates each time.
@@ -77,7 +77,7 @@ fn a_killed_publisher_is_replaced_and_readers_see_it() {
         current.lines.wait();
         current = Publisher::in_folder(folder.path(), &args);
         assert!(current.said("took-over"), "{:?}", current.said);
-        let now = clock.incarnation().expect("taken over");
+        let now = clock.epoch().expect("taken over");
         assert_ne!(now.disruption_marker, last.disruption_marker, "nobody knows what happened to the counter");
         assert_eq!(now.generation, last.generation, "the machine is the same");
         let disrupted = |event| matches!(event, Event::Disrupted { to, .. } if to == now.disruption_marker);

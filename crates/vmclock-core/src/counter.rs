@@ -36,6 +36,7 @@ pub fn read_unordered() -> u64 {
 ///     assert!(rdtscp.read() >= before);
 /// }
 /// ```
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Rdtscp(());
 

@@ -11,20 +11,20 @@ use crate::tai::TaiOffset;
 /// restored.
 ///
 /// ```
-/// use vmclock_core::{abi::Snapshot, event::Incarnation};
-/// let before = Incarnation::of(&Snapshot { disruption_marker: 7, ..Snapshot::BLANK });
-/// let after = Incarnation::of(&Snapshot { disruption_marker: 8, ..Snapshot::BLANK });
+/// use vmclock_core::{abi::Snapshot, event::Epoch};
+/// let before = Epoch::of(&Snapshot::BLANK.with(|page| page.disruption_marker = 7));
+/// let after = Epoch::of(&Snapshot::BLANK.with(|page| page.disruption_marker = 8));
 /// assert_ne!(before, after);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Incarnation {
+pub struct Epoch {
     /// The disruption marker.
     pub disruption_marker: u64,
     /// The generation counter, where the page has one.
     pub generation: Option<u64>,
 }
 
-impl Incarnation {
+impl Epoch {
     /// The epoch of a snapshot.
     #[inline]
     pub fn of(page: &Snapshot) -> Self {
@@ -36,10 +36,11 @@ impl Incarnation {
 ///
 /// ```
 /// use vmclock_core::{abi::{Flags, Snapshot}, event::Maintenance};
-/// let page = Snapshot { flags: Flags::DISRUPTION_SOON.with(Flags::DISRUPTION_IMMINENT), ..Snapshot::BLANK };
+/// let page = Snapshot::BLANK.with(|page| page.flags = Flags::DISRUPTION_SOON.with(Flags::DISRUPTION_IMMINENT));
 /// assert_eq!(Maintenance::of(&page), Maintenance::Imminent);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
 pub enum Maintenance {
     /// None is announced.
     None,
@@ -60,10 +61,20 @@ impl Maintenance {
             Self::None
         }
     }
+
+    /// The one word for it: `none`, `soon`, `imminent`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Soon => "soon",
+            Self::Imminent => "imminent",
+        }
+    }
 }
 
 /// One thing that happened to the clock or to the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// The counter was disrupted: whoever calibrated it must start anew.
     Disrupted {
@@ -179,8 +190,11 @@ impl fmt::Display for Event {
 /// ```
 /// use vmclock_core::{abi::Snapshot, event::{Event, changes}};
 ///
-/// let before = Snapshot { disruption_marker: 7, ..Snapshot::BLANK };
-/// let after = Snapshot { disruption_marker: 8, seq_count: 2, ..before };
+/// let before = Snapshot::BLANK.with(|page| page.disruption_marker = 7);
+/// let after = before.with(|page| {
+///     page.disruption_marker = 8;
+///     page.seq_count = 2;
+/// });
 /// assert_eq!(changes(&before, &after).collect::<Vec<_>>(), [Event::Disrupted { from: 7, to: 8 }]);
 /// assert_eq!(changes(&after, &after).count(), 0);
 /// ```

@@ -43,13 +43,12 @@ impl LeapStatus {
 /// use vmclock_core::time::Time;
 ///
 /// // Half a minute before the end of 2016, whose last second was 23:59:60.
-/// let page = Snapshot {
-///     time_sec: 1_483_228_770 + 36,
-///     tai_offset_sec: -36,
-///     flags: Flags::TAI_OFFSET_VALID,
-///     leap_indicator: LeapIndicator::PRE_POSITIVE,
-///     ..Snapshot::BLANK
-/// };
+/// let page = Snapshot::BLANK.with(|page| {
+///     page.time_sec = 1_483_228_770 + 36;
+///     page.tai_offset_sec = -36;
+///     page.flags = Flags::TAI_OFFSET_VALID;
+///     page.leap_indicator = LeapIndicator::PRE_POSITIVE;
+/// });
 /// let rule = UtcRule::from_snapshot(&page).unwrap();
 /// let utc_after = |seconds: i64| rule.utc(Time::from_parts(1_483_228_770 + 36 + seconds, 0)).unwrap();
 /// assert_eq!((utc_after(29).time.seconds(), utc_after(29).leap_second), (1_483_228_799, false)); // 23:59:59

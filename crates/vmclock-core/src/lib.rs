@@ -29,17 +29,18 @@
 //! use vmclock_core::{abi::{CounterId, Snapshot}, calibration::Calibration};
 //!
 //! // A 1 GHz counter that was 0 when TAI was 2_000_000_000 s: half a second later it reads 500 million.
-//! let snapshot = Snapshot {
-//!     counter_id: CounterId::X86_TSC,
-//!     clock_status: vmclock_core::abi::ClockStatus::SYNCHRONIZED,
-//!     counter_period_frac_sec: (1u128 << 64).div_ceil(1_000_000_000) as u64,
-//!     time_sec: 2_000_000_000,
-//!     ..Snapshot::BLANK
-//! };
+//! let snapshot = Snapshot::BLANK.with(|page| {
+//!     page.counter_id = CounterId::X86_TSC;
+//!     page.clock_status = vmclock_core::abi::ClockStatus::SYNCHRONIZED;
+//!     page.counter_period_frac_sec = (1u128 << 64).div_ceil(1_000_000_000) as u64;
+//!     page.time_sec = 2_000_000_000;
+//! });
 //! let calibration = Calibration::from_snapshot(&snapshot, CounterId::X86_TSC)?;
 //! assert_eq!(calibration.time_at(500_000_000)?.floor_nanos(), 2_000_000_000_500_000_000);
 //! # Ok::<(), vmclock_core::calibration::NoTime>(())
 //! ```
+//!
+//! The feature `std` adds conversions to and from `SystemTime`.
 #![no_std]
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -52,6 +53,9 @@
         clippy::expect_used
     )
 )]
+
+#[cfg(feature = "std")]
+extern crate std;
 
 pub mod abi;
 pub mod calibration;

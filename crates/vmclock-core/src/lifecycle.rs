@@ -9,7 +9,10 @@
 //! use vmclock_core::lifecycle::{incoming, Incoming};
 //!
 //! let (counter_id, clock_status) = (CounterId::X86_TSC, ClockStatus::SYNCHRONIZED);
-//! let mut page = Snapshot { counter_id, clock_status, ..Snapshot::BLANK };
+//! let mut page = Snapshot::BLANK.with(|page| {
+//!     page.counter_id = counter_id;
+//!     page.clock_status = clock_status;
+//! });
 //! incoming(&mut page, Incoming::Migration, 7);
 //! assert_eq!((page.disruption_marker, page.vm_generation_counter), (7, 0));
 //! assert_eq!(page.clock_status, ClockStatus::INITIALIZING); // of this host's clock nothing is known yet
@@ -28,6 +31,7 @@ const SEQUENCE_AHEAD: u32 = 1 << 28;
 
 /// How a machine gets here that did not boot here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Incoming {
     /// By live migration: it is the only one of its kind.
     Migration,
@@ -52,7 +56,7 @@ pub enum Incoming {
 ///     status: ClockStatus::SYNCHRONIZED,
 ///     leap: LeapStatus { tai_offset: TaiOffset::from_seconds(37), indicator: LeapIndicator::NONE },
 /// };
-/// let mut page = Snapshot { counter_id: CounterId::X86_TSC, ..Snapshot::BLANK };
+/// let mut page = Snapshot::BLANK.with(|page| page.counter_id = CounterId::X86_TSC);
 /// of_host.offset_by(7).put_on(&mut page).ok_or("the time is before 1970")?;
 /// assert_eq!((page.counter_value, page.time_sec, page.tai_offset_sec), (5_007, 1_800_000_000, -37));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

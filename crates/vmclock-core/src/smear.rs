@@ -19,6 +19,7 @@ use crate::time::{PageScale, SmearedUtc, Time, Utc};
 /// assert_eq!(Smearing::from_hint(SmearingHint::STRICT), None);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub enum Smearing {
     /// From 12:00 before the leap second to 12:00 after it, 86,401 (or 86,399) SI seconds pass as 86,400.
     NoonLinear,
@@ -41,12 +42,11 @@ impl Smearing {
     /// ```
     /// use vmclock_core::{abi::*, leap::UtcRule, smear::Smearing, time::Time};
     ///
-    /// let page = Snapshot {
-    ///     time_type: TimeType::UTC,
-    ///     time_sec: 1_483_228_770, // half a minute before the end of 2016
-    ///     leap_indicator: LeapIndicator::PRE_POSITIVE,
-    ///     ..Snapshot::BLANK
-    /// };
+    /// let page = Snapshot::BLANK.with(|page| {
+    ///     page.time_type = TimeType::UTC;
+    ///     page.time_sec = 1_483_228_770; // half a minute before the end of 2016
+    ///     page.leap_indicator = LeapIndicator::PRE_POSITIVE;
+    /// });
     /// let rule = UtcRule::from_snapshot(&page).unwrap();
     /// let midnight = Smearing::NoonLinear.smear(&rule, Time::from_parts(1_483_228_800, 0)).unwrap();
     /// assert_eq!((midnight.seconds(), midnight.subsec_nanos()), (1_483_228_799, 500_005_786)); // half way there

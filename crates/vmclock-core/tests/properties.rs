@@ -46,25 +46,24 @@ prop_compose! {
         (tai_offset, leap, time_type) in (any::<i16>(), 0..8u8, 0..3u8),
         (flags, status, hint) in (any::<u64>(), 2..4u8, 0..4u8),
     ) -> Snapshot {
-        Snapshot {
-            counter_id: CPU,
-            time_type: TimeType(time_type),
-            clock_status: ClockStatus(status),
-            leap_second_smearing_hint: SmearingHint(hint),
-            flags: Flags(flags),
-            tai_offset_sec: tai_offset,
-            leap_indicator: LeapIndicator(leap),
-            counter_period_shift: shift,
-            counter_value: counter,
-            counter_period_frac_sec: period,
-            counter_period_maxerror_rate_frac_sec: period_max,
-            counter_period_esterror_rate_frac_sec: period_est,
-            time_sec: sec,
-            time_frac_sec: frac,
-            time_maxerror_nanosec: max,
-            time_esterror_nanosec: est,
-            ..Snapshot::BLANK
-        }
+        Snapshot::BLANK.with(|page| {
+    page.counter_id = CPU;
+    page.time_type = TimeType(time_type);
+    page.clock_status = ClockStatus(status);
+    page.leap_second_smearing_hint = SmearingHint(hint);
+    page.flags = Flags(flags);
+    page.tai_offset_sec = tai_offset;
+    page.leap_indicator = LeapIndicator(leap);
+    page.counter_period_shift = shift;
+    page.counter_value = counter;
+    page.counter_period_frac_sec = period;
+    page.counter_period_maxerror_rate_frac_sec = period_max;
+    page.counter_period_esterror_rate_frac_sec = period_est;
+    page.time_sec = sec;
+    page.time_frac_sec = frac;
+    page.time_maxerror_nanosec = max;
+    page.time_esterror_nanosec = est;
+})
     }
 }
 
@@ -232,14 +231,15 @@ fn pages_around(month: i64, before: i16, inserted: bool) -> Vec<(Snapshot, &'sta
     let after = if inserted { before - 1 } else { before + 1 };
     // TAI at which the change begins and at which it is over, and POSIX time that goes with it.
     let begins = month - i64::from(before) - i64::from(!inserted);
-    let page = |tai: i64, offset: i16, leap| Snapshot {
-        time_type: TimeType::TAI,
-        time_sec: tai.unsigned_abs(),
-        time_frac_sec: 1 << 62,
-        flags: Flags::TAI_OFFSET_VALID,
-        tai_offset_sec: offset,
-        leap_indicator: leap,
-        ..Snapshot::BLANK
+    let page = |tai: i64, offset: i16, leap| {
+        Snapshot::BLANK.with(|page| {
+            page.time_type = TimeType::TAI;
+            page.time_sec = tai.unsigned_abs();
+            page.time_frac_sec = 1 << 62;
+            page.flags = Flags::TAI_OFFSET_VALID;
+            page.tai_offset_sec = offset;
+            page.leap_indicator = leap;
+        })
     };
     let (pre, post) = if inserted {
         (LeapIndicator::PRE_POSITIVE, LeapIndicator::POST_POSITIVE)
@@ -258,7 +258,13 @@ fn pages_around(month: i64, before: i16, inserted: bool) -> Vec<(Snapshot, &'sta
     }
     let as_utc = pages.clone().into_iter().map(|(page, name)| {
         let sec = page.time_sec as i64 + i64::from(page.tai_offset_sec);
-        (Snapshot { time_type: TimeType::UTC, time_sec: sec.unsigned_abs(), ..page }, name)
+        (
+            page.with(|page| {
+                page.time_type = TimeType::UTC;
+                page.time_sec = sec.unsigned_abs();
+            }),
+            name,
+        )
     });
     pages.into_iter().chain(as_utc.collect::<Vec<_>>()).collect()
 }
@@ -350,6 +356,7 @@ fn stretch(smearing: Smearing, inserted: bool) -> (i64, i64, i64) {
         (Smearing::NoonLinear, false) => (month - 43_200, 86_399, 86_400),
         (Smearing::UtcSls, true) => (month - 999, 1_000, 999),
         (Smearing::UtcSls, false) => (month - 1_001, 1_000, 1_001),
+        (other, _) => panic!("not tested: {other:?}"),
     }
 }
 

@@ -85,9 +85,9 @@ proptest! {
     #[test]
     fn an_update_leaves_the_contents_and_the_next_count(contents in any_contents(), count in any_count()) {
         let memory = Memory::new([0xee; STRUCTURE_LEN], STORES);
-        let mut published = Snapshot { seq_count: count, ..contents };
+        let mut published = contents.with(|page| page.seq_count = count);
         publish(&memory, &mut published).expect("enough stores");
-        prop_assert_eq!(published, Snapshot { seq_count: next(count), ..contents });
+        prop_assert_eq!(published, contents.with(|page| page.seq_count = next(count)));
         prop_assert_eq!(memory.contents(), published);
         let stores = memory.stores.take();
         prop_assert_eq!(stores.len(), STORES);
@@ -97,7 +97,12 @@ proptest! {
 
     #[test]
     fn every_writer_of_a_mapped_page_skips_0(contents in any_contents(), count in any_count(), updates in 1..5) {
-        let contents = Snapshot { seq_count: count, magic: Snapshot::BLANK.magic, version: 1, size: 4096, ..contents };
+        let contents = contents.with(|page| {
+    page.seq_count = count;
+    page.magic = Snapshot::BLANK.magic;
+    page.version = 1;
+    page.size = 4096;
+});
         let page = Page::new();
         let mut writer = Writer::create(&page, contents);
         prop_assert_eq!(page.sequence(), 2);
@@ -111,8 +116,8 @@ proptest! {
                 _ => writer.update_observed(|page| page.seq_count = 1, || assert_eq!(page.sequence() % 2, 1)),
             }
             prop_assert_eq!(page.sequence(), expected);
-            prop_assert_eq!(page.snapshot(|| false), Ok(Snapshot { seq_count: expected, ..contents }));
-            prop_assert_eq!(writer.contents(), &Snapshot { seq_count: expected, ..contents });
+            prop_assert_eq!(page.snapshot(|| false), Ok(contents.with(|page| page.seq_count = expected)));
+            prop_assert_eq!(writer.contents(), &contents.with(|page| page.seq_count = expected));
         }
         // Another writer finds it, and one that makes it anew.
         let (_, mut taken) = Writer::take_over(&page, 4096).expect("a page");
@@ -126,16 +131,16 @@ proptest! {
     fn a_store_that_fails_leaves_the_old_page_or_an_odd_one(
         old in any_contents(), new in any_contents(), count in any_count(), left in 0..STORES,
     ) {
-        let memory = Memory::new(Snapshot { seq_count: count & !1, ..old }.to_bytes(), left);
+        let memory = Memory::new(old.with(|page| page.seq_count = count & !1).to_bytes(), left);
         let before = memory.contents();
-        let mut contents = Snapshot { seq_count: count & !1, ..new };
+        let mut contents = new.with(|page| page.seq_count = count & !1);
         let wanted = contents;
         prop_assert!(publish(&memory, &mut contents).is_err());
         prop_assert_eq!(contents, wanted, "there was no update yet");
         prop_assert!(memory.contents() == before || memory.contents().seq_count == count | 1);
         memory.left.set(STORES);
         publish(&memory, &mut contents).expect("enough stores");
-        prop_assert_eq!(memory.contents(), Snapshot { seq_count: next(count), ..new });
+        prop_assert_eq!(memory.contents(), new.with(|page| page.seq_count = next(count)));
     }
 
     #[test]

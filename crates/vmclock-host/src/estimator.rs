@@ -64,9 +64,12 @@ const ROUNDS: u32 = 3;
 ///
 /// ```
 /// use vmclock_host::estimator::Settings;
-/// assert_eq!(Settings::default().wander, 15_000_000); // 15 ppm
+/// let mut settings = Settings::default();
+/// assert_eq!(settings.wander, 15_000_000); // 15 ppm
+/// settings.monotonic = true;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     /// The frequency wander: how far the counter's frequency at any moment may be from its average over any time, in
     /// parts per 10^12. It is in the page's error bounds, and in holdover, always; unless `measured_wander` is set.
@@ -101,6 +104,7 @@ impl Default for Settings {
 /// One measurement of a source: at some counter value within the sample's bracket, true time was within `max_error` of
 /// the sample's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Evidence {
     /// Which source, counted from 0.
     pub source: usize,
@@ -117,8 +121,16 @@ pub struct Evidence {
     pub steering: Option<i64>,
 }
 
+impl Evidence {
+    /// Of a source that is synchronized, and disciplined by nobody. `max_error` is its estimated error too, until that is set.
+    pub const fn new(source: usize, sample: Sample<Tai>, max_error: u64) -> Self {
+        Self { source, sample, max_error, estimated_error: max_error, synchronized: true, steering: None }
+    }
+}
+
 /// What was found out, to be reported.
 #[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
 pub enum Finding {
     /// A source contradicts what a majority proves: it is excluded from selection.
     Falseticker {
@@ -156,6 +168,7 @@ pub enum Finding {
 
 /// How a source is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Standing {
     /// It has not been measured within the source timeout.
     #[default]
@@ -170,6 +183,7 @@ pub enum Standing {
 
 /// What follows from the measurements so far.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Conclusion {
     /// For the page.
     pub status: ClockStatus,
@@ -244,14 +258,8 @@ struct Track {
 ///
 /// let nominal = Period::from_frequency(NonZeroU64::new(1_000_000_000).unwrap());
 /// let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
-/// estimator.observe(&Evidence {
-///     source: 0,
-///     sample: Sample { before: 5_000, time: Time::from_parts(1_800_000_000, 0), after: 5_100 },
-///     max_error: 1_000,
-///     estimated_error: 100,
-///     synchronized: true,
-///     steering: None,
-/// });
+/// let sample = Sample { before: 5_000, time: Time::from_parts(1_800_000_000, 0), after: 5_100 };
+/// estimator.observe(&Evidence::new(0, sample, 1_000));
 /// let conclusion = estimator.conclude(5_200);
 /// assert_eq!(conclusion.status, ClockStatus::SYNCHRONIZED);
 /// let calibration = conclusion.publish.unwrap();

@@ -159,6 +159,7 @@ pub enum Event {
 /// How a leap second became known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum LeapNews {
     /// By a list, a majority of the sources, or an operator.
     Expected,

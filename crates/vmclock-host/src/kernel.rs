@@ -107,6 +107,7 @@ pub fn nominal_period(over: Duration) -> Option<Period> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Quality {
     /// Whether a daemon keeps it synchronized (`STA_UNSYNC` is clear).
     pub synchronized: bool,

@@ -14,6 +14,7 @@ const NTP_TO_UNIX: i64 = 2_208_988_800;
 
 /// Why a list is of no use.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListError {
     /// It cannot be read.
     #[error("{}: {error}: install the package tzdata, or state the offset yourself", path.display())]

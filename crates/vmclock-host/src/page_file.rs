@@ -30,6 +30,7 @@ pub const LEN: usize = 4096;
 
 /// Why a page file cannot be published in.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PageFileError {
     /// The path is a symbolic link, which could lead anywhere.
     #[error("{}: is a symbolic link, which is not followed: name the file itself", path.display())]
@@ -197,7 +198,7 @@ impl PageFile {
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("vmclock");
-/// let (mut page, found) = FilePage::open(&path, Snapshot { disruption_marker: 7, ..Snapshot::BLANK })?;
+/// let (mut page, found) = FilePage::open(&path, Snapshot::BLANK.with(|page| page.disruption_marker = 7))?;
 /// assert_eq!(found, Found::New);
 /// page.update(&mut |next| next.clock_status = ClockStatus::INITIALIZING)?;
 /// let published = Snapshot::from_prefix(&std::fs::read(&path)?)?;
@@ -368,7 +369,10 @@ mod tests {
     use vmclock_core::abi::STRUCTURE_LEN;
 
     fn blank(marker: u64) -> Snapshot {
-        Snapshot { disruption_marker: marker, clock_status: ClockStatus::SYNCHRONIZED, ..Snapshot::BLANK }
+        Snapshot::BLANK.with(|page| {
+            page.disruption_marker = marker;
+            page.clock_status = ClockStatus::SYNCHRONIZED;
+        })
     }
 
     fn folder() -> (TempDir, PathBuf) {

@@ -42,6 +42,7 @@ pub struct Start {
 
 /// What was decided in a round.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Decision {
     /// What the estimator concludes.
     pub conclusion: Conclusion,

@@ -55,6 +55,7 @@ const LOOKED_UP_EACH: i128 = 60_000_000_000;
 
 /// What a publisher is to do.
 #[derive(Default)]
+#[non_exhaustive]
 pub struct Plan {
     /// What is assumed.
     pub settings: Settings,
@@ -72,6 +73,7 @@ pub struct Plan {
 
 /// Why a publisher cannot publish.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
     /// The counter cannot be compared with anything.
     #[error("the kernel's raw clock, or this CPU's counter, is stopped: no time can be published on this machine")]
@@ -115,15 +117,17 @@ impl<H: Host> Prepared<H> {
         events.push(offset_event(keeper.published(keeper.schedule().offset), keeper.origin(), || {
             host.leap_seconds().and_then(|list| list.tai_offset(utc.seconds())).err().map(|error| error.to_string())
         }));
-        let blank = Snapshot {
-            counter_id: host.counter_id(),
-            time_type: keeper.time_type(),
-            clock_status: ClockStatus::INITIALIZING,
-            disruption_marker: host.fresh_identity().map_err(PublishError::Identity)?,
-            vm_generation_counter: host.fresh_identity().map_err(PublishError::Identity)?,
-            flags: Flags::VM_GEN_COUNTER_PRESENT,
-            ..Snapshot::BLANK
-        };
+        let (marker, generation) = (host.fresh_identity(), host.fresh_identity());
+        let (marker, generation) =
+            (marker.map_err(PublishError::Identity)?, generation.map_err(PublishError::Identity)?);
+        let blank = Snapshot::BLANK.with(|page| {
+            page.counter_id = host.counter_id();
+            page.time_type = keeper.time_type();
+            page.clock_status = ClockStatus::INITIALIZING;
+            page.disruption_marker = marker;
+            page.vm_generation_counter = generation;
+            page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+        });
         Ok(Self { host, plan, start, blank, events })
     }
 
@@ -248,6 +252,7 @@ enum Readers {
 
 /// How a source is used, for those who list them.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct SourceReport {
     /// Its name, as configured.
     pub name: String,
@@ -280,8 +285,8 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
     fn take_over(&mut self, blank: Snapshot, last: &Snapshot) -> Result<(), PublishError> {
         let generation = last.generation().filter(|generation| *generation != 0);
         let vm_generation_counter = generation.unwrap_or(blank.vm_generation_counter);
-        let next = Snapshot { vm_generation_counter, ..blank };
-        Ok(self.page.update(&mut |page| *page = Snapshot { seq_count: page.seq_count, ..next })?)
+        let next = blank.with(|page| page.vm_generation_counter = vm_generation_counter);
+        Ok(self.page.update(&mut |page| *page = next.with(|next| next.seq_count = page.seq_count))?)
     }
 
     /// The page's clock shows another time than this machine's.
@@ -607,7 +612,7 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
             })?;
             recorder.settled(settled.0, settled.1.as_ref());
         } else {
-            self.page.update(&mut |page| *page = Snapshot { seq_count: page.seq_count, ..next })?;
+            self.page.update(&mut |page| *page = next.with(|next| next.seq_count = page.seq_count))?;
         }
         self.must_publish = false;
         let Snapshot { clock_status: status, time_maxerror_nanosec: max_error_ns, .. } = *self.contents();

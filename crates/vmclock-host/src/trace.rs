@@ -393,6 +393,7 @@ pub struct Replay {
 
 /// Why a trace cannot be replayed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReplayError {
     /// It cannot be read.
     #[error("line {line}: cannot be read: {error}")]

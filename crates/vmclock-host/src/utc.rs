@@ -22,6 +22,7 @@ const ROUNDS: u32 = 3;
 
 /// What the world says of TAI-UTC. Looked up again each minute.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Knowledge {
     /// What the operator stated.
     pub stated: Option<TaiOffset>,
@@ -53,6 +54,7 @@ impl Listed {
 
 /// Where TAI-UTC is known from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Origin {
     /// From the operator.
     Stated,
@@ -66,6 +68,7 @@ pub enum Origin {
 
 /// What changed of what is known of UTC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum UtcFinding {
     /// TAI-UTC is known from somewhere else than before, or is another one.
     Offset(Option<TaiOffset>, Origin),

@@ -20,10 +20,11 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 /// use vmclock_qemu::{beside, Attach};
 /// let page = Path::new("/run/vmclock/guest");
 /// let timeout = std::time::Duration::from_secs(60);
-/// let attach = Attach { monitor: beside(page, ".qmp"), bell: None, timeout };
+/// let attach = Attach::new(beside(page, ".qmp"), timeout);
 /// assert_eq!(attach.monitor, Path::new("/run/vmclock/guest.qmp"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attach {
     /// The socket of its monitor.
     pub monitor: PathBuf,
@@ -41,6 +42,17 @@ pub fn beside(page: &Path, suffix: &str) -> PathBuf {
 }
 
 impl Attach {
+    /// A QEMU without a doorbell.
+    pub const fn new(monitor: PathBuf, timeout: Duration) -> Self {
+        Self { monitor, bell: None, timeout }
+    }
+
+    /// The same with a doorbell, behind this socket.
+    #[must_use]
+    pub fn with_bell(self, bell: PathBuf) -> Self {
+        Self { bell: Some(bell), ..self }
+    }
+
     /// Connects as soon as QEMU listens. `is_interrupted` is asked when `signals` is readable, at least.
     pub(crate) fn connect(
         &self,

@@ -18,17 +18,17 @@ use crate::machine::Start;
 /// What to run.
 ///
 /// ```
-/// use vmclock_qemu::{Launch, LaunchOptions, Slot};
+/// use vmclock_qemu::{Launch, LaunchOptions};
 ///
 /// let command = ["qemu-system-x86_64", "-machine", "q35"].map(Into::into).to_vec();
-/// let options = LaunchOptions { command, page: None, table: None, slot: Slot::new(0x1d), irq: Some(5) };
-/// let launch = Launch::new(options)?;
+/// let launch = Launch::new(LaunchOptions::new(command))?;
 /// let line = launch.command_line().into_string().expect("text");
 /// assert!(line.starts_with("qemu-system-x86_64 -object ") && line.ends_with(" -S"));
 /// assert!(!launch.page().exists(), "somebody has to publish it first");
 /// # Ok::<(), vmclock_qemu::error::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LaunchOptions {
     /// QEMU and the user's arguments.
     pub command: Vec<OsString>,
@@ -40,6 +40,13 @@ pub struct LaunchOptions {
     pub slot: Option<Slot>,
     /// The interrupt of the doorbell; none for a guest that is not notified.
     pub irq: Option<u8>,
+}
+
+impl LaunchOptions {
+    /// With temporary files, the page in slot 0x1d, and interrupt 5.
+    pub const fn new(command: Vec<OsString>) -> Self {
+        Self { command, page: None, table: None, slot: Slot::new(0x1d), irq: Some(5) }
+    }
 }
 
 /// A QEMU that can be started: see [`LaunchOptions`].

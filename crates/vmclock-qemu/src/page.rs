@@ -113,7 +113,7 @@ impl PageChange {
 /// ```
 /// use vmclock_core::abi::Snapshot;
 /// use vmclock_qemu::page::Seen;
-/// let published = Snapshot { seq_count: 8, ..Snapshot::BLANK };
+/// let published = Snapshot::BLANK.with(|page| page.seq_count = 8);
 /// assert!(Seen::in_memory(&published.to_bytes(), &published, true).is_ours());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

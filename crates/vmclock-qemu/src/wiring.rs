@@ -26,21 +26,22 @@ const RING: [u8; 60] = [0xff; 60];
 /// use vmclock_host::publisher::{Plan, Prepared};
 /// use vmclock_host::source::{kernel::{KernelSource, Trust}, Immediate};
 /// use vmclock_host::this_host::ThisHost;
-/// use vmclock_qemu::{launch, Launch, LaunchOptions, Options, Slot, Wiring};
+/// use vmclock_qemu::{launch, Launch, LaunchOptions, Options, Wiring};
 ///
 /// let command = ["qemu-system-x86_64", "-accel", "kvm"].map(Into::into).to_vec();
-/// let qemu = Launch::new(LaunchOptions { command, page: None, table: None, slot: Slot::new(0x1d), irq: Some(5) })?;
+/// let qemu = Launch::new(LaunchOptions::new(command))?;
 /// let mut plan = Plan::default();
 /// plan.sources.push(Box::new(Immediate::new(KernelSource::new(Trust::HostClock))));
 /// let prepared = Prepared::new(ThisHost, plan)?;
 /// let (page, found) = FilePage::open(qemu.page(), prepared.blank())?;
 /// let (publisher, _events) = prepared.on(page, found, "page")?;
 /// let (signals, _signal) = UnixStream::pair()?;
-/// let options = Options { refresh: Duration::from_secs(1), second_page: false, restored: false };
+/// let options = Options::new(Duration::from_secs(1));
 /// let mut report = |event: &_, _: &_| println!("{event}");
-/// let status = launch(&qemu, Wiring { publisher, control: (), signals, options, report: &mut report })?;
+/// let status = launch(&qemu, Wiring::new(publisher, (), signals, options, &mut report))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[non_exhaustive]
 pub struct Wiring<'a, H, S, C> {
     /// Publishes the guest's page.
     pub publisher: Publisher<H, S>,
@@ -54,14 +55,29 @@ pub struct Wiring<'a, H, S, C> {
     pub report: &'a mut dyn FnMut(&Event, &Snapshot),
 }
 
+impl<'a, H, S, C> Wiring<'a, H, S, C> {
+    /// All of it.
+    pub const fn new(
+        publisher: Publisher<H, S>,
+        control: C,
+        signals: UnixStream,
+        options: Options,
+        report: &'a mut dyn FnMut(&Event, &Snapshot),
+    ) -> Self {
+        Self { publisher, control, signals, options, report }
+    }
+}
+
 /// How a guest's page is published.
 ///
 /// ```
 /// use std::time::Duration;
 /// use vmclock_qemu::Options;
-/// let options = Options { refresh: Duration::from_secs(1), second_page: false, restored: false };
+/// let mut options = Options::new(Duration::from_secs(1));
+/// options.restored = true;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// How often the calibration is refreshed.
     pub refresh: Duration,
@@ -69,6 +85,13 @@ pub struct Options {
     pub second_page: bool,
     /// Whether an incoming guest is saved state, also where its address is that of a live migration.
     pub restored: bool,
+}
+
+impl Options {
+    /// For a guest that is not said to be saved state, and that no program in it helps.
+    pub const fn new(refresh: Duration) -> Self {
+        Self { refresh, second_page: false, restored: false }
+    }
 }
 
 /// Where signals for a guest's page are sent to.

@@ -31,7 +31,8 @@ const TAI_OFFSET: i16 = 37;
 const FIRST_OFFSET: u64 = 0x1234_5678_9abc;
 
 fn publisher(page: &Path) -> Publisher<ThisHost, FilePage> {
-    let mut plan = Plan { tai_offset: TaiOffset::from_seconds(TAI_OFFSET), ..Plan::default() };
+    let mut plan = Plan::default();
+    plan.tai_offset = TaiOffset::from_seconds(TAI_OFFSET);
     plan.settings.probation = 0;
     plan.sources.push(Box::new(Immediate::new(KernelSource::new(Trust::HostClock))));
     let prepared = Prepared::new(ThisHost, plan).expect("a counter");
@@ -39,7 +40,7 @@ fn publisher(page: &Path) -> Publisher<ThisHost, FilePage> {
     prepared.on(file, found, "page").expect("a publisher").0
 }
 
-const OPTIONS: Options = Options { refresh: Duration::from_millis(20), second_page: false, restored: false };
+const OPTIONS: Options = Options::new(Duration::from_millis(20));
 
 /// Signals for the page, over a channel; and a socket that is readable when there is one.
 struct Signals {
@@ -188,7 +189,7 @@ impl Place {
 
     fn attach(&self, timeout: Duration) -> Attach {
         let page = self.page();
-        Attach { monitor: beside(&page, ".qmp"), bell: Some(beside(&page, ".bell")), timeout }
+        Attach::new(beside(&page, ".qmp"), timeout).with_bell(beside(&page, ".bell"))
     }
 
     fn status(&self) -> ClockStatus {
@@ -259,7 +260,7 @@ fn a_guest_is_followed_from_attachment_to_end() {
         let _ = seen.send((event.clone(), *page));
     };
     let control = Signals { socket, signals };
-    let wiring = Wiring { publisher, control, signals: nobody, options: OPTIONS, report: &mut report };
+    let wiring = Wiring::new(publisher, control, nobody, OPTIONS, &mut report);
     let result = attach(&place.page(), &place.attach(Duration::from_secs(60)), wiring);
     qemu.join().expect("as expected");
     result.expect("QEMU ended");
@@ -270,7 +271,7 @@ fn a_guest_is_followed_from_attachment_to_end() {
 fn a_monitor_that_does_not_greet_is_waited_for_until_the_timeout_or_a_signal() {
     let wiring = |place: &Place, signals, report| {
         let publisher = publisher(&place.page());
-        Wiring { publisher, control: (), signals, options: OPTIONS, report }
+        Wiring::new(publisher, (), signals, OPTIONS, report)
     };
     let place = Place::new();
     let (nobody, _signal) = UnixStream::pair().expect("a pair");

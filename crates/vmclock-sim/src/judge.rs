@@ -473,7 +473,10 @@ mod tests {
 
     impl<'p> Bench<'p> {
         fn new(page: &'p Page) -> Self {
-            let blank = Snapshot { counter_id: COUNTER, disruption_marker: 1, ..Snapshot::BLANK };
+            let blank = Snapshot::BLANK.with(|page| {
+                page.counter_id = COUNTER;
+                page.disruption_marker = 1;
+            });
             Self { judge: Judge::new(), page, writer: Writer::create(page, blank), calendar: CALENDAR }
         }
 

@@ -52,7 +52,8 @@ impl<'s> Driven<'s> {
             Box::new(SimulatedSource::new(&self.world, number, source, self.epoch)) as Box<dyn Source>
         };
         let sources = self.spec.sources.iter().enumerate().map(source).collect();
-        let plan = Plan { settings: settings(&self.spec.publisher), sources, ..Plan::default() };
+        let mut plan = Plan::default();
+        (plan.settings, plan.sources) = (settings(&self.spec.publisher), sources);
         let started = Prepared::new(Machine(Rc::clone(&self.world)), plan).and_then(|prepared| {
             let (page, found) = MemoryPage::open(&self.world, prepared.blank());
             prepared.on(page, found, "the page")
@@ -158,12 +159,12 @@ fn again_and_again(repeated: &mut Vec<(&'static str, u32)>, names: &[&'static st
 }
 
 fn settings(spec: &PublisherSpec) -> Settings {
-    Settings {
-        wander: spec.drift,
-        measured_wander: spec.measured.then_some(LEAST_WANDER.min(spec.drift)),
-        nominal_error: spec.nominal_error,
-        source_timeout: spec.source_timeout.unsigned_abs(),
-        probation: spec.probation.unsigned_abs(),
-        monotonic: spec.monotonic,
-    }
+    let mut settings = Settings::default();
+    settings.wander = spec.drift;
+    settings.measured_wander = spec.measured.then_some(LEAST_WANDER.min(spec.drift));
+    settings.nominal_error = spec.nominal_error;
+    settings.source_timeout = spec.source_timeout.unsigned_abs();
+    settings.probation = spec.probation.unsigned_abs();
+    settings.monotonic = spec.monotonic;
+    settings
 }

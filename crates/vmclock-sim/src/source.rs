@@ -8,7 +8,7 @@ use std::rc::Rc;
 use vmclock_core::sample::Sample;
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::Time;
-use vmclock_host::source::{LeapNotice, Measurement, Source, SourceError, Stamp};
+use vmclock_host::source::{Measurement, Source, SourceError, Stamp};
 
 use crate::chance::Chance;
 use crate::clock::{shows, Shown};
@@ -71,21 +71,14 @@ impl SimulatedSource {
         let (shown, tai) = world.show(self.spec.clock, read);
         let [before, after] = [began, ended].map(|at| world.counter.at(at));
         let stamp = stamp(shows(&world.calendar, read, shown.error, tai), tai, before, after);
-        let leap = LeapNotice {
-            today: shown.leap,
-            now: shown.in_leap,
-            tai_offset: world.told_offset(self.spec.clock, read).and_then(offset),
-        };
         let clock = &world.clocks[self.spec.clock].spec;
-        let measurement = Measurement {
-            stamp,
-            max_error: shown.max_error,
-            estimated_error: clock.estimated.min(shown.max_error),
-            synchronized: clock.synchronized,
-            leap,
-            era: 0,
-            steering: self.spec.reports_steering.then(|| world.counter.steering(read)),
-        };
+        let mut measurement = Measurement::new(stamp, shown.max_error);
+        measurement.estimated_error = clock.estimated.min(shown.max_error);
+        measurement.synchronized = clock.synchronized;
+        measurement.leap.today = shown.leap;
+        measurement.leap.now = shown.in_leap;
+        measurement.leap.tai_offset = world.told_offset(self.spec.clock, read).and_then(offset);
+        measurement.steering = self.spec.reports_steering.then(|| world.counter.steering(read));
         let (meant, error) = (world.calendar.tai(read) + i128::from(shown.error), i128::from(shown.max_error));
         let delivered = Delivered {
             clock: self.spec.clock,

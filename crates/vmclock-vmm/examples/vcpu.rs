@@ -121,14 +121,7 @@ mod x86 {
         let nominal = nominal_period(Duration::from_millis(20))?;
         let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
         let sample = KernelClock::realtime().sample();
-        estimator.observe(&Evidence {
-            source: 0,
-            sample: sample.with_time(offset()?.tai(sample.time)?),
-            max_error: 0,
-            estimated_error: 0,
-            synchronized: true,
-            steering: None,
-        });
+        estimator.observe(&Evidence::new(0, sample.with_time(offset()?.tai(sample.time)?), 0));
         estimator.conclude(counter::read_ordered()).publish
     }
 

@@ -74,11 +74,12 @@ pub struct Doorbell {
 /// use vmclock_vmm::acpi::{Clock, Notification};
 ///
 /// let mut dsdt = Vec::new();
-/// let clock = Clock { address: 0xfeff_b000, len: 0x1000, notification: Some(Notification::Interrupt(20)) };
+/// let clock = Clock::new(0xfeff_b000, 0x1000).notified_by(Notification::Interrupt(20));
 /// clock.to_aml_bytes(&mut dsdt);
 /// assert!(dsdt.windows(8).any(|bytes| bytes == b"AMZNC10C"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Clock {
     /// Where the region begins in the guest's memory. It must not be in the memory map's RAM: leave it out, or say
     /// "reserved" (e820 type 2).
@@ -89,8 +90,22 @@ pub struct Clock {
     pub notification: Option<Notification>,
 }
 
+impl Clock {
+    /// At this address, with a region of this length, 4 KiB or 64 KiB, and without notification.
+    pub const fn new(address: u64, len: u64) -> Self {
+        Self { address, len, notification: None }
+    }
+
+    /// The same with a notification.
+    #[must_use]
+    pub const fn notified_by(self, notification: Notification) -> Self {
+        Self { notification: Some(notification), ..self }
+    }
+}
+
 /// What notifies a guest's driver that the page was updated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Notification {
     /// A global system interrupt, edge-triggered as an eventfd with `KVM_IRQFD` raises it. A Generic Event Device
     /// listens to it: for hardware-reduced ACPI, and for any other where the interrupt is free.

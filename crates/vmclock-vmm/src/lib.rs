@@ -8,7 +8,7 @@
 //! | [`memory`] | the guest memory that the page is in |
 //! | [`trigger`] | how the guest is notified |
 //! | [`state`] | what goes with a guest to another host or into a file |
-//! | `counter` | the guest's counter as a function of the host's: [`vmclock_core::guest_counter`] |
+//! | [`counter`] | the guest's counter as a function of the host's |
 //! | `kvm` | the same, asked of KVM (feature `kvm`, x86-64) |
 //! | [`lineage`] | values for markers and generations |
 //! | [`acpi`], [`fdt`] | the firmware's tables by which the guest finds the clock, and is notified |
@@ -26,4 +26,7 @@ pub mod memory;
 pub mod state;
 pub mod trigger;
 
-pub use vmclock_core::guest_counter as counter;
+/// The guest's counter as a function of the host's.
+pub mod counter {
+    pub use vmclock_core::guest_counter::{GuestCounter, Scale};
+}

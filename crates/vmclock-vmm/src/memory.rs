@@ -43,6 +43,7 @@ pub struct GuestRegion<M> {
 
 /// Why a region cannot hold a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum RegionError {
     /// Neither 4 KiB nor 64 KiB.
     Length(u64),

@@ -22,6 +22,7 @@ use crate::memory::is_length;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum Identities {
     /// Never used before, and not to be guessed.
     Unpredictable(Lineage),
@@ -54,15 +55,17 @@ impl Identities {
 /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
 /// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
 /// let clock = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
-/// let State { version, page, identities } = clock.save();
-/// assert_eq!((version, page.len()), (State::VERSION, 14));
+/// let saved = clock.save();
+/// assert_eq!((saved.version, saved.page.len()), (State::VERSION, 14));
 ///
-/// let error = Device::restore(region()?, (), (), &State { version: 7, page, identities }, None, [5, 6]).unwrap_err();
+/// let newer = State::from_parts(7, saved.page, saved.identities);
+/// let error = Device::restore(region()?, (), (), &newer, None, [5, 6]).unwrap_err();
 /// assert!(error.to_string().contains("version 7"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct State {
     /// [`State::VERSION`], for a state that this crate wrote.
     pub version: u32,
@@ -81,6 +84,7 @@ pub struct State {
 /// assert!(error.to_string().ends_with("take it up with a newer monitor"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum StateError {
     /// It is of a newer version of this crate, or of one that there never was.
     Version {
@@ -170,6 +174,11 @@ impl State {
     /// The version that is written. Older ones are read.
     pub const VERSION: u32 = 1;
 
+    /// A state that was kept without `serde`.
+    pub const fn from_parts(version: u32, page: Vec<u64>, identities: Identities) -> Self {
+        Self { version, page, identities }
+    }
+
     pub(crate) fn of(page: &Snapshot, identities: Identities) -> Self {
         let words = page
             .to_bytes()
@@ -192,7 +201,11 @@ impl State {
             (CounterId::NONE, CounterId::X86_TSC | CounterId::ARM_CNTVCT) => {
                 // Without a counter the scale meant nothing.
                 let clock_status = lifecycle::without_time(counter);
-                let page = Snapshot { counter_id: counter, time_type: TimeType::TAI, clock_status, ..page };
+                let page = page.with(|page| {
+                    page.counter_id = counter;
+                    page.time_type = TimeType::TAI;
+                    page.clock_status = clock_status;
+                });
                 Ok(Self::of(&page, identities))
             }
             (found, named) => Err(StateError::OtherCounter { found, named }),
@@ -275,7 +288,11 @@ impl State {
             }
         }
         let flags = Flags(page.flags.0 & FLAGS.0).with(Flags::VM_GEN_COUNTER_PRESENT);
-        let page = Snapshot { flags, pad: [0; 2], leap_second_smearing_hint: SmearingHint::STRICT, ..page };
+        let page = page.with(|page| {
+            page.flags = flags;
+            page.pad = [0; 2];
+            page.leap_second_smearing_hint = SmearingHint::STRICT;
+        });
         Ok((page, self.identities))
     }
 }

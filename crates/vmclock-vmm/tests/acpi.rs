@@ -114,7 +114,7 @@ fn among_others(clock: Clock) -> Vec<u8> {
 
 #[test]
 fn iasl_reads_what_a_monitor_puts_among_its_own() {
-    let clock = Clock { address: 0xfeff_0000, len: 0x1_0000, notification: Some(Notification::Interrupt(20)) };
+    let clock = Clock::new(0xfeff_0000, 0x1_0000).notified_by(Notification::Interrupt(20));
     let Some(source) = disassemble(&among_others(clock)) else { return };
     assert_has(
         &source,
@@ -130,10 +130,10 @@ fn iasl_reads_what_a_monitor_puts_among_its_own() {
             "Notify (\\_SB.VCLK, 0x80)",
         ],
     );
-    let clock = Clock { notification: Some(Notification::GeneralPurposeEvent(0x0a)), ..clock };
+    let clock = clock.notified_by(Notification::GeneralPurposeEvent(0x0a));
     let Some(source) = disassemble(&among_others(clock)) else { return };
     assert_has(&source, &["Scope (\\_GPE)", "Method (_E0A, 0, Serialized)", "Notify (\\_SB.VCLK, 0x80)"]);
     assert!(!source.contains("VGED"), "{source}");
-    let quiet = among_others(Clock { notification: None, ..clock });
+    let quiet = among_others(Clock::new(clock.address, clock.len));
     assert!(!quiet.windows(4).any(|bytes| bytes == b"VGED" || bytes == b"_GPE"));
 }

@@ -123,11 +123,8 @@ fn states() -> impl Strategy<Value = State> {
         Just(Identities::Counting),
         (any::<[u64; 2]>(), count).prop_map(|(key, count)| Identities::Unpredictable(Lineage { key, count })),
     ];
-    (prop_oneof![9 => Just(1), 1 => any::<u32>()], page, identities).prop_map(|(version, page, identities)| State {
-        version,
-        page,
-        identities,
-    })
+    (prop_oneof![9 => Just(1), 1 => any::<u32>()], page, identities)
+        .prop_map(|(version, page, identities)| State::from_parts(version, page, identities))
 }
 
 proptest! {

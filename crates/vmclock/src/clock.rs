@@ -10,18 +10,16 @@ use std::time::Duration;
 
 use vmclock_core::abi::{CounterId, ParseError, Snapshot};
 use vmclock_core::counter;
-use vmclock_core::event::Incarnation;
+use vmclock_core::event::Epoch;
 
 use crate::cross::CrossTimestamp;
 use crate::error::{OpenError, ReadError};
 use crate::events::Events;
 use crate::mapping::Mapping;
+use crate::path::default_page;
 use crate::reading::Reading;
 use crate::source::{check_whole, pread, Source, Timeout};
 use crate::vanished::{Loss, Origin, Vanished};
-
-/// Where Linux puts the first VMClock.
-pub const DEFAULT_PATH: &str = "/dev/vmclock0";
 
 /// How to open a clock.
 ///
@@ -75,16 +73,16 @@ impl OpenOptions {
         let plain = check_kind(path, &metadata)?;
         let (size, len) = check_page(path, &file, self.max_wait)?;
         let mapping = if !self.map || (plain && !self.map_files) {
-            Err(rustix::io::Errno::NOTSUP)
+            None
         } else if plain {
-            Mapping::of_file(&file)
+            Mapping::of_file(&file).ok()
         } else {
-            Mapping::of_device(&file)
+            Mapping::of_device(&file).ok()
         };
         let origin = Origin::new(path, self.clone(), file, size);
         let source = match mapping {
-            Ok(mapping) => Source::Mapped { mapping, origin },
-            Err(_) => Source::Pread { origin },
+            Some(mapping) => Source::Mapped { mapping, origin },
+            None => Source::Pread { origin },
         };
         let clock = VmClock::of(source, self.max_wait, plain);
         // Once more through the way in which it will be read from now on.
@@ -113,7 +111,7 @@ impl Default for OpenOptions {
 /// ```
 /// # let page = vmclock::mock::MockPage::new();
 /// # let clock = page.clock(); // in a machine with the device: VmClock::open()?
-/// let before = clock.incarnation()?;
+/// let before = clock.epoch()?;
 /// let reading = clock.now()?;
 /// println!("{:?} ± {:?} ns", reading.tai(), reading.max_error_nanos());
 /// assert!(clock.is_current(&before)?, "migrated or restored meanwhile");
@@ -130,9 +128,9 @@ pub struct VmClock {
 }
 
 impl VmClock {
-    /// Opens [`DEFAULT_PATH`] with the default options.
+    /// Opens the [default page](default_page) with the default options.
     pub fn open() -> Result<Self, OpenError> {
-        Self::open_at(DEFAULT_PATH)
+        Self::open_at(default_page())
     }
 
     /// Opens the clock at `path` (a VMClock device or a plain file with a page in it) with the default options.
@@ -167,7 +165,7 @@ impl VmClock {
             let timeout = Timeout::new(self.max_wait);
             let (words, counter) = mapping.page().words_with(counter, timeout.into_closure())?;
             if !self.may_be_cut_short(Some(words.decode().vm_generation_counter)) {
-                if let Ok(reading) = Reading::new(words, counter, counter::ID) {
+                if let Ok(reading) = Reading::of_words(words, counter, counter::ID) {
                     return Ok(reading);
                 }
             }
@@ -187,7 +185,7 @@ impl VmClock {
         let (snapshot, counter) = self.source.snapshot_with_counter(self.max_wait)?;
         self.check_len(&snapshot)?;
         let cpu = if let Source::Mock(_) = *self.source { snapshot.counter_id } else { counter::ID };
-        Ok(Reading::new(snapshot, counter, cpu)?)
+        Ok(Reading::new(&snapshot, counter, cpu)?)
     }
 
     /// Whether the file behind the page still has the page.
@@ -201,14 +199,14 @@ impl VmClock {
     /// The machine's present epoch, that is, marker and generation: [`is_current`](Self::is_current) compares it with a
     /// later one, to find out whether the counter was disrupted, or the machine restored or cloned, meanwhile.
     #[inline]
-    pub fn incarnation(&self) -> Result<Incarnation, ReadError> {
+    pub fn epoch(&self) -> Result<Epoch, ReadError> {
         if let Some(mapping) = &self.mapping {
-            let incarnation = mapping.page().incarnation(Timeout::new(self.max_wait).into_closure())?;
-            if !self.may_be_cut_short(incarnation.generation) {
-                return Ok(incarnation);
+            let epoch = mapping.page().epoch(Timeout::new(self.max_wait).into_closure())?;
+            if !self.may_be_cut_short(epoch.generation) {
+                return Ok(epoch);
             }
         }
-        self.incarnation_with_care()
+        self.epoch_with_care()
     }
 
     /// Whether this is still the same epoch: neither was the counter disrupted, nor the machine restored or cloned.
@@ -217,18 +215,18 @@ impl VmClock {
     /// ```
     /// # let page = vmclock::mock::MockPage::new();
     /// # let clock = page.clock(); // in a machine with the device: VmClock::open()?
-    /// let mut known = clock.incarnation()?;
+    /// let mut known = clock.epoch()?;
     /// assert!(clock.is_current(&known)?);
     /// # page.restore();
     /// if !clock.is_current(&known)? {
-    ///     known = clock.incarnation()?; // first, so that nothing that happens from here on is missed
+    ///     known = clock.epoch()?; // first, so that nothing that happens from here on is missed
     ///     // Seed random generators anew, drop leases, connections and calibrations.
     /// }
     /// # assert!(clock.is_current(&known)?);
     /// # Ok::<(), vmclock::ReadError>(())
     /// ```
     #[inline]
-    pub fn is_current(&self, known: &Incarnation) -> Result<bool, ReadError> {
+    pub fn is_current(&self, known: &Epoch) -> Result<bool, ReadError> {
         match &self.mapping {
             Some(mapping) if mapping.page().is_still_of(known) && !self.may_be_cut_short(known.generation) => Ok(true),
             _ => self.is_current_with_care(known),
@@ -236,13 +234,13 @@ impl VmClock {
     }
 
     #[cold]
-    fn is_current_with_care(&self, known: &Incarnation) -> Result<bool, ReadError> {
-        Ok(self.incarnation_with_care()? == *known)
+    fn is_current_with_care(&self, known: &Epoch) -> Result<bool, ReadError> {
+        Ok(self.epoch_with_care()? == *known)
     }
 
     #[cold]
-    fn incarnation_with_care(&self) -> Result<Incarnation, ReadError> {
-        Ok(Incarnation::of(&self.snapshot()?))
+    fn epoch_with_care(&self) -> Result<Epoch, ReadError> {
+        Ok(Epoch::of(&self.snapshot()?))
     }
 
     /// The whole page at this moment, whether or not it gives a time.
@@ -395,7 +393,7 @@ fn check_page(path: &Path, file: &File, max_wait: Duration) -> Result<(u32, usiz
                 }
                 if !timeout.allows_retry() {
                     checked.map_err(not_a_page)?;
-                    let error = vmclock_core::page::Busy { seq_count: snapshot.seq_count };
+                    let error = vmclock_core::page::Busy::at(snapshot.seq_count);
                     return Err(OpenError::Busy { path: path.into(), error });
                 }
             }

@@ -22,6 +22,7 @@ use crate::reading::Reading;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct CrossTimestamp {
     /// The page.
     pub page: Snapshot,
@@ -37,7 +38,7 @@ impl CrossTimestamp {
     pub(crate) fn of(clock: &VmClock) -> Result<Self, ReadError> {
         let (monotonic_raw, realtime) = (sample(ClockId::MonotonicRaw), sample(ClockId::Realtime));
         let page = clock.snapshot()?;
-        Ok(Self { page, reading: Reading::new(page, realtime.middle(), counter::ID)?, realtime, monotonic_raw })
+        Ok(Self { page, reading: Reading::new(&page, realtime.middle(), counter::ID)?, realtime, monotonic_raw })
     }
 
     /// Between how many nanoseconds and how many `CLOCK_REALTIME` is ahead of true UTC (negative: behind), counting
@@ -45,7 +46,7 @@ impl CrossTimestamp {
     pub fn realtime_ahead_nanos(&self) -> Option<(i128, i128)> {
         let utc = self.reading.utc_timestamp()?;
         let error = i128::try_from(self.reading.max_error_nanos()?).ok()?;
-        let at = |counter| Reading::new(self.page, counter, counter::ID).ok();
+        let at = |counter| Reading::new(&self.page, counter, counter::ID).ok();
         let width = at(self.realtime.after)?.time().since(at(self.realtime.before)?.time())?.ceil_nanos();
         let ahead = self.realtime.time.floor_nanos() - utc.nanos();
         // Half the width on either side, and a nanosecond each for the roundings.

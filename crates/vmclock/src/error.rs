@@ -13,6 +13,8 @@ use crate::clock::is_for_devices;
 
 /// Why a clock could not be opened. A missing device is a normal case: match on it.
 ///
+/// Its text has the cause in it, which [`source`](std::error::Error::source) gives to programs: print one of them.
+///
 /// ```
 /// use vmclock::{OpenError, VmClock};
 /// let error = VmClock::open_at("/dev/no-such-vmclock").unwrap_err();
@@ -122,10 +124,20 @@ impl fmt::Display for OpenError {
     }
 }
 
-// No `source`: the text above has all of it already.
-impl std::error::Error for OpenError {}
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotAPage { error, .. } => Some(error),
+            Self::Busy { error, .. } => Some(error),
+            Self::Io { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// Why an open clock gave no reading at this moment. All of these may pass.
+///
+/// Its text has the cause in it, which [`source`](std::error::Error::source) gives to programs: print one of them.
 ///
 /// ```
 /// use vmclock::{mock::MockPage, ClockStatus, NoTime, ReadError};
@@ -174,8 +186,23 @@ impl fmt::Display for ReadError {
     }
 }
 
-// No `source`: the text above has all of it already.
-impl std::error::Error for ReadError {}
+impl std::error::Error for ReadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NoTime(reason) => Some(reason),
+            Self::Busy(reason) => Some(reason),
+            Self::NotAPage(reason) => Some(reason),
+            Self::Vanished { .. } | Self::Io { .. } => None,
+        }
+    }
+}
+
+impl ReadError {
+    /// What the system said.
+    pub(crate) fn of_system(errno: rustix::io::Errno) -> Self {
+        Self::Io { errno: errno.raw_os_error() }
+    }
+}
 
 impl From<NoTime> for ReadError {
     #[inline]
@@ -188,11 +215,5 @@ impl From<Busy> for ReadError {
     #[inline]
     fn from(reason: Busy) -> Self {
         Self::Busy(reason)
-    }
-}
-
-impl From<rustix::io::Errno> for ReadError {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::Io { errno: errno.raw_os_error() }
     }
 }

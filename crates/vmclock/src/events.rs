@@ -9,7 +9,7 @@
 //! page again. The two are compared like any two snapshots, so that no disruption between them is missed.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -86,6 +86,7 @@ impl Notice {
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Changes {
     /// The page before.
     pub before: Snapshot,
@@ -94,6 +95,11 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Between two snapshots of your own.
+    pub const fn between(before: Snapshot, after: Snapshot) -> Self {
+        Self { before, after }
+    }
+
     /// The events, one by one. Several at once are normal.
     pub fn iter(&self) -> impl Iterator<Item = Event> {
         changes(&self.before, &self.after)
@@ -102,8 +108,9 @@ impl Changes {
 
 /// The events of a machine, from the moment when this was made.
 ///
-/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`]) with an event loop of
-/// your own, and call `wait` with a timeout of zero whenever it is readable.
+/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`], [`AsRawFd`]) with an event
+/// loop of your own, and call `wait` with a timeout of zero whenever it is readable. It stays the same descriptor, also when the page
+/// vanishes and returns. `examples/tokio.rs` does so with tokio.
 #[derive(Debug)]
 pub struct Events {
     clock: VmClock,
@@ -130,8 +137,9 @@ enum Waking {
 
 impl Events {
     pub(crate) fn of(clock: VmClock) -> Result<Self, ReadError> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ReadError::of_system)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+            .map_err(ReadError::of_system)?;
         let device = reopen_device(&clock);
         let last = clock.snapshot()?;
         let mut events = Self {
@@ -146,7 +154,8 @@ impl Events {
             can_poll: true,
             waking: Waking::Timer,
         };
-        epoll::add(&events.epoll, &events.timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        epoll::add(&events.epoll, &events.timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .map_err(ReadError::of_system)?;
         events.set_timer(events.interval)?;
         events.choose_waking()?;
         Ok(events)
@@ -170,7 +179,7 @@ impl Events {
     }
 
     /// Whether the device wakes us, rather than a timer.
-    pub fn notified(&self) -> bool {
+    pub fn is_notified(&self) -> bool {
         self.waking == Waking::Device
     }
 
@@ -277,7 +286,7 @@ impl Events {
             // The device does not notify any more, so that polling it returns at once.
             Ok(1) if { ready[0].flags }.contains(epoll::EventFlags::HUP) => self.wake_by(Waking::Timer).map(|()| None),
             Ok(_) | Err(Errno::INTR) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            Err(errno) => Err(ReadError::of_system(errno)),
         }
     }
 
@@ -301,12 +310,12 @@ impl Events {
                             self.can_poll = false;
                             return Ok(());
                         }
-                        added => added?,
+                        added => added.map_err(ReadError::of_system)?,
                     }
                     self.set_timer(Duration::ZERO)?;
                 }
                 Waking::Timer => {
-                    epoll::delete(&self.epoll, device)?;
+                    epoll::delete(&self.epoll, device).map_err(ReadError::of_system)?;
                     self.set_timer(self.interval)?;
                 }
             }
@@ -322,7 +331,7 @@ impl Events {
             tv_nsec: interval.subsec_nanos().into(),
         };
         let spec = Itimerspec { it_interval: interval, it_value: interval };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec).map_err(ReadError::of_system)?;
         Ok(())
     }
 }
@@ -331,6 +340,13 @@ impl Events {
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
+    }
+}
+
+/// As [`AsFd`], for event loops that take numbers.
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
     }
 }
 

@@ -2,7 +2,7 @@
 //! Time inside a virtual machine, with its error bounds, and the machine's events, from a VMClock page.
 //!
 //! ```no_run
-//! let clock = vmclock::VmClock::open()?; // /dev/vmclock0
+//! let clock = vmclock::VmClock::open()?; // $VMCLOCK_PAGE; else /dev/vmclock0 or /run/vmclock/page
 //! let reading = clock.now()?;
 //! if let (Some(utc), Some(interval)) = (reading.utc(), reading.tai_interval()) {
 //!     println!("UTC {:?}, within {} ns", utc.time, interval.width_nanos() / 2);
@@ -16,10 +16,16 @@
 //! notice that too, and continue with the new page. Where a page gives no time, so does this library, with the reason;
 //! where it gives no error bounds, there are none.
 //!
-//! With `default-features = false` the crate is `no_std` and consists of [`Reading`].
+//! [`VmClock::wait_until_after`] is a database's commit-wait, and [`hybrid`] a hybrid logical clock that no bad clock drags into the
+//! future.
+//!
+//! With `default-features = false` the crate is `no_std` and consists of [`Reading`] and [`hybrid`]. The features `jiff` and `chrono`
+//! convert a reading's UTC to these crates' types.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 
+mod convert;
+pub mod hybrid;
 mod reading;
 
 #[cfg(feature = "std")]
@@ -35,22 +41,37 @@ mod mapping;
 #[cfg(feature = "std")]
 pub mod mock;
 #[cfg(feature = "std")]
+mod path;
+#[cfg(feature = "std")]
 mod source;
 #[cfg(feature = "std")]
 mod vanished;
+#[cfg(feature = "std")]
+mod wait;
 
+pub use convert::ConversionError;
 pub use reading::Reading;
-pub use vmclock_core;
-pub use vmclock_core::abi::{ClockStatus, CounterId, LeapIndicator, Snapshot, TimeType};
+pub use vmclock_core::abi::{
+    ClockStatus, CounterId, Flags, LeapIndicator, ParseError, SmearingHint, Snapshot, TimeType,
+};
 pub use vmclock_core::calibration::NoTime;
-pub use vmclock_core::event::{Event, Incarnation, Maintenance};
-pub use vmclock_core::leap::UtcTime;
+pub use vmclock_core::event::{Epoch, Event, Maintenance};
+pub use vmclock_core::leap::{LeapStatus, UtcTime};
+pub use vmclock_core::page::Busy;
 pub use vmclock_core::sample::Sample;
 pub use vmclock_core::smear::Smearing;
-pub use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Span, Tai, Time, Timestamp, Utc};
+pub use vmclock_core::tai::TaiOffset;
+pub use vmclock_core::time::{
+    Certainty, Interval, Monotonic, NegativeSpan, PageScale, Scale, SmearedUtc, Span, Tai, Time, Timestamp, Utc,
+};
+
+/// The CPU's counter, for those who evaluate a page themselves: see [`Reading::new`].
+pub mod counter {
+    pub use vmclock_core::counter::{read_ordered, read_unordered, ID};
+}
 
 #[cfg(feature = "std")]
-pub use clock::{OpenOptions, VmClock, DEFAULT_PATH};
+pub use clock::{OpenOptions, VmClock};
 #[cfg(feature = "std")]
 pub use cross::CrossTimestamp;
 #[cfg(feature = "std")]
@@ -58,4 +79,10 @@ pub use error::{OpenError, ReadError};
 #[cfg(feature = "std")]
 pub use events::{Changes, Events, Notice};
 #[cfg(feature = "std")]
+pub use path::{default_page, DEVICE_PATH, PAGE_VARIABLE, PUBLISHED_PATH};
+#[cfg(feature = "std")]
 pub use vanished::{Loss, Vanished};
+#[cfg(feature = "std")]
+pub use vmclock_core::time::OutOfSystemTime;
+#[cfg(feature = "std")]
+pub use wait::WaitError;

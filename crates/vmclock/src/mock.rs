@@ -30,7 +30,7 @@ const FREQUENCY_SHIFT: u32 = 34;
 /// assert_eq!(clock.now()?.time().since(before.time()).unwrap().floor_nanos(), 5_000_000);
 ///
 /// page.restore(); // and see whether it notices
-/// assert_ne!(clock.now()?.incarnation(), before.incarnation());
+/// assert_ne!(clock.now()?.epoch(), before.epoch());
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
 #[derive(Debug)]
@@ -77,20 +77,19 @@ impl MockPage {
             .with(Flags::TIME_MAXERROR_VALID)
             .with(Flags::TIME_ESTERROR_VALID)
             .with(Flags::VM_GEN_COUNTER_PRESENT);
-        Self::with(Snapshot {
-            counter_id: CounterId::X86_TSC,
-            time_type: TimeType::TAI,
-            disruption_marker: 1,
-            flags,
-            clock_status: ClockStatus::SYNCHRONIZED,
-            tai_offset_sec: -37,
-            counter_period_frac_sec: 1 << (64 - FREQUENCY_SHIFT),
-            time_sec: 2_000_000_000,
-            time_esterror_nanosec: 100,
-            time_maxerror_nanosec: 1_000,
-            vm_generation_counter: 1,
-            ..Snapshot::BLANK
-        })
+        Self::with(Snapshot::BLANK.with(|page| {
+            page.counter_id = CounterId::X86_TSC;
+            page.time_type = TimeType::TAI;
+            page.disruption_marker = 1;
+            page.flags = flags;
+            page.clock_status = ClockStatus::SYNCHRONIZED;
+            page.tai_offset_sec = -37;
+            page.counter_period_frac_sec = 1 << (64 - FREQUENCY_SHIFT);
+            page.time_sec = 2_000_000_000;
+            page.time_esterror_nanosec = 100;
+            page.time_maxerror_nanosec = 1_000;
+            page.vm_generation_counter = 1;
+        }))
     }
 
     /// A page with these contents, and a counter at its reference.

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One reading of the clock.
 
+use core::fmt;
+
 use vmclock_core::abi::{ClockStatus, CounterId, Facts, SmearingHint, Snapshot, TimeType, Words};
 use vmclock_core::calibration::{Calibration, NoTime};
-use vmclock_core::event::Incarnation;
+use vmclock_core::event::Epoch;
 use vmclock_core::leap::{self, UtcRule, UtcTime};
 use vmclock_core::smear::Smearing;
+#[cfg(feature = "std")]
+use vmclock_core::time::Scale;
 use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, Tai, Time, Timestamp, Utc};
 
 /// The time at one counter value, with its error bounds and the rest of the page at that moment.
 ///
 /// ```
-/// use vmclock::{Certainty, mock::MockPage};
+/// use vmclock::{mock::MockPage, Certainty};
 ///
 /// let page = MockPage::new();
 /// let clock = page.clock();
@@ -20,11 +24,11 @@ use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, 
 /// let second = clock.now()?;
 ///
 /// assert_eq!(second.tai().unwrap().since(first.tai().unwrap()).unwrap().floor_nanos(), 1_000_000_000);
-/// assert_eq!(first.before(&second), Certainty::Yes);
-/// assert_eq!(first.before(&first), Certainty::CannotTell);
+/// assert!(first.certainly_before(&second));
+/// assert_eq!(first.is_before(&first), Certainty::CannotTell);
 /// # Ok::<(), vmclock::ReadError>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     time: Time<PageScale>,
     max_error: u128,
@@ -37,11 +41,22 @@ pub struct Reading {
 const UNKNOWN: u128 = u128::MAX;
 
 impl Reading {
-    /// The time that a validated page (a [`Snapshot`] or its words) gives at a value of its counter, on a CPU whose
-    /// counter is `cpu`.
+    /// The time that a validated page gives at a value of its counter, on a CPU whose counter is `cpu`.
+    ///
+    /// ```
+    /// use vmclock::{mock::MockPage, Reading};
+    /// let page = MockPage::new().contents();
+    /// let reading = Reading::new(&page, page.counter_value, page.counter_id)?;
+    /// assert_eq!(reading.time().seconds(), 2_000_000_000);
+    /// # Ok::<(), vmclock::NoTime>(())
+    /// ```
+    pub fn new(page: &Snapshot, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
+        Self::of_words(Words::from(*page), counter, cpu)
+    }
+
+    /// The same of undecoded words.
     #[inline(always)]
-    pub fn new(page: impl Into<Words>, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
-        let words = page.into();
+    pub(crate) fn of_words(words: Words, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
         let calibration = Calibration::from_snapshot(&words.decode(), cpu)?;
         Ok(Self {
             time: calibration.time_at(counter)?,
@@ -129,11 +144,7 @@ impl Reading {
     /// UTC as a [`SystemTime`](std::time::SystemTime), rounded down to nanoseconds.
     #[cfg(feature = "std")]
     pub fn system_time(&self) -> Option<std::time::SystemTime> {
-        let utc = self.utc_timestamp()?;
-        let magnitude = std::time::Duration::new(utc.seconds().unsigned_abs(), 0);
-        let epoch = std::time::SystemTime::UNIX_EPOCH;
-        let whole = if utc.seconds() < 0 { epoch.checked_sub(magnitude) } else { epoch.checked_add(magnitude) };
-        whole?.checked_add(std::time::Duration::from_nanos(utc.subsec_nanos().into()))
+        self.utc_timestamp()?.try_into().ok()
     }
 
     /// UTC as `(tv_sec, tv_nsec)`, the two members of C's `struct timespec`.
@@ -142,25 +153,56 @@ impl Reading {
         Some((utc.seconds(), utc.subsec_nanos().into()))
     }
 
-    /// Whether this reading was taken before `other`, by true time.
+    /// Whether this reading was taken before `other`, by true time: whatever the clocks of others say.
     ///
     /// Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either
     /// side of a restore or a migration: true time is compared, not the counter.
-    pub fn before(&self, other: &Self) -> Certainty {
-        let (ours, theirs) = (self.page(), other.page());
-        let same_scale = (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator);
+    pub fn is_before(&self, other: &Self) -> Certainty {
         if let (Some(this), Some(other)) = (self.tai_interval(), other.tai_interval()) {
-            this.before(other)
-        } else if let (Some(this), Some(other), true) = (self.interval(), other.interval(), same_scale) {
-            this.before(other)
+            this.is_before(other)
+        } else if let (Some(this), Some(other), true) = (self.interval(), other.interval(), self.is_on_scale_of(other))
+        {
+            this.is_before(other)
         } else {
             Certainty::CannotTell
         }
     }
 
+    /// Whether numbers of the two pages' own scales can be compared: not where a leap second may be between them.
+    fn is_on_scale_of(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.page(), other.page());
+        (ours.time_type, ours.leap_indicator) == (theirs.time_type, theirs.leap_indicator)
+    }
+
+    /// By how many nanoseconds the earliest bound of this is after the latest one of `other`: positive where this is
+    /// certainly after it. `None` where they cannot be compared.
+    #[cfg(feature = "std")]
+    pub(crate) fn earliest_minus_latest_of(&self, other: &Self) -> Option<i128> {
+        fn difference<S: Scale>(this: Interval<S>, other: Interval<S>) -> i128 {
+            this.earliest.nanos().saturating_sub(other.latest.nanos())
+        }
+        if let (Some(this), Some(other)) = (self.tai_interval(), other.tai_interval()) {
+            Some(difference(this, other))
+        } else if self.is_on_scale_of(other) {
+            Some(difference(self.interval()?, other.interval()?))
+        } else {
+            None
+        }
+    }
+
     /// Whether this reading was taken after `other`, by true time.
-    pub fn after(&self, other: &Self) -> Certainty {
-        other.before(self)
+    pub fn is_after(&self, other: &Self) -> Certainty {
+        other.is_before(self)
+    }
+
+    /// Whether this reading was certainly taken before `other`: [`is_before`](Self::is_before) says yes.
+    pub fn certainly_before(&self, other: &Self) -> bool {
+        self.is_before(other).is_yes()
+    }
+
+    /// Whether this reading was certainly taken after `other`: [`is_after`](Self::is_after) says yes.
+    pub fn certainly_after(&self, other: &Self) -> bool {
+        self.is_after(other).is_yes()
     }
 
     /// The scale of [`time`](Self::time).
@@ -189,8 +231,8 @@ impl Reading {
 
     /// The epoch, that is, marker and generation, to compare with those of other readings.
     #[inline]
-    pub fn incarnation(&self) -> Incarnation {
-        Incarnation::of(&self.page())
+    pub fn epoch(&self) -> Epoch {
+        Epoch::of(&self.page())
     }
 
     /// The value of the CPU's counter at this reading.
@@ -201,5 +243,38 @@ impl Reading {
 
     fn utc_rule(&self) -> Option<UtcRule> {
         UtcRule::from_snapshot(&self.page())
+    }
+}
+
+/// Decoded: the time in UTC, or else on the page's scale, and what else the page states.
+#[allow(clippy::missing_fields_in_debug)] // `facts` is what is decoded
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let page = self.page();
+        let mut shown = f.debug_struct("Reading");
+        match (self.tai(), self.utc()) {
+            (None, None) => shown.field("time", &format_args!("{}", self.time)),
+            (tai, utc) => {
+                if let Some(tai) = tai {
+                    shown.field("tai", &format_args!("{tai}"));
+                }
+                if let Some(utc) = utc {
+                    shown.field("utc", &format_args!("{utc}"));
+                }
+                &mut shown
+            }
+        };
+        match self.max_error_nanos() {
+            Some(error) => shown.field("max_error", &format_args!("{error} ns")),
+            None => shown.field("max_error", &format_args!("unknown")),
+        };
+        shown.field("status", &page.clock_status).field("time_type", &page.time_type);
+        shown.field("leap_indicator", &page.leap_indicator);
+        shown.field("disruption_marker", &format_args!("{:#x}", page.disruption_marker));
+        match page.generation() {
+            Some(generation) => shown.field("generation", &format_args!("{generation:#x}")),
+            None => shown.field("generation", &format_args!("none")),
+        };
+        shown.field("counter", &self.counter).finish()
     }
 }

@@ -89,7 +89,7 @@ fn pread_with_counter(file: &File, mut timeout: Timeout) -> Result<(Snapshot, u6
             return Ok((snapshot.clipped(), counter));
         }
         if !timeout.allows_retry() {
-            return Err(Busy { seq_count: snapshot.seq_count }.into());
+            return Err(Busy::at(snapshot.seq_count).into());
         }
         before = after;
     }
@@ -121,8 +121,8 @@ pub(crate) fn pread(file: &File) -> Result<Copied, ReadError> {
             Ok(len) => break len,
             Err(rustix::io::Errno::INTR) => {}
             // The driver's word for `Busy`.
-            Err(rustix::io::Errno::TIMEDOUT) => return Err(Busy { seq_count: 1 }.into()),
-            Err(errno) => return Err(errno.into()),
+            Err(rustix::io::Errno::TIMEDOUT) => return Err(Busy::at(1).into()),
+            Err(errno) => return Err(ReadError::of_system(errno)),
         }
     };
     if len < vmclock_core::abi::MIN_REGION_LEN {

@@ -29,6 +29,7 @@ use crate::source::pread;
 /// assert!(vanished.to_string().contains("removed"));
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Vanished {
     /// Where the clock was opened, as an absolute path.
     pub path: PathBuf,
@@ -42,7 +43,14 @@ impl fmt::Display for Vanished {
     }
 }
 
-impl std::error::Error for Vanished {}
+impl std::error::Error for Vanished {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.loss {
+            Loss::Overwritten(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 /// How a page was lost while it was open.
 ///
@@ -149,6 +157,6 @@ mod tests {
         let io = |errno| Loss::of(ReadError::Io { errno });
         assert_eq!(io(libc::ENODEV), Some(Loss::Device));
         assert_eq!((io(libc::EIO), io(libc::EINTR)), (None, None));
-        assert_eq!(Loss::of(Busy { seq_count: 1 }.into()), None);
+        assert_eq!(Loss::of(Busy::at(1).into()), None);
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use common::{good_page, region, writer_of, Folder};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use vmclock::vmclock_core::abi::Flags;
-use vmclock::vmclock_core::leap::LeapStatus;
-use vmclock::vmclock_core::tai::TaiOffset;
 use vmclock::{ClockStatus, CounterId, Event, LeapIndicator, Maintenance, Notice, OpenOptions, Snapshot};
+use vmclock_core::abi::Flags;
+use vmclock_core::leap::LeapStatus;
+use vmclock_core::tai::TaiOffset;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -83,7 +83,7 @@ fn every_event_is_reported_once_and_nothing_else_is() {
         let clock = options.open(folder.path()).expect("a page");
         let (mut real, mut all) =
             (clock.events().expect("events"), clock.events().expect("events").with_refreshes(true));
-        assert!(!real.notified(), "a plain file does not notify");
+        assert!(!real.is_notified(), "a plain file does not notify");
         for (change, expected) in history() {
             writer.update(change);
             let seen = |events: &mut vmclock::Events, timeout| {

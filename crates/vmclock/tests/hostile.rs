@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{good_page, open_for_writing, region, writer_of, Folder};
-use vmclock::vmclock_core::abi::{ParseError, STRUCTURE_LEN};
 use vmclock::{
     ClockStatus, CounterId, LeapIndicator, Loss, Notice, OpenError, OpenOptions, ReadError, Smearing, VmClock,
 };
+use vmclock_core::abi::{ParseError, STRUCTURE_LEN};
 
 /// The wait that is asked for, and what a busy machine may add to it.
 const WAIT: Duration = Duration::from_millis(100);
@@ -38,10 +38,11 @@ fn exercise(clock: &VmClock) {
     for reading in [clock.now(), clock.now_unordered()].into_iter().flatten() {
         let _ = (reading.interval(), reading.tai_interval(), reading.utc(), reading.system_time(), reading.timespec());
         let _ = (reading.smeared_utc(Smearing::NoonLinear), reading.smeared_utc(Smearing::UtcSls));
-        let _ = (reading.smeared_utc_by_hint(), reading.monotonic(), reading.before(&reading), reading.incarnation());
+        let _ = (format!("{reading:?}"), reading.utc().map(|utc| utc.to_string()));
+        let _ = (reading.smeared_utc_by_hint(), reading.monotonic(), reading.is_before(&reading), reading.epoch());
         assert!(reading.status().gives_time());
     }
-    let _ = (clock.incarnation(), clock.snapshot(), clock.cross_timestamp());
+    let _ = (clock.epoch(), clock.snapshot(), clock.cross_timestamp());
     assert!(started.elapsed() < LIMIT, "took {:?}", started.elapsed());
 }
 
@@ -203,7 +204,7 @@ fn a_page_that_stays_odd_is_busy_and_then_recovers() {
         std::os::unix::fs::FileExt::write_all_at(&open_for_writing(&folder.path()), &[9, 0, 0, 0], 0x0c)
             .expect("written");
         assert!(matches!(clock.now(), Err(ReadError::Busy(busy)) if busy.seq_count == 9), "{:?}", clock.now());
-        assert!(clock.incarnation().is_err() && clock.snapshot().is_err());
+        assert!(clock.epoch().is_err() && clock.snapshot().is_err());
         bytes[0x0c] = 10;
         std::os::unix::fs::FileExt::write_all_at(&open_for_writing(&folder.path()), &bytes[..16], 0).expect("written");
         clock.now().expect("the writer finished");
@@ -247,8 +248,8 @@ fn check_cut(clock: &VmClock, len: usize) {
             Ok(page) => panic!("{len} bytes: {page:?}"),
             Err(error) => assert!(vanished(error), "{len} bytes: {error:?}"),
         }
-        match clock.incarnation() {
-            Ok(incarnation) => assert!(len > 0x68, "{len} bytes gave {incarnation:?}"),
+        match clock.epoch() {
+            Ok(epoch) => assert!(len > 0x68, "{len} bytes gave {epoch:?}"),
             Err(error) => assert!(vanished(error), "{len} bytes: {error:?}"),
         }
     }
@@ -266,7 +267,7 @@ fn a_file_cut_short_under_the_mapping_gives_no_wrong_time() {
             // Repaired by its owner: a mapping that was lost stays lost, and every reading of it is an error.
             std::fs::write(folder.path(), region(&good_page())).expect("written");
             match clock.now() {
-                Ok(after) => assert_eq!(after.incarnation(), before.incarnation()),
+                Ok(after) => assert_eq!(after.epoch(), before.epoch()),
                 Err(error) => assert!(matches!(error, ReadError::NotAPage(_)), "{error:?}"),
             }
             options.open(folder.path()).expect("opened anew").now().expect("time again");
@@ -308,11 +309,8 @@ type Change = fn(&mut vmclock::Snapshot, CounterId);
 
 #[test]
 fn a_page_for_another_cpu_and_a_page_without_time_give_none() {
-    let other = if vmclock::vmclock_core::counter::ID == CounterId::X86_TSC {
-        CounterId::ARM_CNTVCT
-    } else {
-        CounterId::X86_TSC
-    };
+    let other =
+        if vmclock_core::counter::ID == CounterId::X86_TSC { CounterId::ARM_CNTVCT } else { CounterId::X86_TSC };
     let changes: [(Change, &str); 8] = [
         (|page, other| page.counter_id = other, "counter"),
         (|page, _| page.counter_id = CounterId::NONE, "no counter"),
@@ -332,7 +330,7 @@ fn a_page_for_another_cpu_and_a_page_without_time_give_none() {
             let error = clock.now().expect_err("no time");
             assert!(matches!(error, ReadError::NoTime(_)), "{error:?}");
             assert!(error.to_string().contains(word), "{error} does not say {word:?}");
-            clock.incarnation().expect("marker and generation all the same");
+            clock.epoch().expect("marker and generation all the same");
         }
     }
     let mut page = good_page();

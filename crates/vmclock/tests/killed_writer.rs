@@ -9,30 +9,29 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use common::{good_page, region, writer_of, Folder, Mapped};
-use vmclock::vmclock_core::page::{TakenOver, Writer};
 use vmclock::{OpenOptions, ReadError, Snapshot, VmClock};
+use vmclock_core::page::{TakenOver, Writer};
 
 const KILLS: u32 = 400;
 const CHILD: &str = "VMCLOCK_TEST_WRITER_OF";
 
 /// A page whose every field follows from one number, so that a mixture of two gives itself away.
 fn page_of(number: u64) -> Snapshot {
-    Snapshot {
-        disruption_marker: number,
-        counter_value: number.wrapping_mul(3),
-        counter_period_esterror_rate_frac_sec: number.wrapping_mul(5),
-        time_esterror_nanosec: number.wrapping_mul(7),
-        time_maxerror_nanosec: !number,
-        time_frac_sec: number.rotate_left(17),
-        vm_generation_counter: number ^ 0xaaaa_aaaa_aaaa_aaaa,
-        ..good_page()
-    }
+    good_page().with(|page| {
+        page.disruption_marker = number;
+        page.counter_value = number.wrapping_mul(3);
+        page.counter_period_esterror_rate_frac_sec = number.wrapping_mul(5);
+        page.time_esterror_nanosec = number.wrapping_mul(7);
+        page.time_maxerror_nanosec = !number;
+        page.time_frac_sec = number.rotate_left(17);
+        page.vm_generation_counter = number ^ 0xaaaa_aaaa_aaaa_aaaa;
+    })
 }
 
 fn assert_whole(page: &Snapshot) {
-    let expected = Snapshot { seq_count: page.seq_count, ..page_of(page.disruption_marker) };
+    let expected = page_of(page.disruption_marker).with(|next| next.seq_count = page.seq_count);
     // These two are this machine's own.
-    let expected = Snapshot { counter_period_frac_sec: page.counter_period_frac_sec, ..expected };
+    let expected = expected.with(|next| next.counter_period_frac_sec = page.counter_period_frac_sec);
     assert_eq!(*page, expected, "a torn page");
 }
 
@@ -44,7 +43,7 @@ fn writer_process() {
     let mut number = writer.contents().disruption_marker;
     loop {
         number = number.wrapping_add(1);
-        writer.update(|page| *page = Snapshot { seq_count: page.seq_count, ..page_of(number) });
+        writer.update(|page| *page = page_of(number).with(|next| next.seq_count = page.seq_count));
     }
 }
 
@@ -95,11 +94,11 @@ fn a_killed_writer_leaves_a_page_that_the_next_takes_over() {
             assert!(matches!(hasty.now(), Err(ReadError::Busy(busy)) if busy.seq_count == left));
         }
         let marker = 1_000_000_000 * u64::from(kill + 2);
-        next.update(|page| *page = Snapshot { seq_count: page.seq_count, ..page_of(marker) });
+        next.update(|page| *page = page_of(marker).with(|next| next.seq_count = page.seq_count));
         let page = clock.snapshot().expect("repaired");
         assert_whole(&page);
         assert_eq!((page.disruption_marker, page.seq_count), (marker, (left | 1).wrapping_add(1)));
-        assert_eq!(clock.incarnation().expect("repaired").disruption_marker, marker, "the disruption is seen");
+        assert_eq!(clock.epoch().expect("repaired").disruption_marker, marker, "the disruption is seen");
     }
     println!("{KILLS} kills: {odd} left the page odd, {even} even; {read} snapshots meanwhile, none torn");
     assert!(odd > 0 && even > 0, "{odd} odd and {even} even: the kills did not hit updates and pauses alike");

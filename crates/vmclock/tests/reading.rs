@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use common::{good_page, region, Folder};
 use vmclock::mock::MockPage;
-use vmclock::vmclock_core::abi::Flags;
-use vmclock::vmclock_core::counter;
-use vmclock::{Certainty, ClockStatus, Reading, Snapshot, TimeType, VmClock};
+use vmclock::{Certainty, ClockStatus, Reading, TimeType, VmClock};
+use vmclock_core::abi::Flags;
+use vmclock_core::counter;
 
 struct Counting;
 
@@ -40,11 +40,11 @@ static ALLOCATOR: Counting = Counting;
 fn reading_the_clock_allocates_nothing() {
     let folder = Folder::with(&region(&good_page()));
     let clock = VmClock::open_at(folder.path()).expect("a page");
-    let known = clock.incarnation().expect("a page");
+    let known = clock.epoch().expect("a page");
     let before = ALLOCATIONS.with(Cell::get);
     for _ in 0..1000 {
         let reading = clock.now().expect("time");
-        let _ = (clock.now_unordered(), clock.is_current(&known), clock.incarnation());
+        let _ = (clock.now_unordered(), clock.is_current(&known), clock.epoch());
         let _ = (reading.tai_interval(), reading.utc(), reading.system_time());
     }
     assert_eq!(ALLOCATIONS.with(Cell::get), before);
@@ -81,7 +81,7 @@ fn times_before_the_epoch_convert() {
     (page.time_sec, page.time_type) = (0, TimeType::UTC);
     // A second and a half earlier, at 1 GHz.
     let counter = page.counter_value.wrapping_sub(1_500_000_000);
-    let reading = Reading::new(page, counter, page.counter_id).expect("time");
+    let reading = Reading::new(&page, counter, page.counter_id).expect("time");
     let (sec, nsec) = reading.timespec().expect("UTC");
     assert_eq!(sec, -2);
     assert!((499_999_990..=500_000_000).contains(&nsec), "{nsec}");
@@ -99,24 +99,29 @@ fn order_is_certain_only_where_intervals_do_not_touch() {
     let near = clock.now().expect("time");
     page.advance(Duration::from_nanos(4));
     let later = clock.now().expect("time");
-    assert_eq!((first.before(&near), first.after(&near)), (Certainty::CannotTell, Certainty::CannotTell));
-    assert_eq!((first.before(&later), first.after(&later)), (Certainty::Yes, Certainty::No));
-    assert_eq!((later.before(&first), later.after(&first)), (Certainty::No, Certainty::Yes));
+    assert_eq!((first.is_before(&near), first.is_after(&near)), (Certainty::CannotTell, Certainty::CannotTell));
+    assert_eq!((first.is_before(&later), first.is_after(&later)), (Certainty::Yes, Certainty::No));
+    assert_eq!((later.is_before(&first), later.is_after(&first)), (Certainty::No, Certainty::Yes));
 
     // A page that states no bounds decides nothing.
     page.update(|page| page.flags = page.flags.without(Flags::TIME_MAXERROR_VALID));
     page.advance(Duration::from_secs(1000));
     let unbounded = clock.now().expect("time");
     assert_eq!((unbounded.max_error_nanos(), unbounded.interval()), (None, None));
-    assert_eq!(first.before(&unbounded), Certainty::CannotTell);
+    assert_eq!(first.is_before(&unbounded), Certainty::CannotTell);
 
     // TAI and UTC compare in TAI; without an offset they do not.
-    let as_utc = |flags: Flags| Snapshot { time_type: TimeType::UTC, flags, ..MockPage::new().contents() };
+    let as_utc = |flags: Flags| {
+        MockPage::new().contents().with(|page| {
+            page.time_type = TimeType::UTC;
+            page.flags = flags;
+        })
+    };
     let flags = MockPage::new().contents().flags;
     let later_by_37 = MockPage::with(as_utc(flags)).clock().now().expect("time");
-    assert_eq!(first.before(&later_by_37), Certainty::Yes);
+    assert_eq!(first.is_before(&later_by_37), Certainty::Yes);
     let unknown = MockPage::with(as_utc(flags.without(Flags::TAI_OFFSET_VALID))).clock().now().expect("time");
-    assert_eq!(first.before(&unknown), Certainty::CannotTell);
+    assert_eq!(first.is_before(&unknown), Certainty::CannotTell);
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn a_cross_timestamp_brackets_the_systems_clocks() {
     }
     let (end, ticks) = (realtime(), counter::read_ordered().wrapping_sub(counter));
     let span = end.abs_diff(start).as_nanos();
-    let period = vmclock::vmclock_core::calibration::Period::from_ratio(
+    let period = vmclock_core::calibration::Period::from_ratio(
         (span << 64) / 1_000_000_000,
         ticks.try_into().expect("the counter runs"),
     )
@@ -150,4 +155,22 @@ fn a_cross_timestamp_brackets_the_systems_clocks() {
     assert!(high - low >= 2_000_000_000, "the page's own error counts");
     assert!(cross.realtime.after >= cross.realtime.before && cross.monotonic_raw.after >= cross.monotonic_raw.before);
     assert!(cross.realtime.time.floor_nanos() > 0 && cross.monotonic_raw.time.floor_nanos() > 0);
+}
+
+#[test]
+fn a_reading_shows_what_it_knows() {
+    let page = MockPage::new();
+    let shown = format!("{:?}", page.clock().now().expect("time"));
+    assert_eq!(
+        shown,
+        "Reading { tai: 2033-05-18T03:33:20.000000000 TAI, utc: 2033-05-18T03:32:43.000000000Z, max_error: 1000 ns, \
+         status: synchronized, time_type: tai, leap_indicator: none, disruption_marker: 0x1, generation: 0x1, counter: 0 }"
+    );
+    page.update(|page| {
+        page.time_type = TimeType::MONOTONIC;
+        page.flags = Flags::NONE;
+    });
+    let shown = format!("{:?}", page.clock().now().expect("time"));
+    assert!(shown.starts_with("Reading { time: 2000000000.000000000 s page, max_error: unknown, "), "{shown}");
+    assert!(shown.contains("generation: none"), "{shown}");
 }

@@ -139,7 +139,13 @@ fn events_continue_with_the_page_that_returns() {
 
             // A new publisher: another marker and generation, although no page changed.
             let was = good_page();
-            replace(&folder.path(), &Snapshot { disruption_marker: 2, vm_generation_counter: 3, ..was });
+            replace(
+                &folder.path(),
+                &was.with(|page| {
+                    page.disruption_marker = 2;
+                    page.vm_generation_counter = 3;
+                }),
+            );
             let disrupted = Event::Disrupted { from: was.disruption_marker, to: 2 };
             let restored = Event::Restored { from: was.vm_generation_counter, to: 3 };
             assert_eq!(until_returned(&mut events), [disrupted, restored], "after {}", vanished.loss);
@@ -188,7 +194,7 @@ fn what_is_still_written_to_a_removed_page_is_reported() {
         writer.update(|page| page.clock_status = ClockStatus::UNRELIABLE);
         let (good, bad) = (ClockStatus::SYNCHRONIZED, ClockStatus::UNRELIABLE);
         assert_eq!(expect(&mut events).iter().collect::<Vec<_>>(), [Event::Status { from: good, to: bad }]);
-        replace(&folder.path(), &Snapshot { disruption_marker: 2, ..good_page() });
+        replace(&folder.path(), &good_page().with(|page| page.disruption_marker = 2));
         let disrupted = Event::Disrupted { from: good_page().disruption_marker, to: 2 };
         assert_eq!(until_returned(&mut events), [disrupted, Event::Status { from: bad, to: good }]);
     }

@@ -20,9 +20,9 @@ use rustix::mount::{mount, MountFlags};
 use rustix::net::netlink::{SocketAddrNetlink, KOBJECT_UEVENT};
 use rustix::net::{bind, recv, socket, AddressFamily, RecvFlags, SocketType};
 use serde_json::{json, Value};
-use vmclock::vmclock_core::abi::{Snapshot, MAGIC, STRUCTURE_LEN};
-use vmclock::vmclock_core::counter;
-use vmclock::{Loss, Notice, VmClock, DEFAULT_PATH};
+use vmclock::{Loss, Notice, VmClock, DEVICE_PATH};
+use vmclock_core::abi::{Snapshot, MAGIC, STRUCTURE_LEN};
+use vmclock_core::counter;
 
 use crate::ptp;
 
@@ -175,7 +175,7 @@ pub(crate) fn log(device: &str) -> Result<Vec<String>> {
 
 /// What the driver allows and refuses, whatever the page says.
 fn facts() -> Result<Value> {
-    let file = File::options().read(true).write(true).open(DEFAULT_PATH)?;
+    let file = File::options().read(true).write(true).open(DEVICE_PATH)?;
     let mode = file.metadata()?.mode() & 0o7777;
     let map = |len: usize, access: ProtFlags, offset: u64| {
         // SAFETY: a new mapping, at a place that the kernel chooses, which nobody looks at.
@@ -232,7 +232,7 @@ fn name_of(error: &anyhow::Error) -> String {
 /// One read(2) of the structure: the outcome, and the milliseconds that it took.
 fn read() -> Value {
     let start = Instant::now();
-    let result = File::open(DEFAULT_PATH).and_then(|file| file.read_exact_at(&mut [0; STRUCTURE_LEN], 0));
+    let result = File::open(DEVICE_PATH).and_then(|file| file.read_exact_at(&mut [0; STRUCTURE_LEN], 0));
     let text = result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
     json!([outcome(text), u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)])
 }
@@ -255,7 +255,7 @@ fn words(flags: PollFlags) -> String {
 
 /// What poll(2) says of a file that was never read, and of the same after it was.
 fn fresh_poll() -> Result<Value> {
-    let file = File::open(DEFAULT_PATH)?;
+    let file = File::open(DEVICE_PATH)?;
     let before = words(flags_now(&file)?);
     file.read_exact_at(&mut [0; STRUCTURE_LEN], 0)?;
     Ok(format!("{before}, then {}", words(flags_now(&file)?)).into())
@@ -296,7 +296,7 @@ fn uevents(socket: &OwnedFd) -> Result<Value> {
 
 /// Unbinds the device while a file is open, mapped and polled, and uses it afterwards.
 fn outlive() -> Result<Value> {
-    let file = File::open(DEFAULT_PATH)?;
+    let file = File::open(DEVICE_PATH)?;
     file.read_exact_at(&mut [0; STRUCTURE_LEN], 0)?;
     // SAFETY: a new mapping, at a place that the kernel chooses.
     let place = unsafe { mmap(null_mut(), PAGE, ProtFlags::READ, MapFlags::SHARED, &file, 0) }?;
@@ -310,7 +310,7 @@ fn outlive() -> Result<Value> {
         })
     };
     let mut events = VmClock::open()?.events()?;
-    let notified_before = events.notified();
+    let notified_before = events.is_notified();
     unbind()?;
     // The page is still mapped, but nothing more will be announced there.
     let notice = events.wait(Some(VANISHED_WITHIN))?;
@@ -326,14 +326,14 @@ fn outlive() -> Result<Value> {
     Ok(json!({ "read": outcome(read),
         "poll": polled,
         "mapping": magic == MAGIC,
-        "events": [notified_before, vanished, events.notified()],
+        "events": [notified_before, vanished, events.is_notified()],
     }))
 }
 
 /// The best nanoseconds a call of a few batches, by this CPU's counter: read(2) of the structure, and the PTP clock.
 fn cost(calls: u32) -> Result<Value> {
     const BATCHES: usize = 20;
-    let node = File::open(DEFAULT_PATH)?;
+    let node = File::open(DEVICE_PATH)?;
     let clock = ptp::open()?.1;
     let best = |call: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
         let mut best = f64::MAX;
@@ -354,7 +354,7 @@ fn cost(calls: u32) -> Result<Value> {
 
 /// How long after the calibration on the page poll(2) returned, again and again, in nanoseconds.
 fn wakes(count: usize) -> Result<Value> {
-    let node = File::open(DEFAULT_PATH)?;
+    let node = File::open(DEVICE_PATH)?;
     let mut bytes = [0; STRUCTURE_LEN];
     node.read_exact_at(&mut bytes, 0)?;
     let mut late = Vec::new();
@@ -423,7 +423,7 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
             }
         };
         let reader = || {
-            let Ok(file) = File::open(DEFAULT_PATH) else { return };
+            let Ok(file) = File::open(DEVICE_PATH) else { return };
             // Held over some unbindings.
             for _ in 0..200 {
                 match file.read_at(&mut [0; PAGE], 0) {
@@ -437,7 +437,7 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
             }
         };
         let mapper = || {
-            let Ok(file) = File::open(DEFAULT_PATH) else { return };
+            let Ok(file) = File::open(DEVICE_PATH) else { return };
             // SAFETY: a new mapping, at a place that the kernel chooses.
             let Ok(place) = (unsafe { mmap(null_mut(), PAGE, ProtFlags::READ, MapFlags::SHARED, &file, 0) }) else {
                 return;
@@ -456,7 +456,7 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
             let _ = unsafe { munmap(place, PAGE) };
         };
         let sleeper = || {
-            let Ok(file) = File::open(DEFAULT_PATH) else { return };
+            let Ok(file) = File::open(DEVICE_PATH) else { return };
             let mut ready = [PollFd::new(&file, PollFlags::IN)];
             let _ = file.read_at(&mut [0; STRUCTURE_LEN], 0);
             if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 })) == Ok(1) {

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
 use serde_json::{json, Value};
-use vmclock::vmclock_core::counter;
+use vmclock_core::counter;
 
 use crate::command::Watch;
 use crate::region::Region;

@@ -11,15 +11,15 @@ use anyhow::{bail, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::time::{clock_gettime, ClockId};
 use serde_json::{json, Value};
-use vmclock::vmclock_core::abi::STRUCTURE_LEN;
-use vmclock::{Snapshot, VmClock, DEFAULT_PATH};
+use vmclock::{Snapshot, VmClock, DEVICE_PATH};
+use vmclock_core::abi::STRUCTURE_LEN;
 use vmclock_e2e_guest::{WAKES, WOKEN_AT};
 
 use crate::region::Region;
 
 /// Sleeps in poll(2) until woken, again and again, and tells the host of each time.
 pub(crate) fn poll_until_end(region: &Region) -> Result<Value> {
-    let device = File::open(DEFAULT_PATH)?;
+    let device = File::open(DEVICE_PATH)?;
     let mut seen = vec![sequence(&device)?];
     region.word(WOKEN_AT).store(seen[0].into(), Release);
     region.word(WAKES).store(0, Release);
@@ -42,7 +42,7 @@ pub(crate) fn poll_until_end(region: &Region) -> Result<Value> {
 
 /// What poll(2) says at once, and whether our events know to use a timer instead.
 pub(crate) fn without_notifications() -> Result<Value> {
-    let device = File::open(DEFAULT_PATH)?;
+    let device = File::open(DEVICE_PATH)?;
     sequence(&device)?;
     let start = Instant::now();
     let flags = poll_once(&device, Duration::from_secs(2))?;
@@ -52,7 +52,7 @@ pub(crate) fn without_notifications() -> Result<Value> {
         "flags": format!("{flags:?}"),
         "hup": flags.contains(PollFlags::HUP),
         "millis": u64::try_from(waited)?,
-        "notified": events.notified(),
+        "notified": events.is_notified(),
     }))
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn idle(time: Duration) -> Result<Value> {
     }
     let after = cpu();
     let micros = (after.tv_sec - before.tv_sec) * 1_000_000 + (after.tv_nsec - before.tv_nsec) / 1000;
-    Ok(json!({ "notified": events.notified(), "changes": changes, "cpu_micros": micros }))
+    Ok(json!({ "notified": events.is_notified(), "changes": changes, "cpu_micros": micros }))
 }
 
 fn poll_once(device: &File, timeout: Duration) -> Result<PollFlags> {

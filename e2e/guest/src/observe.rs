@@ -7,8 +7,8 @@
 
 use anyhow::Result;
 use serde_json::{json, Value};
-use vmclock::vmclock_core::event::changes;
 use vmclock::{Event, ReadError, Reading, Snapshot, VmClock};
+use vmclock_core::event::changes;
 
 use crate::page::judgeable;
 use crate::region::Region;

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{json, Value};
-use vmclock::{OpenError, OpenOptions, Reading, VmClock, DEFAULT_PATH};
+use vmclock::{OpenError, OpenOptions, Reading, VmClock, DEVICE_PATH};
 use vmclock_e2e_guest::hex;
 
 use crate::region::Region;
 use crate::{driver, ptp};
 
 fn open(mapped: bool) -> Result<VmClock, OpenError> {
-    OpenOptions::new().map(mapped).open(DEFAULT_PATH)
+    OpenOptions::new().map(mapped).open(DEVICE_PATH)
 }
 
 /// The page as our reader sees it in both ways, each as the bytes of the structure in hexadecimal.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use anyhow::{bail, Context, Result};
 use rustix::mm::{mmap, MapFlags, ProtFlags};
-use vmclock::vmclock_core::counter;
+use vmclock_core::counter;
 use vmclock_e2e_guest::{BEACON, END, REGION_LEN, SECOND_PAGE};
 
 /// QEMU's ivshmem device: the vendor is Red Hat.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
-use vmclock::{Reading, VmClock, DEFAULT_PATH};
+use vmclock::{Reading, VmClock, DEVICE_PATH};
 
 use crate::command::COMMAND;
 use crate::ptp;
@@ -23,7 +23,7 @@ const COMPARISONS: usize = 200;
 /// Serves from a source, and compares the page that comes of it with the machine's own.
 pub(crate) fn serve_from(kind: &str, scale: &str) -> Result<Value> {
     let source = match kind {
-        "vmclock" => format!("kind = \"vmclock\"\npath = \"{DEFAULT_PATH}\"\n"),
+        "vmclock" => format!("kind = \"vmclock\"\npath = \"{DEVICE_PATH}\"\n"),
         // Reading it takes microseconds in an interpreter; it has no bounds of its own.
         "ptp" => format!("kind = \"ptp\"\npath = \"{}\"\nscale = \"{scale}\"\nmax_error = \"50us\"\n", ptp::path()?),
         other => bail!("no source is called {other:?}"),

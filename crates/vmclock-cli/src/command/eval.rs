@@ -23,7 +23,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         Some(CpuCounter::ArmCntvct) => CounterId::ARM_CNTVCT,
         None => vmclock_core::counter::ID,
     };
-    let reading = Reading::new(page, args.counter, cpu);
+    let reading = Reading::new(&page, args.counter, cpu);
     if args.json {
         let mut map = match &reading {
             Ok(reading) => reading_json(reading),

@@ -28,13 +28,11 @@ pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
             std::path::absolute(page).with_context(|| format!("{}: cannot be used as a path", page.display()))?;
         return attach(args, &page);
     }
-    let launch = Launch::new(LaunchOptions {
-        command: args.command.clone(),
-        page: args.page.clone(),
-        table: args.table.clone(),
-        slot: (!args.read_only_page).then_some(args.slot),
-        irq: (!args.no_notify).then_some(args.irq),
-    })?;
+    let mut options = LaunchOptions::new(args.command.clone());
+    (options.page, options.table) = (args.page.clone(), args.table.clone());
+    options.slot = (!args.read_only_page).then_some(args.slot);
+    options.irq = (!args.no_notify).then_some(args.irq);
+    let launch = Launch::new(options)?;
     if args.print_args {
         let mut line = launch.command_line();
         line.push("\n");
@@ -49,11 +47,8 @@ pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
 
 fn attach(args: &QemuArgs, page: &Path) -> anyhow::Result<ExitCode> {
     let or_beside = |path: &Option<PathBuf>, suffix| path.clone().unwrap_or_else(|| beside(page, suffix));
-    let attach = Attach {
-        monitor: or_beside(&args.qmp, ".qmp"),
-        bell: (!args.no_notify).then(|| or_beside(&args.bell, ".bell")),
-        timeout: args.timeout,
-    };
+    let mut attach = Attach::new(or_beside(&args.qmp, ".qmp"), args.timeout);
+    attach.bell = (!args.no_notify).then(|| or_beside(&args.bell, ".bell"));
     let mut report = reporter(args.json);
     vmclock_qemu::attach(page, &attach, wiring(args, page, &mut report)?)?;
     Ok(ExitCode::SUCCESS)
@@ -66,7 +61,8 @@ fn wiring<'a>(
     report: &'a mut dyn FnMut(&Event, &Snapshot),
 ) -> anyhow::Result<Wiring<'a, ThisHost, FilePage, Socket>> {
     let configuration = Configuration::simple(args.reference, args.refresh, args.tai_offset)?;
-    let options = Options { refresh: configuration.refresh, second_page: args.second_page, restored: args.restored };
+    let mut options = Options::new(configuration.refresh);
+    (options.second_page, options.restored) = (args.second_page, args.restored);
     // Before anything is published, so that no signal finds us without the means to take the page back; and who does
     // not get the socket has written nothing.
     let signals = stop_signal()?;
@@ -75,7 +71,7 @@ fn wiring<'a>(
     for event in events {
         report(&Event::Published(event), publisher.contents());
     }
-    Ok(Wiring { publisher, control, signals, options, report })
+    Ok(Wiring::new(publisher, control, signals, options, report))
 }
 
 /// The socket of `vmclock signal`.

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
                 Ok(reading) => reading
                     .max_error_nanos()
                     .map_or_else(|| "the page states no bounds".into(), |now| format!("it is {}", error(now))),
-                Err(reason) => format!("{reason:#}"),
+                Err(reason) => exit::text(reason),
             };
             print_error(format_args!("not {wanted} within the timeout: {why}"));
             return Ok(ExitCode::from(exit::NO_TIME));

@@ -16,6 +16,7 @@ pub use flags::Flags;
 pub use numbers::{ClockStatus, CounterId, LeapIndicator, SmearingHint, TimeType};
 pub use parse::ParseError;
 pub use snapshot::Snapshot;
+#[doc(hidden)]
 pub use words::{Facts, Words, CHANGING_WORDS};
 
 /// The bytes `VCLK`, at the very start of the page.

@@ -13,6 +13,7 @@ use super::{Snapshot, MAGIC, MIN_REGION_LEN, STRUCTURE_LEN, VERSION};
 /// assert_eq!(Snapshot::from_prefix(&[0; 112]), Err(ParseError::Magic { found: 0 }));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ParseError {
     /// Fewer bytes than a page's header has.
     TooShort {

@@ -12,17 +12,24 @@ use crate::tai::TaiOffset;
 /// over to be published. A field that lies outside `size` holds zero; the accessor methods say whether a field is
 /// *present*, which takes the size and, where the field has one, its flag.
 ///
+/// Other crates make one of [`Snapshot::BLANK`] or another snapshot, by [`with`](Self::with): a version of the structure that has
+/// more fields then breaks nobody.
+///
 /// ```
 /// use vmclock_core::abi::{Flags, Snapshot};
 ///
-/// let page = Snapshot { flags: Flags::VM_GEN_COUNTER_PRESENT, vm_generation_counter: 7, ..Snapshot::BLANK };
+/// let page = Snapshot::BLANK.with(|page| {
+///     page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+///     page.vm_generation_counter = 7;
+/// });
 /// assert_eq!(page.generation(), Some(7));
 /// assert_eq!(Snapshot::from_prefix(&page.to_bytes()), Ok(page));
 ///
-/// let short = Snapshot { size: 0x68, ..page };
+/// let short = page.with(|page| page.size = 0x68);
 /// assert_eq!(short.generation(), None);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 #[repr(C)]
 pub struct Snapshot {
     /// [`MAGIC`].
@@ -101,6 +108,13 @@ const _: () = {
     assert!(offset_of!(Snapshot, vm_generation_counter) == 0x68);
 };
 
+impl Default for Snapshot {
+    /// [`Snapshot::BLANK`].
+    fn default() -> Self {
+        Self::BLANK
+    }
+}
+
 impl Snapshot {
     /// An empty page: no counter, no time, status `unknown`, marker 0. The start of every page that is written.
     pub const BLANK: Self = Self {
@@ -128,6 +142,20 @@ impl Snapshot {
         time_maxerror_nanosec: 0,
         vm_generation_counter: 0,
     };
+
+    /// The same with some fields changed.
+    ///
+    /// ```
+    /// use vmclock_core::abi::{ClockStatus, Snapshot};
+    /// let page = Snapshot::BLANK.with(|page| page.clock_status = ClockStatus::INITIALIZING);
+    /// assert!(!page.clock_status.gives_time());
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 
     /// The same with every field that does not lie wholly inside `size` set to zero.
     #[inline]

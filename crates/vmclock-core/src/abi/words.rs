@@ -12,6 +12,7 @@ use super::{ClockStatus, CounterId, Flags, LeapIndicator, SmearingHint, Snapshot
 /// use vmclock_core::abi::{Snapshot, Words};
 /// assert_eq!(Words::from(Snapshot::BLANK).decode(), Snapshot::BLANK);
 /// ```
+#[doc(hidden)] // between this crate and the guest library
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Words {
     /// At 0x00.
@@ -27,6 +28,7 @@ pub struct Words {
 }
 
 /// How many 64-bit words there are behind the sequence count.
+#[doc(hidden)]
 pub const CHANGING_WORDS: usize = (STRUCTURE_LEN - offset_of!(Snapshot, disruption_marker)) / size_of::<u64>();
 
 impl Words {
@@ -94,6 +96,7 @@ impl Words {
 }
 
 /// The words of a page without sequence count, calibration and errors: those that a reading of its time keeps.
+#[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Facts {
     size: u32,

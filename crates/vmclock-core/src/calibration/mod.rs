@@ -25,18 +25,17 @@ pub use period::Period;
 /// use vmclock_core::calibration::{Calibration, Period};
 ///
 /// let period = Period::from_frequency(2_500_000_000.try_into()?);
-/// let page = Snapshot {
-///     counter_id: CounterId::X86_TSC,
-///     clock_status: ClockStatus::SYNCHRONIZED,
-///     flags: Flags::TIME_MAXERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID),
-///     counter_value: 1_000,
-///     counter_period_frac_sec: period.frac(),
-///     counter_period_shift: period.shift(),
-///     counter_period_maxerror_rate_frac_sec: period.error_rate(1_000_000),
-///     time_sec: 2_000_000_000,
-///     time_maxerror_nanosec: 50,
-///     ..Snapshot::BLANK
-/// };
+/// let page = Snapshot::BLANK.with(|page| {
+///     page.counter_id = CounterId::X86_TSC;
+///     page.clock_status = ClockStatus::SYNCHRONIZED;
+///     page.flags = Flags::TIME_MAXERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID);
+///     page.counter_value = 1_000;
+///     page.counter_period_frac_sec = period.frac();
+///     page.counter_period_shift = period.shift();
+///     page.counter_period_maxerror_rate_frac_sec = period.error_rate(1_000_000);
+///     page.time_sec = 2_000_000_000;
+///     page.time_maxerror_nanosec = 50;
+/// });
 /// let calibration = Calibration::from_snapshot(&page, CounterId::X86_TSC)?;
 /// let a_second_later = 1_000 + 2_500_000_000;
 /// assert_eq!(calibration.time_at(a_second_later)?.ceil_nanos(), 2_000_000_001_000_000_000);

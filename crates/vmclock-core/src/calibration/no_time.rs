@@ -13,6 +13,7 @@ use crate::abi::{ClockStatus, CounterId, Snapshot, TimeType};
 /// assert_eq!(no_time, NoTime::Counter { page: CounterId::NONE, cpu: CounterId::X86_TSC });
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NoTime {
     /// `size` ends before the fields of the time.
     FieldsOutsideSize {

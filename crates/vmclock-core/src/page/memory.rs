@@ -70,7 +70,7 @@ impl<M: PageMemory + ?Sized> PageMemory for &M {
 /// }
 ///
 /// let memory = Count(Cell::default());
-/// let mut contents = Snapshot { seq_count: 6, ..Snapshot::BLANK };
+/// let mut contents = Snapshot::BLANK.with(|page| page.seq_count = 6);
 /// publish(&memory, &mut contents)?;
 /// assert_eq!((memory.0.take(), contents.seq_count), (vec![7, 8], 8));
 /// # Ok::<(), Infallible>(())

@@ -22,7 +22,7 @@ pub use sequence::{Busy, SeqCount};
 pub use writer::{TakenOver, Writer};
 
 use crate::abi::{Flags, Snapshot, Words, CHANGING_WORDS, STRUCTURE_LEN};
-use crate::event::Incarnation;
+use crate::event::Epoch;
 
 /// The structure as it lies in shared memory.
 ///
@@ -31,7 +31,7 @@ use crate::event::Incarnation;
 /// use vmclock_core::page::{Page, Writer};
 ///
 /// let page = Page::new();
-/// let mut writer = Writer::create(&page, Snapshot { disruption_marker: 1, ..Snapshot::BLANK });
+/// let mut writer = Writer::create(&page, Snapshot::BLANK.with(|page| page.disruption_marker = 1));
 /// let before = page.snapshot(|| false)?;
 /// writer.update(|next| next.disruption_marker = 2);
 /// let after = page.snapshot(|| false)?;
@@ -98,6 +98,7 @@ impl Page {
 
     /// The same as words, together with what `counter` returns, read between the two loads of the sequence count: at
     /// the moment when the counter was read, these were the page's words.
+    #[doc(hidden)]
     #[inline(always)]
     pub fn words_with<C>(
         &self,
@@ -110,31 +111,31 @@ impl Page {
 
     /// Marker and generation, consistent with one another.
     #[inline]
-    pub fn incarnation(&self, mut wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
-        let read = self.seq_count.read(|| self.load_incarnation(), &mut wait)?;
+    pub fn epoch(&self, mut wait: impl FnMut() -> bool) -> Result<Epoch, Busy> {
+        let read = self.seq_count.read(|| self.load_epoch(), &mut wait)?;
         if read.size as usize >= STRUCTURE_LEN {
-            Ok(Incarnation::of(&read))
+            Ok(Epoch::of(&read))
         } else {
-            self.incarnation_of_short_page(wait)
+            self.epoch_of_short_page(wait)
         }
     }
 
     #[cold]
-    fn incarnation_of_short_page(&self, wait: impl FnMut() -> bool) -> Result<Incarnation, Busy> {
-        self.snapshot(wait).map(|page| Incarnation::of(&page))
+    fn epoch_of_short_page(&self, wait: impl FnMut() -> bool) -> Result<Epoch, Busy> {
+        self.snapshot(wait).map(|page| Epoch::of(&page))
     }
 
     /// Whether the page is certainly still in an epoch that was read before: for checking, at the price of a few
     /// loads, that nothing happened. `false` is no answer: something happened, or an update is in progress, or the
-    /// page is shorter than the structure; compare with [`incarnation`](Self::incarnation) to know.
+    /// page is shorter than the structure; compare with [`epoch`](Self::epoch) to know.
     ///
     /// ```
     /// use vmclock_core::abi::Snapshot;
     /// use vmclock_core::page::{Page, Writer};
     ///
     /// let page = Page::new();
-    /// let mut writer = Writer::create(&page, Snapshot { disruption_marker: 1, ..Snapshot::BLANK });
-    /// let known = page.incarnation(|| false)?;
+    /// let mut writer = Writer::create(&page, Snapshot::BLANK.with(|page| page.disruption_marker = 1));
+    /// let known = page.epoch(|| false)?;
     /// writer.update(|next| next.time_sec = 7);
     /// assert!(page.is_still_of(&known));
     /// writer.update(|next| next.disruption_marker = 2);
@@ -142,14 +143,14 @@ impl Page {
     /// # Ok::<(), vmclock_core::page::Busy>(())
     /// ```
     #[inline]
-    pub fn is_still_of(&self, known: &Incarnation) -> bool {
+    pub fn is_still_of(&self, known: &Epoch) -> bool {
         // Without branches, and without making an `Option` of what was loaded.
         let (presence, value, mask) = match known.generation {
             Some(generation) => (Flags::VM_GEN_COUNTER_PRESENT, generation, u64::MAX),
             None => (Flags::NONE, 0, 0),
         };
         let mut unchanged = || {
-            let now = self.load_incarnation();
+            let now = self.load_epoch();
             let marker = now.disruption_marker ^ known.disruption_marker;
             let generation = (now.vm_generation_counter ^ value) & mask;
             let presence = (now.flags.0 ^ presence.0) & Flags::VM_GEN_COUNTER_PRESENT.0;
@@ -160,7 +161,7 @@ impl Page {
 
     /// The fields of an epoch; all else is blank.
     #[inline]
-    fn load_incarnation(&self) -> Snapshot {
+    fn load_epoch(&self) -> Snapshot {
         let [marker, flags, .., generation] = &self.words;
         Snapshot {
             size: u32::from_le(self.size.load(Ordering::Relaxed)),

@@ -12,13 +12,21 @@ use loom::sync::atomic::{fence, AtomicU32, Ordering};
 /// The sequence count stayed odd, or kept changing, for as long as the reader was willing to wait.
 ///
 /// ```
-/// let busy = vmclock_core::page::Busy { seq_count: 7 };
+/// let busy = vmclock_core::page::Busy::at(7);
 /// assert!(busy.to_string().contains("odd"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Busy {
     /// The last count seen.
     pub seq_count: u32,
+}
+
+impl Busy {
+    /// With the last count seen.
+    pub const fn at(seq_count: u32) -> Self {
+        Self { seq_count }
+    }
 }
 
 impl fmt::Display for Busy {

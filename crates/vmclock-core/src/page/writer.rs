@@ -118,6 +118,7 @@ impl<P: Deref<Target = Page>> Writer<P> {
     /// assert_eq!(seen, [3, 3]);
     /// assert_eq!(page.sequence(), 4);
     /// ```
+    #[doc(hidden)]
     #[inline]
     pub fn update_observed(&mut self, change: impl FnOnce(&mut Snapshot), mut odd: impl FnMut()) {
         let mut seq_count = self.contents.seq_count;

@@ -12,9 +12,9 @@ use super::{Scale, Time, Timestamp};
 ///     earliest: Timestamp::from_nanos(earliest),
 ///     latest: Timestamp::from_nanos(latest),
 /// };
-/// assert_eq!(at(10, 20).before(at(21, 30)), Certainty::Yes);
-/// assert_eq!(at(10, 20).before(at(15, 30)), Certainty::CannotTell);
-/// assert_eq!(at(21, 30).before(at(10, 20)), Certainty::No);
+/// assert!(at(10, 20).certainly_before(at(21, 30)));
+/// assert_eq!(at(10, 20).is_before(at(15, 30)), Certainty::CannotTell);
+/// assert_eq!(at(21, 30).is_before(at(10, 20)), Certainty::No);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interval<S: Scale> {
@@ -47,8 +47,33 @@ impl<S: Scale> Interval<S> {
         self.latest.nanos().abs_diff(self.earliest.nanos())
     }
 
+    /// Whether the two have an instant in common, so that their true times may be the same.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.earliest <= other.latest && other.earliest <= self.latest
+    }
+
+    /// The nanoseconds between the end of the earlier and the start of the later, whichever that is; `None` where they overlap.
+    ///
+    /// ```
+    /// # use vmclock_core::time::{Interval, Tai, Timestamp};
+    /// # let at = |earliest, latest| Interval::<Tai> {
+    /// #     earliest: Timestamp::from_nanos(earliest),
+    /// #     latest: Timestamp::from_nanos(latest),
+    /// # };
+    /// assert_eq!(at(10, 20).gap(at(25, 30)), Some(5));
+    /// assert_eq!(at(25, 30).gap(at(10, 20)), Some(5));
+    /// assert_eq!(at(10, 20).gap(at(20, 30)), None);
+    /// ```
+    pub fn gap(self, other: Self) -> Option<u128> {
+        if self.overlaps(other) {
+            return None;
+        }
+        let (first, second) = if self.latest < other.earliest { (self, other) } else { (other, self) };
+        Some(second.earliest.nanos().abs_diff(first.latest.nanos()))
+    }
+
     /// Whether the true time of this is before the true time of `other`.
-    pub fn before(self, other: Self) -> Certainty {
+    pub fn is_before(self, other: Self) -> Certainty {
         if self.latest < other.earliest {
             Certainty::Yes
         } else if self.earliest >= other.latest {
@@ -59,8 +84,18 @@ impl<S: Scale> Interval<S> {
     }
 
     /// Whether the true time of this is after the true time of `other`.
-    pub fn after(self, other: Self) -> Certainty {
-        other.before(self)
+    pub fn is_after(self, other: Self) -> Certainty {
+        other.is_before(self)
+    }
+
+    /// Whether the two have no instant in common, and this is the earlier.
+    pub fn certainly_before(self, other: Self) -> bool {
+        self.is_before(other).is_yes()
+    }
+
+    /// Whether the two have no instant in common, and this is the later.
+    pub fn certainly_after(self, other: Self) -> bool {
+        other.certainly_before(self)
     }
 }
 
@@ -71,6 +106,7 @@ impl<S: Scale> Interval<S> {
 /// assert!(!Certainty::CannotTell.is_certain());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[must_use = "an order that nobody asks for decides nothing"]
 pub enum Certainty {
     /// It is so.
     Yes,
@@ -84,5 +120,10 @@ impl Certainty {
     /// Whether there is an answer.
     pub const fn is_certain(self) -> bool {
         !matches!(self, Self::CannotTell)
+    }
+
+    /// Whether the answer is yes.
+    pub const fn is_yes(self) -> bool {
+        matches!(self, Self::Yes)
     }
 }

@@ -18,9 +18,14 @@ use core::marker::PhantomData;
 
 use crate::fixed::{div_rem, widening_mul, NANOS_PER_SEC};
 
+mod arithmetic;
+mod format;
 mod interval;
 mod scale;
 
+pub use arithmetic::NegativeSpan;
+#[cfg(feature = "std")]
+pub use arithmetic::OutOfSystemTime;
 pub use interval::{Certainty, Interval};
 pub use scale::{Monotonic, PageScale, Scale, SmearedUtc, Tai, Utc};
 
@@ -355,6 +360,27 @@ mod tests {
             ],
         ) {
             prop_assert_eq!(Timestamp::<Tai>::from_nanos(nanos).nanos(), nanos.clamp(-LIMIT, LIMIT - 1));
+        }
+
+        #[test]
+        fn operators_are_arithmetic_that_is_clamped(
+            a in prop_oneof![any::<i128>(), any::<i64>().prop_map(i128::from)],
+            b in prop_oneof![any::<i128>(), any::<i64>().prop_map(i128::from)],
+        ) {
+            let (one, other) = (Time::<Tai>::from_raw(a), Time::<Tai>::from_raw(b));
+            let span = one - other;
+            prop_assert_eq!(span.raw(), a.saturating_sub(b));
+            prop_assert_eq!((other + span).raw(), b.saturating_add(span.raw()));
+            prop_assert_eq!((one - span).raw(), a.saturating_sub(span.raw()));
+            let (one, other) = (Timestamp::<Tai>::from_nanos(a), Timestamp::<Tai>::from_nanos(b));
+            let exact = one.nanos() - other.nanos();
+            prop_assert_eq!((one - other).floor_nanos(), exact.clamp(-LIMIT, LIMIT - 1));
+            let duration = core::time::Duration::try_from(one - other);
+            prop_assert_eq!(duration.is_ok(), exact >= 0);
+            if let Ok(duration) = duration {
+                prop_assert_eq!(duration.as_nanos(), exact.clamp(0, LIMIT - 1).unsigned_abs());
+                prop_assert_eq!(other + duration, Timestamp::from_nanos(other.nanos() + exact.min(LIMIT - 1)));
+            }
         }
 
         #[test]

@@ -10,6 +10,7 @@ pub(super) const SYSTEM_CLOCK: &str = "system";
 
 /// Who states the error of the kernel's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Trust {
     /// The kernel: its `maxerror` and `esterror`.
     Kernel,

@@ -66,6 +66,7 @@ impl Stamp {
 
 /// What a source announces of leap seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct LeapNotice {
     /// One is due at the end of this UTC day.
     pub today: Option<LeapKind>,
@@ -78,6 +79,7 @@ pub struct LeapNotice {
 /// One measurement of a source: at some counter value within the stamp's bracket, true time was within `max_error` of
 /// its time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Measurement {
     /// The source's time.
     pub stamp: Stamp,
@@ -98,8 +100,18 @@ pub struct Measurement {
     pub steering: Option<i64>,
 }
 
+impl Measurement {
+    /// Of a source that is synchronized, announces nothing, and is disciplined by nobody. `max_error` is its estimated error
+    /// too, until that is set.
+    pub fn new(stamp: Stamp, max_error: u64) -> Self {
+        let (estimated_error, leap) = (max_error, LeapNotice::default());
+        Self { stamp, max_error, estimated_error, synchronized: true, leap, era: 0, steering: None }
+    }
+}
+
 /// Why a source gives no time, for now.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SourceError {
     /// It cannot be asked.
     #[error("{name}: {what}: {error}")]

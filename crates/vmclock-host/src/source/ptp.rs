@@ -41,6 +41,7 @@ pub enum PtpScale {
 
 /// Who states the clock's error, against its master where it has one.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum PtpError {
     /// Whoever configured it, in ± nanoseconds.
     Stated(u64),

@@ -5,6 +5,7 @@ use vmclock_core::guest_counter::GuestCounter;
 
 /// What is known of a guest before anything happened. How it is used: [`machine`](super).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Setup {
     /// Where its counter is known from.
     pub source: CounterSource,
@@ -16,6 +17,13 @@ pub struct Setup {
     pub second_page: bool,
     /// The host's counter in a millisecond.
     pub ticks_per_ms: u64,
+}
+
+impl Setup {
+    /// A guest that is not said to be saved state, and that no program in it helps.
+    pub const fn new(source: CounterSource, start: Start, ticks_per_ms: u64) -> Self {
+        Self { source, start, restored: false, second_page: false, ticks_per_ms }
+    }
 }
 
 /// Where a guest's counter is known from.

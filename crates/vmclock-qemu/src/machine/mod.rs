@@ -12,9 +12,8 @@
 //! use vmclock_qemu::page::Seen;
 //!
 //! let start = Start::Ours { continues: true, incoming: None };
-//! let (source, ticks_per_ms) = (CounterSource::Kvm, 3_000_000);
-//! let setup = Setup { source, start, restored: false, second_page: false, ticks_per_ms };
-//! let (mut machine, actions) = Machine::new(setup);
+//! let ticks_per_ms = 3_000_000;
+//! let (mut machine, actions) = Machine::new(Setup::new(CounterSource::Kvm, start, ticks_per_ms));
 //! assert_eq!(actions, [Action::Mark]);
 //! // Nothing else is to be handled, and the guest is paused: it may run.
 //! let published = Snapshot::BLANK;

@@ -35,15 +35,14 @@ pub(crate) struct MemoryPage {
 
 impl MemoryPage {
     pub(crate) fn new() -> Self {
-        let contents = Snapshot {
-            seq_count: 2,
-            counter_id: CounterId::X86_TSC,
-            clock_status: ClockStatus::INITIALIZING,
-            flags: Flags::VM_GEN_COUNTER_PRESENT,
-            disruption_marker: 1,
-            vm_generation_counter: 1,
-            ..Snapshot::BLANK
-        };
+        let contents = Snapshot::BLANK.with(|page| {
+            page.seq_count = 2;
+            page.counter_id = CounterId::X86_TSC;
+            page.clock_status = ClockStatus::INITIALIZING;
+            page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+            page.disruption_marker = 1;
+            page.vm_generation_counter = 1;
+        });
         let history = History::from([(2, contents)]);
         Self {
             contents,
@@ -137,7 +136,7 @@ impl GuestPage for MemoryPage {
 }
 
 pub(crate) fn setup(source: CounterSource, start: Start) -> Setup {
-    Setup { source, start, restored: false, second_page: false, ticks_per_ms: TICKS_PER_MS }
+    Setup::new(source, start, TICKS_PER_MS)
 }
 
 pub(crate) fn unknown() -> CounterSource {

@@ -62,7 +62,7 @@ fn to_a_guest_that_is_paused() {
 fn to_a_guest_that_brought_a_page() {
     for state in ["running", "paused"] {
         let mut conversation = begin(setup(Kvm, Start::Attached));
-        let theirs = Snapshot { seq_count: 0x123, ..conversation.page.contents };
+        let theirs = conversation.page.contents.with(|page| page.seq_count = 0x123);
         conversation.page.loaded(theirs, History::new(), 0x0ffe);
         talk(&mut conversation, [(Input::Drained, "?status")]);
         if state == "running" {

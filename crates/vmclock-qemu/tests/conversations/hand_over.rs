@@ -4,7 +4,8 @@
 use super::*;
 
 fn with_second_page() -> Conversation {
-    let with = Setup { second_page: true, ..setup(Tcg, ours()) };
+    let mut with = setup(Tcg, ours());
+    with.second_page = true;
     let mut conversation = begin(with);
     talk(
         &mut conversation,
@@ -68,7 +69,8 @@ fn nonsense_is_ignored_and_reported_once() {
 
 #[test]
 fn a_scaled_counter_is_not_asked_for() {
-    let with = Setup { second_page: true, ..setup(Kvm, ours()) };
+    let mut with = setup(Kvm, ours());
+    with.second_page = true;
     let mut conversation = running_kvm(with, GuestCounter::exact(5, Some(Scale { ratio: 3, fraction_bits: 1 })));
     talk(&mut conversation, [(Input::RoundComplete, "?debugfs")]);
 }

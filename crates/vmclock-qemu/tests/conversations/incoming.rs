@@ -6,13 +6,12 @@ use super::*;
 /// The page of another host's publisher, which was killed in the middle of an update.
 fn of_another_host() -> (Snapshot, History) {
     let other = MemoryPage::new().contents;
-    let page = Snapshot {
-        seq_count: 0x123,
-        disruption_marker: 0x5eed,
-        vm_generation_counter: 0x6e0,
-        clock_status: ClockStatus::SYNCHRONIZED,
-        ..other
-    };
+    let page = other.with(|page| {
+        page.seq_count = 0x123;
+        page.disruption_marker = 0x5eed;
+        page.vm_generation_counter = 0x6e0;
+        page.clock_status = ClockStatus::SYNCHRONIZED;
+    });
     (page, History::from([(0x122, page), (0x124, page)]))
 }
 
@@ -67,13 +66,14 @@ fn out_of_saved_state_there_is_a_new_generation() {
         assert_eq!(generation != 0x6e0, restored, "{uri}");
         assert!(conversation.reported.contains(&Event::Loaded { restored }), "{uri}");
     }
-    let stated = Setup { restored: true, ..setup(Kvm, incoming_from("unix:/s")) };
+    let mut stated = setup(Kvm, incoming_from("unix:/s"));
+    stated.restored = true;
     let mut conversation = begin(stated);
     arrive(&mut conversation);
     assert!(conversation.on(migration("completed")).contains("=restored"));
     // What is not a page has no generation.
     let mut conversation = begin(setup(Kvm, incoming_from("unix:/s")));
-    conversation.page.loaded(Snapshot { magic: 0, ..of_another_host().0 }, History::new(), 0x0ffe);
+    conversation.page.loaded(of_another_host().0.with(|page| page.magic = 0), History::new(), 0x0ffe);
     conversation.on(migration("completed"));
     assert_eq!(conversation.page.memory.vm_generation_counter, 1);
 }

@@ -135,7 +135,10 @@ fn a_snapshot_loaded_while_the_guest_is_paused() {
 #[test]
 fn a_snapshot_of_another_life_with_later_counts() {
     let mut conversation = running(setup(Kvm, ours()));
-    let snapshot = Snapshot { seq_count: 0x4000_0001, vm_generation_counter: 99, ..conversation.page.memory };
+    let snapshot = conversation.page.memory.with(|page| {
+        page.seq_count = 0x4000_0001;
+        page.vm_generation_counter = 99;
+    });
     let history = History::from([(0x4000_0000, snapshot)]);
     load(&mut conversation, &(snapshot, history, 0x0ffe));
     talk(

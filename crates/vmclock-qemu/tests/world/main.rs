@@ -9,9 +9,8 @@ mod qemu;
 use common::{incoming_from, ours, setup, unknown, Conversation, History, MemoryPage};
 use proptest::prelude::*;
 use qemu::{Run, Source, World};
-use vmclock_core::abi::Snapshot;
 use vmclock_core::guest_counter::GuestCounter;
-use vmclock_qemu::machine::{Answer, CounterSource, Handed, Input, Setup, Start};
+use vmclock_qemu::machine::{Answer, CounterSource, Handed, Input, Start};
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +101,8 @@ proptest! {
         first in any::<u64>(), steps in steps(),
     ) {
         let source = if kvm { Source::Kvm } else { Source::Tcg };
-        let setup = Setup { second_page, ..setup(source.setup(), start) };
+        let mut setup = setup(source.setup(), start);
+        setup.second_page = second_page;
         let mut world = World::new(setup, source, run, first, listens);
         for (step, pause) in steps {
             world.advance(pause.into());
@@ -197,13 +197,15 @@ proptest! {
         source in prop_oneof![Just(CounterSource::Tcg), Just(CounterSource::Kvm), Just(unknown())],
         second_page in any::<bool>(), inputs in inputs(),
     ) {
-        let (mut conversation, _) = Conversation::new(Setup { second_page, ..setup(source, start) });
+        let mut setup = setup(source, start);
+        setup.second_page = second_page;
+        let (mut conversation, _) = Conversation::new(setup);
         let mut unanswered = false;
         for chaos in inputs {
             let input = match chaos {
                 Chaos::Input(input) => input,
                 Chaos::Memory(seq_count) => {
-                    let memory = Snapshot { seq_count, ..MemoryPage::new().contents };
+                    let memory = MemoryPage::new().contents.with(|page| page.seq_count = seq_count);
                     conversation.page.loaded(memory, History::new(), 0x0ffe);
                     continue;
                 }

@@ -278,9 +278,17 @@ impl World {
         self.messages.extend([Message::Migration("setup"), Message::Migration("active")]);
         let other = MemoryPage::new().contents;
         let seq_count = u32::try_from(self.now % 0xffff_ffff).expect("32 bits");
-        let memory = Snapshot { seq_count, disruption_marker: 0x5eed, vm_generation_counter: 0x6e0, ..other };
+        let memory = other.with(|page| {
+            page.seq_count = seq_count;
+            page.disruption_marker = 0x5eed;
+            page.vm_generation_counter = 0x6e0;
+        });
         let seen = seq_count & !1;
-        self.conversation.page.loaded(memory, History::from([(seen, Snapshot { seq_count: seen, ..memory })]), 0x0ffe);
+        self.conversation.page.loaded(
+            memory,
+            History::from([(seen, memory.with(|page| page.seq_count = seen))]),
+            0x0ffe,
+        );
     }
 
     pub(crate) fn arrive(&mut self, runs: bool) {

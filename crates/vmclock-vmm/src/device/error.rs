@@ -25,6 +25,7 @@ use crate::trigger::Trigger;
 /// assert!(error.to_string().contains("before 1970"));
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Error<M, T> {
     /// A word of the page could not be written (or, when a device is made, its sequence count read). Until that
     /// succeeds, the guest sees the old page, or that an update is in progress.

@@ -20,10 +20,11 @@ use crate::trigger::Trigger;
 /// use vmclock_core::abi::CounterId;
 /// use vmclock_vmm::device::Options;
 /// let random = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]; // of your system's randomness, really
-/// let signals = Options { counter: CounterId::NONE, ..Options::new(CounterId::X86_TSC, random) };
+/// let signals = Options::new(CounterId::NONE, random);
 /// assert_ne!(signals.identities, Options::compatible().identities);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// The guest's counter; none for a device that only signals events. Later, only an incoming machine can gain one
     /// ([`State::with_counter`]).
@@ -33,8 +34,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// For a guest that is to get time: on TAI, with markers and generations that cannot be guessed. `key`: random
-    /// bits, from the system.
+    /// For a guest that is to get time, or with [`CounterId::NONE`] events only: on TAI, with markers and generations
+    /// that cannot be guessed. `key`: random bits, from the system.
     pub const fn new(counter: CounterId, key: [u64; 2]) -> Self {
         Self { counter, identities: Identities::Unpredictable(Lineage::new(key)) }
     }
@@ -76,17 +77,16 @@ impl<M: Region, T: Trigger, E: Events> Device<M, T, E> {
         let size = region_len(&memory)?;
         let mut identities = options.identities;
         let is_compatible = matches!(identities, Identities::Counting);
-        let page = Snapshot {
-            size,
-            counter_id: options.counter,
+        let page = Snapshot::BLANK.with(|page| {
+            page.size = size;
+            page.counter_id = options.counter;
             // Without a counter there is no time either, and then other monitors have 0 there.
-            time_type: if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI },
-            clock_status: lifecycle::without_time(options.counter),
-            flags: notification::<T>(Flags::VM_GEN_COUNTER_PRESENT),
-            disruption_marker: if is_compatible { 0 } else { identities.next(0, fresh[0]) },
-            vm_generation_counter: if is_compatible { 0 } else { identities.next(0, fresh[1]) },
-            ..Snapshot::BLANK
-        };
+            page.time_type = if options.counter == CounterId::NONE { TimeType::UTC } else { TimeType::TAI };
+            page.clock_status = lifecycle::without_time(options.counter);
+            page.flags = notification::<T>(Flags::VM_GEN_COUNTER_PRESENT);
+            page.disruption_marker = if is_compatible { 0 } else { identities.next(0, fresh[0]) };
+            page.vm_generation_counter = if is_compatible { 0 } else { identities.next(0, fresh[1]) };
+        });
         let mut device = Self::unwritten(memory, trigger, events, page, identities);
         if is_compatible {
             // Firecracker's page begins with count 0, which no update leaves.
@@ -173,7 +173,7 @@ impl<M: Region, T: Trigger, E: Events> Device<M, T, E> {
         if saved.size != size {
             return Err(Error::State(StateError::Region { found: saved.size, memory: size }));
         }
-        let mut page = Snapshot { flags: notification::<T>(saved.flags), ..saved };
+        let mut page = saved.with(|page| page.flags = notification::<T>(saved.flags));
         if !matches!(identities, Identities::Counting) {
             // The memory may be newer than the state. The guest may have written it: it is a count, and no more.
             let in_memory = memory.load_u32(SEQ_COUNT, Ordering::Relaxed).map_err(Error::Memory)?;
@@ -185,7 +185,7 @@ impl<M: Region, T: Trigger, E: Events> Device<M, T, E> {
             ClockStatus::UNRELIABLE => ClockStatus::SYNCHRONIZED,
             status => status,
         };
-        device.published = published_bounds(&Snapshot { clock_status: status, ..page });
+        device.published = published_bounds(&page.with(|page| page.clock_status = status));
         Ok(device)
     }
 

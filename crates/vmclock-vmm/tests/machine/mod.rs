@@ -86,6 +86,11 @@ pub(crate) fn options() -> Options {
     Options::new(CounterId::X86_TSC, [1, 2])
 }
 
+/// Of one that only signals events.
+pub(crate) fn without_counter() -> Options {
+    Options::new(CounterId::NONE, [1, 2])
+}
+
 /// A calibration with its reference `nanos` after a moment, of a counter whose ticks are so much longer.
 pub(crate) fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibrated {
     let time = Time::from_nanos(1_800_000_000_000_000_000 + nanos).expect("in range");

@@ -19,22 +19,21 @@ pub fn good_page() -> Snapshot {
         .with(Flags::PERIOD_MAXERROR_VALID)
         .with(Flags::TIME_MAXERROR_VALID)
         .with(Flags::VM_GEN_COUNTER_PRESENT);
-    Snapshot {
-        counter_id: counter::ID,
-        time_type: TimeType::TAI,
-        clock_status: ClockStatus::SYNCHRONIZED,
-        disruption_marker: 0x1111_2222_3333_4444,
-        flags,
-        tai_offset_sec: -37,
-        counter_value: counter::read_ordered(),
-        counter_period_frac_sec: period.frac(),
-        counter_period_shift: period.shift(),
-        counter_period_maxerror_rate_frac_sec: period.error_rate(1_000_000),
-        time_sec: 2_000_000_000,
-        time_maxerror_nanosec: 0x0102_0304,
-        vm_generation_counter: 0x5555_6666_7777_8888,
-        ..Snapshot::BLANK
-    }
+    Snapshot::BLANK.with(|page| {
+        page.counter_id = counter::ID;
+        page.time_type = TimeType::TAI;
+        page.clock_status = ClockStatus::SYNCHRONIZED;
+        page.disruption_marker = 0x1111_2222_3333_4444;
+        page.flags = flags;
+        page.tai_offset_sec = -37;
+        page.counter_value = counter::read_ordered();
+        page.counter_period_frac_sec = period.frac();
+        page.counter_period_shift = period.shift();
+        page.counter_period_maxerror_rate_frac_sec = period.error_rate(1_000_000);
+        page.time_sec = 2_000_000_000;
+        page.time_maxerror_nanosec = 0x0102_0304;
+        page.vm_generation_counter = 0x5555_6666_7777_8888;
+    })
 }
 
 /// 4096 bytes that begin with this page.

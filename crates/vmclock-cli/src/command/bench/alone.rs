@@ -42,7 +42,7 @@ pub(super) struct Costs {
 /// Measures everything once in each round, so that whatever else the machine does meets all alike.
 pub(super) fn measure(page: &mut PageUnderTest, rounds: u32) -> anyhow::Result<Costs> {
     let clock = page.open()?;
-    let known = clock.incarnation()?;
+    let known = clock.epoch()?;
     let rdtscp = Rdtscp::detect();
     check(&clock)?;
     let mut costs = Costs::default();

@@ -35,16 +35,16 @@ impl PageUnderTest {
         ensure!(counter::ID != CounterId::NONE, "this architecture has no counter that a VMClock page could be about");
         let calibrations = calibrate()?;
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let blank = Snapshot {
-            counter_id: counter::ID,
+        let blank = Snapshot::BLANK.with(|page| {
+            page.counter_id = counter::ID;
             // The kernel's numbers as they are, so that no TAI offset need be known.
-            time_type: TimeType::UTC,
-            clock_status: ClockStatus::SYNCHRONIZED,
-            flags: Flags::PERIOD_MAXERROR_VALID.with(Flags::TIME_MAXERROR_VALID).with(Flags::VM_GEN_COUNTER_PRESENT),
-            disruption_marker: 1,
-            vm_generation_counter: 1,
-            ..Snapshot::BLANK
-        };
+            page.time_type = TimeType::UTC;
+            page.clock_status = ClockStatus::SYNCHRONIZED;
+            page.flags =
+                Flags::PERIOD_MAXERROR_VALID.with(Flags::TIME_MAXERROR_VALID).with(Flags::VM_GEN_COUNTER_PRESENT);
+            page.disruption_marker = 1;
+            page.vm_generation_counter = 1;
+        });
         let (file, _, writer) = PageFile::open(folder.path().join("page"), blank)?;
         let period = calibrations[0].period();
         #[allow(clippy::cast_precision_loss)] // 53 bits are more than are shown
@@ -95,14 +95,7 @@ fn calibrate() -> anyhow::Result<[Calibration; 2]> {
         let tai = offset.tai(sample.time).context("the kernel's clock is out of range")?;
         // What cannot be improved upon is not published, so each gets an estimator of its own.
         let mut estimator = Estimator::new(Settings::default(), nominal, &[0]);
-        estimator.observe(&Evidence {
-            source: 0,
-            sample: sample.with_time(tai),
-            max_error: 0,
-            estimated_error: 0,
-            synchronized: true,
-            steering: None,
-        });
+        estimator.observe(&Evidence::new(0, sample.with_time(tai), 0));
         let calibration = estimator.conclude(sample.after).publish.context("the kernel's clock gives no time")?;
         on_scale_of(TimeType::UTC, &calibration, Some(offset)).context("the kernel's clock is out of range")
     };

@@ -43,7 +43,7 @@ impl LookedAt {
             snapshot: clock.snapshot(),
             reading: clock.now(),
             cross: clock.cross_timestamp(),
-            notifies: clock.events().is_ok_and(|events| events.notified()),
+            notifies: clock.events().is_ok_and(|events| events.is_notified()),
             clock,
         });
         Self { path: path.into(), opened }

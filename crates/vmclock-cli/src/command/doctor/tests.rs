@@ -150,26 +150,25 @@ fn page_ahead_by(seconds: i64) -> Snapshot {
     let period = Period::from_frequency(frequency.try_into().unwrap());
 
     let nanos = utc_nanos() + i128::from(37 + seconds) * 1_000_000_000;
-    Snapshot {
-        counter_id: counter::ID,
-        time_type: TimeType::TAI,
-        disruption_marker: 5,
-        flags: Flags::TAI_OFFSET_VALID
+    Snapshot::BLANK.with(|page| {
+        page.counter_id = counter::ID;
+        page.time_type = TimeType::TAI;
+        page.disruption_marker = 5;
+        page.flags = Flags::TAI_OFFSET_VALID
             .with(Flags::TIME_MAXERROR_VALID)
             .with(Flags::PERIOD_MAXERROR_VALID)
-            .with(Flags::VM_GEN_COUNTER_PRESENT),
-        clock_status: ClockStatus::SYNCHRONIZED,
-        tai_offset_sec: -37,
-        counter_period_shift: period.shift(),
-        counter_value: counter::read_ordered(),
-        counter_period_frac_sec: period.frac(),
-        counter_period_maxerror_rate_frac_sec: period.error_rate(1_000_000_000),
-        time_sec: u64::try_from(nanos / 1_000_000_000).unwrap(),
-        time_frac_sec: u64::try_from(((nanos % 1_000_000_000) << 64) / 1_000_000_000).unwrap(),
-        time_maxerror_nanosec: 50_000_000,
-        vm_generation_counter: 7,
-        ..Snapshot::BLANK
-    }
+            .with(Flags::VM_GEN_COUNTER_PRESENT);
+        page.clock_status = ClockStatus::SYNCHRONIZED;
+        page.tai_offset_sec = -37;
+        page.counter_period_shift = period.shift();
+        page.counter_value = counter::read_ordered();
+        page.counter_period_frac_sec = period.frac();
+        page.counter_period_maxerror_rate_frac_sec = period.error_rate(1_000_000_000);
+        page.time_sec = u64::try_from(nanos / 1_000_000_000).unwrap();
+        page.time_frac_sec = u64::try_from(((nanos % 1_000_000_000) << 64) / 1_000_000_000).unwrap();
+        page.time_maxerror_nanosec = 50_000_000;
+        page.vm_generation_counter = 7;
+    })
 }
 
 /// Ticks a second, to some billionths.
@@ -422,7 +421,7 @@ fn another_ptp_clock_is_mentioned() {
 
 #[test]
 fn events_without_time() {
-    let page = Snapshot { disruption_marker: 9, ..Snapshot::BLANK };
+    let page = Snapshot::BLANK.with(|page| page.disruption_marker = 9);
     let report = FakeMachine::new().acpi_device().driver().device_node(&page, 0o444).examine();
     assert_eq!((report.verdict, report.verdict.exit_status()), (Verdict::EventsOnly, 3));
     assert_eq!(report.state("page"), State::Ok, "that it gives no time is said once, by the time's finding");
@@ -435,15 +434,17 @@ fn events_without_time() {
 
 #[test]
 fn a_page_too_short_for_events() {
-    let page = Snapshot { size: 0x10, ..Snapshot::BLANK };
+    let page = Snapshot::BLANK.with(|page| page.size = 0x10);
     let report = FakeMachine::new().device_node(&page, 0o444).examine();
     assert_eq!(report.verdict, Verdict::Nothing);
 }
 
 #[test]
 fn what_is_odd_is_said_once() {
-    let page =
-        Snapshot { tai_offset_sec: 37, flags: good_page().flags.without(Flags::TIME_MAXERROR_VALID), ..good_page() };
+    let page = good_page().with(|page| {
+        page.tai_offset_sec = 37;
+        page.flags = good_page().flags.without(Flags::TIME_MAXERROR_VALID);
+    });
     let report = FakeMachine::new().acpi_device().driver().device_node(&page, 0o444).examine();
     assert_eq!(report.verdict, Verdict::Time);
     assert_eq!(report.state("page"), State::Problem);
@@ -454,7 +455,7 @@ fn what_is_odd_is_said_once() {
 
 #[test]
 fn a_page_without_utc() {
-    let page = Snapshot { flags: Flags::NONE, ..good_page() };
+    let page = good_page().with(|page| page.flags = Flags::NONE);
     let report = FakeMachine::new().acpi_device().driver().device_node(&page, 0o444).examine();
     assert_eq!((report.verdict, report.state("time")), (Verdict::Time, State::Problem));
     assert!(report.found("time").ends_with("no UTC, as the page has no valid TAI-UTC"), "{}", report.found("time"));
@@ -463,7 +464,10 @@ fn a_page_without_utc() {
 
 #[test]
 fn a_utc_page_without_tai() {
-    let page = Snapshot { flags: Flags::NONE, time_type: TimeType::UTC, ..page_ahead_by(-37) };
+    let page = page_ahead_by(-37).with(|page| {
+        page.flags = Flags::NONE;
+        page.time_type = TimeType::UTC;
+    });
     let report = FakeMachine::new().device_node(&page, 0o444).examine();
     assert_eq!((report.state("time"), report.state("system clock")), (State::Ok, State::Ok));
     assert!(report.todo("time").contains("--tai-offset"));
@@ -473,8 +477,10 @@ fn a_utc_page_without_tai() {
 fn a_page_in_a_file_that_nobody_refreshes() {
     let page = good_page();
     let hour = 3_600 * frequency(&page);
-    let page =
-        Snapshot { counter_value: page.counter_value.wrapping_sub(hour), time_sec: page.time_sec - 3_600, ..page };
+    let page = page.with(|next| {
+        next.counter_value = page.counter_value.wrapping_sub(hour);
+        next.time_sec = page.time_sec - 3_600;
+    });
     let report = FakeMachine::new().device_node(&page, 0o444).examine();
     assert_eq!((report.verdict, report.state("page")), (Verdict::Time, State::Problem));
     assert!(report.found("page").contains("its publisher seems to be gone"), "{}", report.found("page"));
@@ -496,7 +502,7 @@ fn a_restored_machine_whose_clock_nobody_stepped() {
 
 #[test]
 fn a_page_that_calls_tai_utc() {
-    let page = Snapshot { time_type: TimeType::UTC, ..good_page() };
+    let page = good_page().with(|page| page.time_type = TimeType::UTC);
     let report = FakeMachine::new().device_node(&page, 0o444).examine();
     assert_eq!(report.state("system clock"), State::Problem);
     assert!(report.found("system clock").contains("on the other scale"), "{}", report.found("system clock"));
@@ -505,7 +511,7 @@ fn a_page_that_calls_tai_utc() {
 #[test]
 fn a_page_for_another_cpu() {
     let other = if counter::ID == CounterId::X86_TSC { CounterId::ARM_CNTVCT } else { CounterId::X86_TSC };
-    let page = Snapshot { counter_id: other, ..good_page() };
+    let page = good_page().with(|page| page.counter_id = other);
     let report = FakeMachine::new().device_node(&page, 0o444).examine();
     assert_eq!((report.verdict, report.state("time")), (Verdict::EventsOnly, State::Missing));
 }
@@ -550,7 +556,7 @@ fn a_page_in_a_file_beside_a_machine_without_a_driver() {
     assert_eq!((report.state("kernel"), report.state("page")), (State::Missing, State::Ok));
     assert!(report.found("notification").contains("a plain file cannot notify"));
 
-    fs::write(&page, padded(&Snapshot { clock_status: ClockStatus::UNRELIABLE, ..good_page() })).unwrap();
+    fs::write(&page, padded(&good_page().with(|page| page.clock_status = ClockStatus::UNRELIABLE))).unwrap();
     let report = machine.examine_page(&page);
     assert_eq!(report.verdict, Verdict::EventsOnly);
     assert!(report.todo("time").contains("vmclock serve --page"), "{}", report.todo("time"));

@@ -71,13 +71,12 @@ impl Configuration {
     ) -> anyhow::Result<Self> {
         let is_exact = reference == Reference::HostClock;
         let kind = if is_exact { SourceConfig::HostClock {} } else { SourceConfig::Kernel {} };
-        let settings = if is_exact {
+        let mut plan = Plan::default();
+        (plan.sources, plan.tai_offset) = (vec![kind.open()?], tai_offset);
+        if is_exact {
             // What an exact clock shows is right at once.
-            Settings { probation: 0, ..Settings::default() }
-        } else {
-            Settings::default()
-        };
-        let plan = Plan { settings, sources: vec![kind.open()?], tai_offset, ..Plan::default() };
+            plan.settings.probation = 0;
+        }
         Ok(Self { plan, refresh: checked("--refresh", refresh)?, is_exact })
     }
 }

@@ -21,6 +21,8 @@ use vmclock_core::leap::LeapKind;
 use vmclock_host::event::Signal;
 use vmclock_host::page_file::{Lock, PageFileError};
 
+use crate::exit;
+
 /// The longest request, in bytes.
 const LONGEST: usize = 1024;
 /// How long a connection may take to send its request.
@@ -194,7 +196,7 @@ impl Control {
             Line::Gone => false,
             Line::Complete(line) => {
                 let answer = decode(&line).and_then(&mut handle);
-                let answer = answer.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
+                let answer = answer.unwrap_or_else(|error| json!({"error": exit::text(&error)}));
                 // An answer is shorter than any socket buffer. A client that does not wait for it does not need it.
                 let _ = writeln!(connection.stream, "{answer}");
                 false
