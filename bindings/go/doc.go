@@ -3,7 +3,7 @@
 // Package vmclock gives the time inside a virtual machine, with its error bounds, and the machine's events, from a
 // VMClock page: memory in which a hypervisor tells its guest how the CPU's counter relates to real time.
 //
-//	clock, err := vmclock.Open() // $VMCLOCK_PAGE, /dev/vmclock0, /run/vmclock/page
+//	clock, err := vmclock.Open() // $VMCLOCK_PAGE; else /dev/vmclock0 or /run/vmclock/page
 //	if err != nil {
 //		return err
 //	}

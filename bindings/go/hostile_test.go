@@ -113,35 +113,28 @@ func TestAdviceWhereReadingIsNotPermittedFitsWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestTheFirstPathWithSomethingIsOpened(t *testing.T) {
+func TestTheNamedPageComesFirstThenTheFirstThatExists(t *testing.T) {
 	folder := t.TempDir()
-	missing, other := filepath.Join(folder, "a"), filepath.Join(folder, "b")
-	page := pageFile(t, region(goodPage()))
-	broken := pageFile(t, nil)
-	for _, first := range []string{missing, page} {
-		clock, err := Options{}.openFirst(first, page)
-		if err != nil || clock.Path() != page {
-			t.Fatal(err)
+	device, published := filepath.Join(folder, "device"), filepath.Join(folder, "published")
+	expect := func(named, want string) {
+		t.Helper()
+		if found := choose(named, device, published); found != want {
+			t.Fatalf("%s instead of %s", found, want)
 		}
 	}
-	var opening *OpenError
-	if _, err := (Options{}).openFirst(missing, other); !errors.As(err, &opening) || opening.Path != missing {
-		t.Fatal(err)
-	}
-	if _, err := (Options{}).openFirst(missing, broken); !errors.As(err, &opening) || opening.Path != broken {
-		t.Fatal(err)
-	}
-	if _, err := (Options{}).openFirst(broken, page); !errors.As(err, &opening) || opening.Path != broken {
-		t.Fatal("what is there but broken was passed over: ", err)
-	}
+	expect("", device) // the error is about the device
+	write(t, published, nil)
+	expect("", published)
+	write(t, device, nil)
+	expect("", device)
+	expect("elsewhere", "elsewhere")
+	page := pageFile(t, region(goodPage()))
 	t.Setenv(PageVariable, page)
-	if clock, err := Open(); err != nil || clock.Path() != page {
+	clock, err := Open()
+	if err != nil || clock.Path() != page {
 		t.Fatal(err)
 	}
-	t.Setenv(PageVariable, missing)
-	if _, err := Open(); !errors.As(err, &opening) || opening.Path != missing {
-		t.Fatal(err)
-	}
+	_ = clock.Close()
 }
 
 func TestRandomBytesAreHarmless(t *testing.T) {

@@ -3,18 +3,15 @@
 package vmclock
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"time"
 )
 
-// Where a clock is looked for if no path is given, in this order: the path in the environment variable PageVariable,
-// where that is set and not empty, and nothing else; the first VMClock of Linux; the page of a publisher in this machine.
+// Where a clock is looked for if no path is given: see DefaultPage.
 const (
-	PageVariable = "VMCLOCK_PAGE"
-	DevicePath   = "/dev/vmclock0"
-	PagePath     = "/run/vmclock/page"
+	PageVariable  = "VMCLOCK_PAGE"      // the environment variable that names a page
+	DevicePath    = "/dev/vmclock0"     // where Linux puts the first VMClock
+	PublishedPath = "/run/vmclock/page" // where a publisher on this machine puts the page that is meant for everyone
 )
 
 // defaultMaxWait is that of Linux's driver.
@@ -42,35 +39,38 @@ func (o Options) maxWait() time.Duration {
 	return o.MaxWait
 }
 
-// Open opens the default clock: see PageVariable. The error is an *OpenError.
+// DefaultPage is the page that is meant where none is named: the value of the environment variable PageVariable, if it is
+// set and not empty; otherwise the first of DevicePath and PublishedPath that exists, readable or not; otherwise
+// DevicePath.
+//
+// The variable is ignored in a program that has other rights than its user (set-user-ID or set-group-ID).
+func DefaultPage() string {
+	named := ""
+	if os.Getuid() == os.Geteuid() && os.Getgid() == os.Getegid() {
+		named = os.Getenv(PageVariable)
+	}
+	return choose(named, DevicePath, PublishedPath)
+}
+
+// choose is the named page, or the first that exists, or the first.
+func choose(named string, places ...string) string {
+	if named != "" {
+		return named
+	}
+	for _, place := range places {
+		if _, err := os.Lstat(place); err == nil {
+			return place
+		}
+	}
+	return places[0]
+}
+
+// Open opens the default clock: see DefaultPage. The error is an *OpenError.
 func Open() (*Clock, error) {
-	return Options{}.Open()
+	return Options{}.OpenPath(DefaultPage())
 }
 
 // OpenPath opens the clock at path: a VMClock device, or a plain file with a page in it. The error is an *OpenError.
 func OpenPath(path string) (*Clock, error) {
 	return Options{}.OpenPath(path)
-}
-
-// Open opens the default clock: see PageVariable. The error is an *OpenError.
-func (o Options) Open() (*Clock, error) {
-	if path := os.Getenv(PageVariable); path != "" {
-		return o.OpenPath(path)
-	}
-	return o.openFirst(DevicePath, PagePath)
-}
-
-// openFirst opens the first path at which there is something. Where there is nothing, the error is about the first.
-func (o Options) openFirst(first string, others ...string) (*Clock, error) {
-	clock, err := o.OpenPath(first)
-	for _, path := range others {
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		next, nextErr := o.OpenPath(path)
-		if nextErr == nil || !errors.Is(nextErr, fs.ErrNotExist) {
-			clock, err = next, nextErr
-		}
-	}
-	return clock, err
 }

@@ -115,7 +115,7 @@ func exerciseOracle(t *testing.T, reading Reading) {
 		t.Fatalf("%v is %d, %v", stamp, unix, fits)
 	}
 	_ = reading.String()
-	_ = reading.Before(reading)
+	_ = reading.IsBefore(reading)
 	if utc, ok := reading.UTC(); ok {
 		if tai, ok := reading.TAI(); ok && tai.Seconds > math.MinInt64+100 && tai.Seconds < math.MaxInt64-100 {
 			// At most the largest TAI-UTC and a leap second apart.
@@ -298,7 +298,7 @@ func TestIntervalsThatOverlapAreNotOrdered(t *testing.T) {
 		{at(21, 30), at(10, 20), No},
 		{at(20, 30), at(10, 20), No},
 	} {
-		if found := c.first.Before(c.second); found != c.want || c.first.CertainlyBefore(c.second) != (c.want == Yes) {
+		if found := c.first.IsBefore(c.second); found != c.want || c.first.CertainlyBefore(c.second) != (c.want == Yes) {
 			t.Errorf("%v before %v: %v", c.first, c.second, found)
 		}
 	}

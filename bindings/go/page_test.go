@@ -185,7 +185,7 @@ func exerciseReading(reading Reading) {
 	_, _ = reading.Interval()
 	_, _ = reading.TAIInterval()
 	_, _ = reading.Time()
-	_ = reading.Before(reading)
+	_ = reading.IsBefore(reading)
 	_, _ = reading.Timestamp().UnixNano()
 	if utc, ok := reading.UTC(); ok {
 		_ = utc.String()

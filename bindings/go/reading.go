@@ -191,16 +191,16 @@ func (r Reading) Time() (time.Time, bool) {
 	return utc.Time(), true
 }
 
-// Before tells whether this reading was taken before other, by true time.
+// IsBefore tells whether this reading was taken before other, by true time.
 //
 // Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either side of a
 // restore or a migration: true time is compared, not the counter.
-func (r Reading) Before(other Reading) Certainty {
+func (r Reading) IsBefore(other Reading) Certainty {
 	ours, theirs, ok := r.comparable(&other)
 	if !ok {
 		return CannotTell
 	}
-	return ours.Before(theirs)
+	return ours.IsBefore(theirs)
 }
 
 // comparable is the intervals of two readings on one scale.
@@ -219,7 +219,7 @@ func (r *Reading) comparable(other *Reading) (ours, theirs Interval, ok bool) {
 // CertainlyBefore tells whether this reading was certainly taken before other, by true time. False is no answer: it may
 // have been.
 func (r Reading) CertainlyBefore(other Reading) bool {
-	return r.Before(other) == Yes
+	return r.IsBefore(other) == Yes
 }
 
 // Status is synchronized or free-running: the others give no time.

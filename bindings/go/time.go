@@ -91,8 +91,8 @@ func (i Interval) Width() time.Duration {
 	return i.Latest.Sub(i.Earliest)
 }
 
-// Before tells whether the true time of i is before the true time of other. Both must be on one scale.
-func (i Interval) Before(other Interval) Certainty {
+// IsBefore tells whether the true time of i is before the true time of other. Both must be on one scale.
+func (i Interval) IsBefore(other Interval) Certainty {
 	switch {
 	case i.Latest.Compare(other.Earliest) < 0:
 		return Yes
@@ -104,7 +104,7 @@ func (i Interval) Before(other Interval) Certainty {
 
 // CertainlyBefore tells whether the true time of i is certainly before the true time of other.
 func (i Interval) CertainlyBefore(other Interval) bool {
-	return i.Before(other) == Yes
+	return i.IsBefore(other) == Yes
 }
 
 // Certainty is the answer to a question about uncertain times.
