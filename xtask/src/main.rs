@@ -21,6 +21,7 @@ mod debian;
 mod driver_test;
 mod fuzz;
 mod fuzz_host;
+mod go_bindings;
 mod guest_test;
 mod project;
 mod shell;

@@ -1,0 +1,3 @@
+module github.com/vmclock/vmclock/bindings/go
+
+go 1.19
