@@ -133,8 +133,7 @@ impl Kernels {
         let all = archive.newest(FLAVOUR, &KERNEL)?;
         let (chosen, mut remarks) = choose(archive.newest(FLAVOUR, &needed)?, &all);
         let mut ours = Vec::new();
-        // Only one kernel of our own is built: of the newest source.
-        for release in chosen.iter().take(if options.kasan { 1 } else { chosen.len() }) {
+        for release in &chosen {
             ours.push((Kernel::fetch(cache, release)?, Source::fetch(cache, release, "")?));
         }
         let with_arm64 = options.only.is_empty() || options.only.iter().any(|word| ARM64.contains(word.as_str()));
@@ -213,11 +212,15 @@ fn with_ours(
     costs: Costs,
 ) -> Result<Cmd> {
     let workshop = kernels.workshop.as_ref().context("no compilers")?;
-    if let (true, [(_, source), ..]) = (options.kasan, ours) {
-        let watched = source.watched(cache, project, workshop)?;
-        let module = watched.tree.build_driver(project, workshop)?;
-        harness = harness.args(["--kernel", "kasan"]).arg(watched.image).arg(watched.driver);
-        return Ok(harness.args(["--rust-driver", "kasan"]).arg(module).arg("--kasan"));
+    if options.kasan {
+        for (_, source) in ours {
+            let watched = source.watched(cache, project, workshop)?;
+            let module = watched.tree.build_driver(project, workshop)?;
+            let name = watched.tree.name();
+            harness = harness.args(["--kernel", name]).arg(&watched.image).arg(&watched.driver);
+            harness = harness.args(["--rust-driver", name]).arg(module);
+        }
+        return Ok(harness.arg("--kasan"));
     }
     for (kernel, source) in ours {
         let module = source.stock(cache, workshop)?.build_driver(project, workshop)?;

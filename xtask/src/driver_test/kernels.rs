@@ -108,6 +108,7 @@ impl Source {
         let script = format!(
             "{}\n{WATCHED_MAKE} tinyconfig\nscripts/kconfig/merge_config.sh -m .config /mnt/config/small.config /mnt/config/watched.config\n\
              {WATCHED_MAKE} olddefconfig\ngrep -q ^CONFIG_RUST=y .config && grep -q ^CONFIG_KASAN=y .config && grep -q ^CONFIG_PROVE_LOCKING=y .config\n\
+             grep -q ^CONFIG_FAILSLAB=y .config && grep -q ^CONFIG_FAULT_INJECTION_STACKTRACE_FILTER=y .config && grep -q ^CONFIG_PM_DEBUG=y .config\n\
              {WATCHED_MAKE} bzImage modules\nxz --check=crc32 --keep --force drivers/ptp/ptp_vmclock.ko",
             self.unpack("--exclude='*/Documentation/*/*'")
         );
@@ -168,6 +169,10 @@ impl Source {
 }
 
 impl BuildTree {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The driver as a module for this kernel, compressed as Debian's are.
     pub(super) fn build_driver(&self, project: &Project, workshop: &Workshop) -> Result<PathBuf> {
         let build = project.target(format!("driver/{}", self.name));
