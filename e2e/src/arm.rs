@@ -67,7 +67,7 @@ pub(crate) const OTHER_NODES: [OtherNode; 8] = [
     OtherNode {
         name: SHORT,
         ranges: &[REGION + 6 * PAGE, SHORT_LEN],
-        page: Some(|page| page.size = SHORT_LEN as u32),
+        page: Some(|page| page.size = 0x58),
         says: "registered PTP clock",
     },
     OtherNode {

@@ -18,6 +18,7 @@ mod abi_header;
 mod bench;
 mod cache;
 mod debian;
+mod dkms;
 mod driver_test;
 mod fuzz;
 mod fuzz_host;
@@ -50,6 +51,7 @@ enum Verb {
     Bench(bench::Options),
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
+    Dkms(dkms::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::run(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
+        Verb::Dkms(options) => dkms::run(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

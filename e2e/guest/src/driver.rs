@@ -16,7 +16,6 @@ use anyhow::{bail, ensure, Context, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::mm::{mmap, mprotect, munmap, MapFlags, MprotectFlags, ProtFlags};
-use rustix::mount::{mount, MountFlags};
 use rustix::net::netlink::{SocketAddrNetlink, KOBJECT_UEVENT};
 use rustix::net::{bind, recv, socket, AddressFamily, RecvFlags, SocketType};
 use serde_json::{json, Value};
@@ -24,7 +23,7 @@ use vmclock::vmclock_core::abi::{Snapshot, MAGIC, STRUCTURE_LEN};
 use vmclock::vmclock_core::counter;
 use vmclock::{Loss, Notice, VmClock, DEFAULT_PATH};
 
-use crate::{ptp, trace};
+use crate::{fault, ptp, trace};
 
 /// Where the harness puts our driver into the initramfs.
 const OURS: &str = "/ptp_vmclock_rust.ko.xz";
@@ -75,6 +74,10 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
         ["churn", driver, cycles] => churn(driver, cycles.parse()?),
         ["other-counter"] => other_counter(),
         ["leaks"] => leaks(),
+        ["fail-binding", driver] => fault::each_allocation(|| bind_only(driver), unbind),
+        ["fail", "all"] => fault::all_allocations(true),
+        ["fail", "none"] => fault::all_allocations(false),
+        ["suspend"] => fault::suspend(),
         other => bail!("the guest does not know the words {other:?} of a driver"),
     }
 }
@@ -150,6 +153,7 @@ pub(crate) fn name(errno: Errno) -> String {
         (Errno::FAULT, "EFAULT"),
         (Errno::PERM, "EPERM"),
         (Errno::NODATA, "ENODATA"),
+        (Errno::NOMEM, "ENOMEM"),
     ];
     let found = known.into_iter().find(|(known, _)| *known == errno);
     found.map_or_else(|| format!("error {}", errno.raw_os_error()), |(_, name)| name.to_owned())
@@ -546,17 +550,14 @@ fn other_counter() -> Result<Value> {
 
 /// What the kernel has allocated, and nobody refers to any more, in its own words: of a kernel that can tell.
 fn leaks() -> Result<Value> {
-    const FOLDER: &str = "/sys/kernel/debug";
-    let file = format!("{FOLDER}/kmemleak");
-    if !fs::exists(&file)? {
-        mount("debugfs", FOLDER, "debugfs", MountFlags::empty(), None).context("cannot mount debugfs")?;
-    }
+    let file = "/sys/kernel/debug/kmemleak";
+    fault::mount_debugfs()?;
     // What is younger than five seconds is not reported.
     thread::sleep(Duration::from_secs(6));
     for _ in 0..2 {
-        fs::write(&file, "scan").with_context(|| format!("cannot write {file}"))?;
+        fs::write(file, "scan").with_context(|| format!("cannot write {file}"))?;
     }
-    Ok(fs::read_to_string(&file)?.into())
+    Ok(fs::read_to_string(file)?.into())
 }
 
 /// For `clock_settime` on a clock that is a file.

@@ -12,6 +12,7 @@
 //! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
 //! | [`driver`] | which driver has the device, what it allows, what it costs |
 //! | [`refused`] | other devices like the clock's, which our driver takes or not |
+//! | [`fault`] | a kernel in which allocations fail on demand |
 //! | [`trace`] | what the kernel traces of the drivers' work |
 //! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
 //! | [`command`] | the `vmclock` command, run in here |
@@ -19,6 +20,7 @@
 mod boot;
 mod command;
 mod driver;
+mod fault;
 mod notify;
 mod observe;
 mod page;

@@ -387,6 +387,14 @@ fn behave(guest: &mut Guest, table: &mut Vec<Row>) -> Result<String> {
     Ok(format!("{} behaviours, the same in {}, on purpose different in {better}", table.len(), table.len() - better))
 }
 
+/// Two times that Linux's own driver gets wrong: before the reference time, and with a shift that means nothing.
+pub(super) fn times_that_were_wrong(lab: &Lab, machine: Machine) -> Result<(Machine, [String; 2])> {
+    let mut guest = Guest { lab, machine, driver: Driver::Linux };
+    let times = [guest.with_page(ahead, Guest::time), guest.with_page(meaningless, Guest::time)];
+    let [before, shift] = times.map(|time| time.map_err(|error| guest.machine.explain(error)));
+    Ok((guest.machine, [before?, shift?]))
+}
+
 /// A page without a counter gets one.
 fn late_counter(guest: &mut Guest) -> Result<String> {
     let driver = guest.driver;
@@ -473,6 +481,8 @@ fn attributes_of(guest: &mut Guest, page: &Snapshot) -> Result<String> {
 }
 
 fn uevents(guest: &mut Guest) -> Result<String> {
+    // An interrupt is had only by who is bound to a page that notifies.
+    guest.bind(guest.driver)?;
     guest.machine.ask("driver listen")?;
     let mut told = Vec::new();
     for (what, count) in [("migrate", 1), ("clone", 2)] {
