@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What sysfs has of the clock: `/sys/class/misc/vmclockN/*`, for everyone to read.
+//! What sysfs has of the clock: `/sys/class/misc/vmclockN/*`, for everyone to read. Nobody waits here: while the page is being updated, it
+//! is as it was before.
 
 use core::fmt::{Display, Write};
 
@@ -12,11 +13,11 @@ use crate::upstream::sysfs::{self, Text};
 
 sysfs::attributes! {
     ATTRIBUTES of CharDevice {
-        c"marker": |device, text| hexadecimal(text, Some(device.page()?.disruption_marker)),
-        c"generation": |device, text| hexadecimal(text, device.page()?.generation()),
-        c"status": |device, text| line(text, Some(device.page()?.clock_status)),
-        c"tai_offset": |device, text| line(text, device.page()?.tai_offset().map(TaiOffset::page_field)),
-        c"time_type": |device, text| line(text, Some(device.page()?.time_type)),
+        c"marker": |device, text| hexadecimal(text, Some(device.0.attributes()?.disruption_marker)),
+        c"generation": |device, text| hexadecimal(text, device.0.attributes()?.generation()),
+        c"status": |device, text| line(text, Some(device.0.attributes()?.clock_status)),
+        c"tai_offset": |device, text| line(text, device.0.attributes()?.tai_offset().map(TaiOffset::page_field)),
+        c"time_type": |device, text| line(text, Some(device.0.attributes()?.time_type)),
     }
 }
 

@@ -9,30 +9,28 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use vmclock_core::abi::Snapshot;
+use vmclock_core::abi::Words;
 
 use crate::attributes::ATTRIBUTES;
-use crate::clock::{read_timeout, timed_out, Clock};
+use crate::clock::{patiently, some_attempts, Clock};
+use crate::device::Device;
 use crate::upstream::miscdevice::{MiscDevice, NewArea, UserBuffer, Waiter};
 use crate::upstream::sysfs::Groups;
 
-/// A sequence count that no page has.
-const NEVER_READ: u64 = u64::MAX;
-
 /// The clock as a device node.
-pub(crate) struct CharDevice(pub(crate) Arc<Clock>);
-
-impl CharDevice {
-    pub(crate) fn page(&self) -> Result<Snapshot> {
-        self.0.snapshot()
-    }
-}
+pub(crate) struct CharDevice(pub(crate) Arc<Device>);
 
 /// An open file.
 pub(crate) struct OpenFile {
     clock: Arc<Clock>,
-    /// The sequence count of what was last read from it.
-    seen: Atomic<u64>,
+    /// What was last read from it.
+    seen: Seen,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.clock.closed();
+    }
 }
 
 impl MiscDevice for CharDevice {
@@ -41,7 +39,11 @@ impl MiscDevice for CharDevice {
     const ATTRIBUTES: &'static Groups<Self> = &ATTRIBUTES;
 
     fn open(&self) -> Result<OpenFile> {
-        Ok(OpenFile { clock: self.0.clone(), seen: Atomic::new(NEVER_READ) })
+        let clock = self.0.clock.clone();
+        clock.opened();
+        let file = OpenFile { clock, seen: Seen::nothing() };
+        self.0.awaited();
+        Ok(file)
     }
 
     fn read(file: &OpenFile, to: &UserBuffer) -> Result<usize> {
@@ -55,11 +57,13 @@ impl MiscDevice for CharDevice {
         }
         let (from, left) = clock.region().bytes_from(position).ok_or(EINVAL)?;
         let count = to.len().min(PAGE_SIZE - position).min(left);
-        // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
-        let copy = || unsafe { to.copy(from, count) };
-        let (words, copied) = clock.page().words_with(copy, read_timeout()).map_err(timed_out)?;
+        let (words, copied) = patiently(|| {
+            // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
+            let copy = || unsafe { to.copy(from, count) };
+            clock.page().words_with(copy, some_attempts()).map_err(|_| EAGAIN)
+        })?;
         copied?;
-        file.seen.store(words.seq_count.into(), Relaxed);
+        file.seen.note(&words);
         Ok(count)
     }
 
@@ -70,8 +74,13 @@ impl MiscDevice for CharDevice {
         if !area.vma().readable() || area.vma().writable() {
             return Err(EROFS);
         }
-        // Nor may mprotect(2) make it writable later.
+        // As of a file system without programs.
+        if area.vma().executable() {
+            return Err(EPERM);
+        }
+        // Nor may mprotect(2) change that later.
         area.vma().try_clear_maywrite()?;
+        area.vma().try_clear_mayexec()?;
         if area.len() != PAGE_SIZE || area.offset() != 0 {
             return Err(EINVAL);
         }
@@ -87,12 +96,39 @@ impl MiscDevice for CharDevice {
         if clock.is_gone() {
             return bindings::POLLHUP | bindings::POLLERR;
         }
-        match clock.page().snapshot(|| false) {
+        match clock.page().words_with(|| (), || false) {
             // There will be no notification: whoever waits would do so for ever.
-            Ok(page) if !clock.notifies(&page) => bindings::POLLHUP,
-            Ok(page) if u64::from(page.seq_count) == file.seen.load(Relaxed) => 0,
+            Ok((words, ())) if !clock.notifies(&words.decode()) => bindings::POLLHUP,
+            Ok((words, ())) if file.seen.is(&words) => 0,
             // Something new, or about to be.
             _ => bindings::POLLIN | bindings::POLLRDNORM,
         }
+    }
+}
+
+/// What of a page was seen last: sequence count, marker and generation. The count alone would not do: where a machine is restored, it
+/// may be the same by chance.
+pub(crate) struct Seen([Atomic<u64>; 3]);
+
+impl Seen {
+    /// No page is like this.
+    pub(crate) fn nothing() -> Self {
+        Self([Atomic::new(u64::MAX), Atomic::new(0), Atomic::new(0)])
+    }
+
+    pub(crate) fn note(&self, words: &Words) {
+        for (place, value) in self.0.iter().zip(Self::of(words)) {
+            place.store(value, Relaxed);
+        }
+    }
+
+    /// What two threads note at the same time may be mixed, and is then like no page.
+    pub(crate) fn is(&self, words: &Words) -> bool {
+        self.0.iter().zip(Self::of(words)).all(|(place, value)| place.load(Relaxed) == value)
+    }
+
+    fn of(words: &Words) -> [u64; 3] {
+        let [marker, .., generation] = words.changing;
+        [words.seq_count.into(), marker, generation]
     }
 }

@@ -2,24 +2,33 @@
 //! The page as everyone here reads it. It lives as long as the last open file, longer than the device is bound.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{AtomicFlag, Relaxed};
+use kernel::sync::atomic::{Atomic, AtomicFlag, Relaxed};
 use kernel::sync::poll::PollCondVar;
+use kernel::sync::{new_mutex, Mutex};
+use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Instant, Monotonic};
 use vmclock_core::abi::Snapshot;
-use vmclock_core::page::{Busy, Page};
+use vmclock_core::page::Page;
 
 use crate::region::Region;
 
 /// How long an update may take before a program's read fails.
 const READ_TIMEOUT: Delta = Delta::from_millis(100);
-/// The same for our own work, which can poll again.
-const POLL_TIMEOUT: Delta = Delta::from_millis(1);
+/// How often a page is read again before anyone sleeps: an update takes less, unless whoever publishes has lost its CPU.
+const ATTEMPTS: u32 = 50;
+/// How long one sleeps then, in microseconds; each time twice as long, up to the longest.
+const PAUSES: [i64; 2] = [20, 5_000];
 
 #[pin_data]
 pub(crate) struct Clock {
     region: Region,
     is_gone: AtomicFlag,
-    is_told: AtomicFlag,
+    is_notified: AtomicFlag,
+    /// How many files of the device node are open.
+    files: Atomic<u32>,
+    /// The last snapshot of the page.
+    #[pin]
+    last: Mutex<Option<Snapshot>>,
     /// Woken at each update, and when the device goes.
     #[pin]
     pub(crate) updates: PollCondVar,
@@ -30,7 +39,9 @@ impl Clock {
         pin_init!(Self {
             region,
             is_gone: AtomicFlag::new(false),
-            is_told: AtomicFlag::new(false),
+            is_notified: AtomicFlag::new(false),
+            files: Atomic::new(0),
+            last <- new_mutex!(None),
             updates <- kernel::new_poll_condvar!("vmclock::updates"),
         })
     }
@@ -43,24 +54,47 @@ impl Clock {
         self.region.page()
     }
 
-    /// A consistent copy of the structure.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
-        self.page().snapshot(read_timeout()).map_err(timed_out)
+    /// A consistent copy of the structure with whatever size it states, unless an update is in progress.
+    pub(crate) fn peek_whole(&self) -> Option<Snapshot> {
+        self.page().snapshot(some_attempts()).ok()
     }
 
-    /// The same, unless an update is in progress that takes a while.
-    pub(crate) fn poll(&self) -> Option<Snapshot> {
-        self.page().snapshot(waiting(POLL_TIMEOUT)).ok()
+    /// The same, without what is not in the region.
+    pub(crate) fn peek(&self) -> Option<Snapshot> {
+        self.peek_whole().map(|page| self.region.clipped(page))
+    }
+
+    /// The last snapshot that anyone noted.
+    pub(crate) fn last(&self) -> Option<Snapshot> {
+        *self.last.lock()
+    }
+
+    /// Notes a snapshot, and gives the one before it.
+    pub(crate) fn note(&self, page: &Snapshot) -> Option<Snapshot> {
+        self.last.lock().replace(*page)
     }
 
     /// There is a way to be notified of updates, if the hypervisor notifies.
-    pub(crate) fn will_be_told(&self) {
-        self.is_told.store(true, Relaxed);
+    pub(crate) fn will_be_notified(&self) {
+        self.is_notified.store(true, Relaxed);
     }
 
     /// Whether updates of this page are notified: the page must state it, and the machine have a way.
     pub(crate) fn notifies(&self, page: &Snapshot) -> bool {
-        page.notifies() && self.is_told.load(Relaxed)
+        page.notifies() && self.is_notified.load(Relaxed)
+    }
+
+    /// A file of the device node was opened.
+    pub(crate) fn opened(&self) {
+        self.files.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.files.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.files.load(Relaxed) != 0
     }
 
     /// Nothing more comes of it: the device was unbound.
@@ -74,17 +108,39 @@ impl Clock {
     }
 }
 
-/// Yes for as long as a program waits for an update.
-pub(crate) fn read_timeout() -> impl FnMut() -> bool {
-    waiting(READ_TIMEOUT)
+/// Yes for as long as an update takes: for a moment.
+#[inline]
+pub(crate) fn some_attempts() -> impl FnMut() -> bool {
+    let mut left = ATTEMPTS;
+    move || {
+        left = left.saturating_sub(1);
+        left != 0
+    }
 }
 
-/// The time is not looked at unless there is something to wait for.
-fn waiting(limit: Delta) -> impl FnMut() -> bool {
-    let mut begin = None;
-    move || begin.get_or_insert_with(Instant::<Monotonic>::now).elapsed() < limit
+/// Does again what gives `EAGAIN`, as it does while an update is in progress, and sleeps in between.
+#[inline]
+pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    match attempt() {
+        Err(error) if error == EAGAIN => again(attempt),
+        result => result,
+    }
 }
 
-pub(crate) fn timed_out(_: Busy) -> Error {
-    ETIMEDOUT
+#[cold]
+fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let begin = Instant::<Monotonic>::now();
+    let [mut pause, longest] = PAUSES;
+    while begin.elapsed() < READ_TIMEOUT {
+        if kernel::current!().signal_pending() {
+            return Err(EINTR);
+        }
+        fsleep(Delta::from_micros(pause));
+        pause = (2 * pause).min(longest);
+        match attempt() {
+            Err(error) if error == EAGAIN => {}
+            result => return result,
+        }
+    }
+    Err(ETIMEDOUT)
 }

@@ -51,8 +51,16 @@ pub(crate) use acpi_device_table;
 
 /// What is done on an interrupt.
 pub(crate) trait Interrupted: Send + Sync + 'static {
-    /// Called in interrupt context: it must not sleep.
-    fn interrupted(&self);
+    /// Called in interrupt context: it must not sleep. Whether the interrupt was its device's: others may share it.
+    fn interrupted(&self) -> bool;
+}
+
+fn answer(is_ours: bool) -> IrqReturn {
+    if is_ours {
+        IrqReturn::Handled
+    } else {
+        IrqReturn::None
+    }
 }
 
 /// An [`Interrupted`] as the kernel's handler.
@@ -61,14 +69,12 @@ pub(crate) struct Handler<T>(T);
 impl<T: Interrupted> kernel::irq::Handler for Handler<T> {
     #[cfg(linux_7_3)]
     fn handle(&self) -> IrqReturn {
-        self.0.interrupted();
-        IrqReturn::Handled
+        answer(self.0.interrupted())
     }
 
     #[cfg(not(linux_7_3))]
     fn handle(&self, _dev: &kernel::device::Device<kernel::device::Bound>) -> IrqReturn {
-        self.0.interrupted();
-        IrqReturn::Handled
+        answer(self.0.interrupted())
     }
 }
 

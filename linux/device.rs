@@ -4,26 +4,35 @@
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::aref::ARef;
-use kernel::sync::{new_mutex, Arc, Mutex};
+use kernel::sync::atomic::{AtomicFlag, Relaxed};
+use kernel::sync::{new_mutex, Arc, ArcBorrow, Mutex};
+use kernel::time::{Delta, Instant, Monotonic};
 use vmclock_core::abi::Snapshot;
-use vmclock_core::event::{changes, Event};
+use vmclock_core::event::Epoch;
 use vmclock_core::tai::TaiOffset;
 
-use crate::chardev::CharDevice;
+use crate::chardev::{CharDevice, Seen};
 use crate::clock::Clock;
 use crate::ptp::VmClock;
 use crate::region::Region;
 use crate::upstream::bindings::{vmclock_rust_index_get, vmclock_rust_index_put};
-use crate::upstream::workqueue::{DelayedWork, Worker};
+use crate::upstream::workqueue::{new_delayed_work, DelayedWork, Timer, Worker};
 use crate::upstream::{miscdevice, ptp};
 
 type Node = Pin<KBox<miscdevice::Registration<CharDevice>>>;
 type PtpClock = Pin<KBox<ptp::Registration<VmClock>>>;
 
-/// How often a page that does not notify is polled, in milliseconds.
-const POLL: u32 = 1_000;
-/// When a page that was in the middle of an update is polled again, in milliseconds.
-const POLL_AGAIN: u32 = 100;
+/// How soon a page that does not notify is polled, if somebody waits for it; then after twice as long, and so on. In milliseconds.
+const FIRST_POLL: u32 = 1_000;
+/// The longest of these pauses while a file is open.
+const LONGEST_POLL: u32 = 32_000;
+/// Without one it is the last: a page that may still become a clock has had 17 minutes.
+const LAST_POLL: u32 = 512_000;
+/// How soon it is tried again to show or announce what could not be; then after twice as long, up to the longest.
+const FIRST_RETRY: u32 = 100;
+const LONGEST_RETRY: u32 = 25_600;
+/// How often it is logged at most that something cannot be shown.
+const COMPLAINTS: Delta = Delta::from_secs(60);
 
 #[pin_data]
 pub(crate) struct Device {
@@ -31,10 +40,18 @@ pub(crate) struct Device {
     pub(crate) clock: Arc<Clock>,
     name: CString,
     index: Index,
+    /// What the interrupt's handler saw last.
+    handled: Seen,
+    /// Somebody waits for the page from now on.
+    is_awaited: AtomicFlag,
     #[pin]
     shown: Mutex<Shown>,
+    /// What is to be done now, and what must be done again as it failed.
     #[pin]
     work: DelayedWork,
+    /// Polls the page.
+    #[pin]
+    poll: DelayedWork,
 }
 
 /// What userspace sees.
@@ -43,8 +60,13 @@ struct Shown {
     is_over: bool,
     node: Option<Node>,
     ptp: Option<PtpClock>,
-    /// The last snapshot of the page; none before the first that was not in the middle of an update.
-    last: Option<Snapshot>,
+    /// What was last announced; none before the first snapshot that was not in the middle of an update.
+    announced: Option<Epoch>,
+    /// The next pause until the page is polled.
+    poll: u32,
+    /// The next pause until something that failed is tried again.
+    retry: u32,
+    complained: Option<Instant<Monotonic>>,
 }
 
 impl Device {
@@ -53,29 +75,42 @@ impl Device {
         let index = Index::next()?;
         let name = CString::try_from_fmt(fmt!("vmclock{}", index.0))?;
         let clock = Arc::pin_init(Clock::new(region), GFP_KERNEL)?;
+        let shown = Shown {
+            is_over: false,
+            node: None,
+            ptp: None,
+            announced: None,
+            poll: FIRST_POLL,
+            retry: FIRST_RETRY,
+            complained: None,
+        };
         Arc::pin_init(
             try_pin_init!(Self {
                 parent: dev.into(),
                 clock,
                 name,
                 index,
-                shown <- new_mutex!(Shown { is_over: false, node: None, ptp: None, last: None }),
+                handled: Seen::nothing(),
+                is_awaited: AtomicFlag::new(false),
+                shown <- new_mutex!(shown),
                 // SAFETY: it is this field, and `leave` cancels it.
-                work <- unsafe { DelayedWork::new::<Self>() },
+                work <- unsafe { new_delayed_work!(Self, 0, Timer::Exact, "vmclock::work") },
+                // SAFETY: it is this field, and `leave` cancels it.
+                poll <- unsafe { new_delayed_work!(Self, 1, Timer::Deferrable, "vmclock::poll") },
             }),
             GFP_KERNEL,
         )
     }
 
     /// Shows userspace what there is to show, if this is a page. One whose update does not end may become one.
-    pub(crate) fn begin(&self) -> Result {
+    pub(crate) fn begin(self: ArcBorrow<'_, Self>) -> Result {
         let mut shown = self.shown.lock();
         // A notification may have been first.
         if shown.is_over {
             return Err(EINVAL);
         }
-        if shown.last.is_none() {
-            match self.clock.snapshot() {
+        if shown.announced.is_none() {
+            match crate::clock::patiently(|| self.clock.peek_whole().ok_or(EAGAIN)) {
                 Ok(page) => self.show(&mut shown, &page)?,
                 Err(_) => {
                     let sequence = self.clock.page().sequence();
@@ -91,8 +126,8 @@ impl Device {
         Ok(())
     }
 
-    /// The first snapshot of the page: shows all that it has, or nothing.
-    fn show(&self, shown: &mut Shown, page: &Snapshot) -> Result {
+    /// Whether this is a page that we know.
+    fn check(&self, page: &Snapshot) -> Result {
         let dev: &kernel::device::Device = &self.parent;
         let len = self.clock.region().len();
         if let Err(error) = page.validate(len) {
@@ -107,64 +142,174 @@ impl Device {
             let (wrong, right) = (page.tai_offset_sec, page.tai_offset().map_or(0, TaiOffset::page_field));
             dev_warn!(dev, "the TAI offset on the page is +{wrong} s, the wrong sign; taken as {right} s\n");
         }
-        let node = if page.size as usize >= kernel::page::PAGE_SIZE {
+        Ok(())
+    }
+
+    /// Shows and announces what userspace does not have yet. What fails does not keep the rest from being done, and is left for the next time.
+    fn show(self: ArcBorrow<'_, Self>, shown: &mut Shown, page: &Snapshot) -> Result {
+        let is_first = shown.announced.is_none();
+        if is_first {
+            self.check(page)?;
+        }
+        let page = &self.clock.region().clipped(*page);
+        self.clock.note(page);
+        let announced = self.announce_changes(shown, page);
+        let had = (shown.node.is_some(), shown.ptp.is_some());
+        let node = self.show_node(shown, page);
+        let ptp = self.show_ptp(shown, page);
+        let what = match (shown.node.is_some() && !had.0, shown.ptp.is_some() && !had.1) {
+            (false, false) => "nothing yet: too short to be mapped, and without time",
+            (true, false) => "device node",
+            (false, true) => "PTP clock",
+            (true, true) => "device node, PTP clock",
+        };
+        if had != (shown.node.is_some(), shown.ptp.is_some()) || (is_first && node.is_ok() && ptp.is_ok()) {
+            dev_info!(&*self.parent, "{}: registered {what}\n", &*self.name);
+        }
+        announced.and(node).and(ptp)
+    }
+
+    /// The device node, where the page is long enough to be mapped.
+    fn show_node(self: ArcBorrow<'_, Self>, shown: &mut Shown, page: &Snapshot) -> Result {
+        if shown.node.is_none() && page.size as usize >= kernel::page::PAGE_SIZE {
             let name = CString::try_from_fmt(fmt!("vmclock{}", self.index.0))?;
             let mode = crate::compat::value(&crate::module_parameters::mode);
-            let node = miscdevice::Registration::new(dev, name, mode, CharDevice(self.clock.clone()));
-            Some(KBox::pin_init(node, GFP_KERNEL)?)
+            let node = miscdevice::Registration::new(&self.parent, name, mode, CharDevice(self.into()));
+            shown.node = Some(KBox::pin_init(node, GFP_KERNEL)?);
+        }
+        Ok(())
+    }
+
+    /// The PTP clock. It appears as soon as the page can give the time, and stays: while it cannot, reading it fails.
+    fn show_ptp(&self, shown: &mut Shown, page: &Snapshot) -> Result {
+        if shown.ptp.is_none() && VmClock::can_be_of(page) {
+            let ptp = ptp::Registration::new(&self.parent, &self.name, VmClock::new(self.clock.clone()));
+            shown.ptp = Some(KBox::pin_init(ptp, GFP_KERNEL)?);
+        }
+        Ok(())
+    }
+
+    /// Notifies userspace that the counter was disrupted, and that the machine was restored, since that was last done.
+    fn announce_changes(&self, shown: &mut Shown, page: &Snapshot) -> Result {
+        let now = Epoch::of(page);
+        // Before there is a node there is nothing to hear it of.
+        let (Some(announced), Some(node)) = (&mut shown.announced, &shown.node) else {
+            shown.announced = Some(now);
+            return Ok(());
+        };
+        let disrupted = if announced.disruption_marker == now.disruption_marker {
+            Ok(())
         } else {
-            None
+            Self::announce(node, c"VMCLOCK_EVENT=disrupted", &now)
+                .inspect(|()| announced.disruption_marker = now.disruption_marker)
         };
-        let ptp = self.time_of(page)?;
-        let what = match (&node, &ptp) {
-            (None, None) => "nothing yet: too short to be mapped, and without time",
-            (Some(_), None) => "device node",
-            (None, Some(_)) => "PTP clock",
-            (Some(_), Some(_)) => "device node, PTP clock",
-        };
-        dev_info!(dev, "{}: registered {what}\n", &*self.name);
-        (shown.node, shown.ptp, shown.last) = (node, ptp, Some(*page));
-        Ok(())
-    }
-
-    /// The PTP clock of a page, if it can give the time.
-    fn time_of(&self, page: &Snapshot) -> Result<Option<PtpClock>> {
-        if !VmClock::can_be_of(page) {
-            return Ok(None);
-        }
-        let ptp = ptp::Registration::new(&self.parent, &self.name, VmClock::new(self.clock.clone()));
-        Ok(Some(KBox::pin_init(ptp, GFP_KERNEL)?))
-    }
-
-    /// A later snapshot: shows what is new.
-    fn show_changes(&self, shown: &mut Shown, last: &Snapshot, page: &Snapshot) -> Result {
-        // It appears as soon as the page can give the time, and stays: while it cannot, reading it fails.
-        if shown.ptp.is_none() {
-            shown.ptp = self.time_of(page)?;
-        }
-        let Some(node) = &shown.node else { return Ok(()) };
-        for event in changes(last, page) {
-            match event {
-                Event::Disrupted { .. } => Self::announce(node, c"VMCLOCK_EVENT=disrupted", page)?,
-                Event::Restored { .. } => Self::announce(node, c"VMCLOCK_EVENT=restored", page)?,
-                _ => {}
+        let restored = match (announced.generation, now.generation) {
+            (Some(from), Some(to)) if from != to => {
+                Self::announce(node, c"VMCLOCK_EVENT=restored", &now).inspect(|()| announced.generation = now.generation)
             }
-        }
-        Ok(())
+            (None, Some(_)) => {
+                announced.generation = now.generation;
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        disrupted.and(restored)
     }
 
-    /// Notifies userspace that the counter was disrupted, or that the machine was restored.
-    fn announce(node: &Node, event: &CStr, page: &Snapshot) -> Result {
-        let marker = CString::try_from_fmt(fmt!("VMCLOCK_MARKER={:#018x}", page.disruption_marker))?;
-        let Some(generation) = page.generation() else { return node.announce(&[event, &*marker]) };
+    fn announce(node: &Node, event: &CStr, now: &Epoch) -> Result {
+        let marker = CString::try_from_fmt(fmt!("VMCLOCK_MARKER={:#018x}", now.disruption_marker))?;
+        let Some(generation) = now.generation else { return node.announce(&[event, &*marker]) };
         let generation = CString::try_from_fmt(fmt!("VMCLOCK_GENERATION={generation:#018x}"))?;
         node.announce(&[event, &*marker, &*generation])
+    }
+
+    /// The page for its attributes: as it is now or, while it is being updated, as it was last.
+    pub(crate) fn attributes(&self) -> Result<Snapshot> {
+        let Some(page) = self.clock.peek() else { return self.clock.last().ok_or(EAGAIN) };
+        let last = self.clock.note(&page);
+        if last.is_some_and(|last| Epoch::of(&last) != Epoch::of(&page)) {
+            self.work.queue();
+        }
+        Ok(page)
     }
 
     /// The page was updated. From any context.
     pub(crate) fn updated(&self) {
         self.clock.updates.notify_all();
         self.work.queue();
+    }
+
+    /// There was an interrupt. Whether it was ours: the page was updated since the last one, or is being updated.
+    pub(crate) fn interrupted(&self) -> bool {
+        if let Ok((words, ())) = self.clock.page().words_with(|| (), || false) {
+            if self.handled.is(&words) {
+                return false;
+            }
+            self.handled.note(&words);
+        }
+        self.updated();
+        true
+    }
+
+    /// The machine slept, and nobody knows where it woke up.
+    pub(crate) fn resumed(&self) {
+        self.is_awaited.store(true, Relaxed);
+        self.updated();
+    }
+
+    /// Somebody waits for the page: it is polled soon.
+    pub(crate) fn awaited(&self) {
+        self.is_awaited.store(true, Relaxed);
+        self.work.queue();
+    }
+
+    fn look(self: ArcBorrow<'_, Self>) {
+        let mut shown = self.shown.lock();
+        if shown.is_over {
+            return;
+        }
+        if self.is_awaited.xchg(false, Relaxed) {
+            shown.poll = FIRST_POLL;
+        }
+        // Whoever publishes may be dead in the middle of an update, and be replaced.
+        let Some(page) = self.clock.peek_whole() else { return self.poll_later(&mut shown) };
+        match self.show(&mut shown, &page) {
+            Ok(()) => shown.retry = FIRST_RETRY,
+            // It has logged why, and the device is no clock.
+            Err(_) if shown.announced.is_none() => {
+                shown.is_over = true;
+                return;
+            }
+            Err(error) => {
+                self.complain(&mut shown, error);
+                self.work.queue_after(shown.retry);
+                shown.retry = (2 * shown.retry).min(LONGEST_RETRY);
+            }
+        }
+        let may_become_more = shown.ptp.is_none();
+        if !self.clock.notifies(&page) && (may_become_more || self.clock.is_open()) {
+            self.poll_later(&mut shown);
+        }
+    }
+
+    /// Polls the page again after a pause, each time a longer one; without an open file there is a last time.
+    fn poll_later(&self, shown: &mut Shown) {
+        let longest = if self.clock.is_open() { LONGEST_POLL } else { LAST_POLL };
+        if shown.poll > LAST_POLL && longest == LAST_POLL {
+            if shown.announced.is_none() {
+                dev_warn!(&*self.parent, "the update of the page does not end: bind the device again when it has\n");
+            }
+            return;
+        }
+        self.poll.queue_after(shown.poll.min(longest));
+        shown.poll = (2 * shown.poll).min(2 * LAST_POLL);
+    }
+
+    fn complain(&self, shown: &mut Shown, error: Error) {
+        if shown.complained.is_none_or(|last| last.elapsed() > COMPLAINTS) {
+            shown.complained = Some(Instant::now());
+            dev_err!(&*self.parent, "{}: cannot show all of the page, will try again: {error:?}\n", &*self.name);
+        }
     }
 
     /// Takes everything away that userspace sees.
@@ -175,38 +320,34 @@ impl Device {
             shown.is_over = true;
             (shown.node.take(), shown.ptp.take())
         };
-        self.work.cancel();
+        // Whoever opens the node, or shows its attributes, has work done.
         drop((node, ptp));
+        self.work.cancel();
+        self.poll.cancel();
     }
 }
 
-// SAFETY: `work` is the field.
-unsafe impl Worker for Device {
-    unsafe fn from_work<'a>(work: *mut DelayedWork) -> &'a Self {
-        // SAFETY: as the caller says.
-        unsafe { &*kernel::container_of!(work, Self, work) }
+// SAFETY: the field is `work`.
+unsafe impl Worker<0> for Device {
+    unsafe fn from_work<'a>(work: *mut DelayedWork) -> ArcBorrow<'a, Self> {
+        // SAFETY: as the caller says; a device is always in an `Arc`.
+        unsafe { ArcBorrow::from_raw(kernel::container_of!(work, Self, work)) }
     }
 
-    fn run(&self) {
-        let mut shown = self.shown.lock();
-        if shown.is_over {
-            return;
-        }
-        // Whoever publishes may be dead in the middle of an update, and be replaced.
-        let Some(page) = self.clock.poll() else { return self.work.queue_after(POLL_AGAIN) };
-        match shown.last {
-            // If it fails it has logged why, and the device is no clock.
-            None => shown.is_over = self.show(&mut shown, &page).is_err(),
-            Some(last) => {
-                if let Err(error) = self.show_changes(&mut shown, &last, &page) {
-                    dev_err!(&*self.parent, "{}: an update of the page cannot be shown: {error:?}\n", &*self.name);
-                }
-                shown.last = Some(page);
-            }
-        }
-        if !shown.is_over && !self.clock.notifies(&page) {
-            self.work.queue_after(POLL);
-        }
+    fn run(device: ArcBorrow<'_, Self>) {
+        device.look();
+    }
+}
+
+// SAFETY: the field is `poll`.
+unsafe impl Worker<1> for Device {
+    unsafe fn from_work<'a>(work: *mut DelayedWork) -> ArcBorrow<'a, Self> {
+        // SAFETY: as the caller says; a device is always in an `Arc`.
+        unsafe { ArcBorrow::from_raw(kernel::container_of!(work, Self, poll)) }
+    }
+
+    fn run(device: ArcBorrow<'_, Self>) {
+        device.look();
     }
 }
 

@@ -72,7 +72,7 @@ impl platform::Driver for Driver {
         let mut driver = Bound { notifications: notify::Notifications::default(), device };
         // SAFETY: nobody forgets `driver`: it is dropped here, or by the kernel when the device is unbound.
         driver.notifications = unsafe { notify::Notifications::install(pdev, &driver.device) }?;
-        driver.device.begin()?;
+        driver.device.as_arc_borrow().begin()?;
         Ok(driver)
     }
 }

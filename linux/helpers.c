@@ -7,6 +7,7 @@
 #include <linux/idr.h>
 #include <linux/mm.h>
 #include <linux/preempt.h>
+#include <linux/suspend.h>
 
 #include "helpers.h"
 
@@ -21,14 +22,40 @@ int vmclock_rust_io_remap_pfn_range(struct vm_area_struct *vma, unsigned long ad
 	return io_remap_pfn_range(vma, address, pfn, size, vma->vm_page_prot);
 }
 
-void *vmclock_rust_acpi_handle(struct device *dev)
+#ifdef CONFIG_ACPI
+int vmclock_rust_acpi_install(struct device *dev, vmclock_rust_acpi_handler handler, void *context, void **handle)
 {
-	return ACPI_HANDLE(dev);
+	*handle = ACPI_HANDLE(dev);
+	if (!*handle)
+		return -ENXIO;
+	if (ACPI_FAILURE(acpi_install_notify_handler(*handle, ACPI_DEVICE_NOTIFY, handler, context)))
+		return -ENODEV;
+	return 0;
 }
 
-void vmclock_rust_init_delayed_work(struct delayed_work *work, work_func_t function)
+void vmclock_rust_acpi_remove(void *handle, vmclock_rust_acpi_handler handler)
 {
-	INIT_DELAYED_WORK(work, function);
+	acpi_remove_notify_handler(handle, ACPI_DEVICE_NOTIFY, handler);
+}
+#else
+int vmclock_rust_acpi_install(struct device *dev, vmclock_rust_acpi_handler handler, void *context, void **handle)
+{
+	return -ENXIO;
+}
+
+void vmclock_rust_acpi_remove(void *handle, vmclock_rust_acpi_handler handler)
+{
+}
+#endif
+
+int vmclock_rust_register_pm_notifier(struct notifier_block *block)
+{
+	return register_pm_notifier(block);
+}
+
+void vmclock_rust_unregister_pm_notifier(struct notifier_block *block)
+{
+	unregister_pm_notifier(block);
 }
 
 static DEFINE_IDA(indices);

@@ -6,18 +6,24 @@
 #define VMCLOCK_RUST_HELPERS_H
 
 #include <linux/mm_types.h>
+#include <linux/notifier.h>
 #include <linux/ptp_clock_kernel.h>
-#include <linux/workqueue.h>
 
 /* io_remap_pfn_range() is a macro or inline on all architectures. */
 int vmclock_rust_io_remap_pfn_range(struct vm_area_struct *vma, unsigned long address, unsigned long pfn,
 				    unsigned long size);
 
-/* ACPI_HANDLE() is a macro; NULL where the device is not from ACPI. */
-void *vmclock_rust_acpi_handle(struct device *dev);
+/*
+ * ACPI's notifications of what concerns the device itself: there are neither functions nor handles without CONFIG_ACPI.
+ * -ENXIO where the device is not from ACPI.
+ */
+typedef void (*vmclock_rust_acpi_handler)(void *handle, u32 value, void *context);
+int vmclock_rust_acpi_install(struct device *dev, vmclock_rust_acpi_handler handler, void *context, void **handle);
+void vmclock_rust_acpi_remove(void *handle, vmclock_rust_acpi_handler handler);
 
-/* INIT_DELAYED_WORK() is a macro. */
-void vmclock_rust_init_delayed_work(struct delayed_work *work, work_func_t function);
+/* Inline functions that do nothing without CONFIG_PM_SLEEP. */
+int vmclock_rust_register_pm_notifier(struct notifier_block *block);
+void vmclock_rust_unregister_pm_notifier(struct notifier_block *block);
 
 /* The numbers of clocks: an ida can be made by a macro only. */
 int vmclock_rust_index_get(void);

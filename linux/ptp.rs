@@ -2,7 +2,7 @@
 //! The PTP clock: the page's time, in TAI.
 
 use kernel::bindings;
-use kernel::ffi::{c_int, c_long};
+use kernel::ffi::c_long;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
@@ -12,16 +12,19 @@ use vmclock_core::counter;
 use vmclock_core::leap;
 use vmclock_core::time::{Tai, Time};
 
-use crate::clock::{read_timeout, timed_out, Clock};
+use crate::clock::{patiently, some_attempts, Clock};
 use crate::upstream::bindings::vmclock_rust_kvm_clock;
 use crate::upstream::ptp::{PtpClock, SystemTimestamps};
-use crate::upstream::timekeeping::{snapshot, CounterId as SystemCounterId, CrossTimestamp, SystemCounter};
+use crate::upstream::timekeeping::{snapshot, CounterId as SystemCounterId, CrossTimestamp, SystemClock, SystemCounter};
 
 /// What the system calls the counter that the page is about.
 #[cfg(CONFIG_X86)]
 const COUNTER: SystemCounterId = bindings::clocksource_ids_CSID_X86_TSC;
 #[cfg(CONFIG_ARM64)]
 const COUNTER: SystemCounterId = bindings::clocksource_ids_CSID_ARM_ARCH_COUNTER;
+/// There is none elsewhere, and no PTP clock.
+#[cfg(not(any(CONFIG_X86, CONFIG_ARM64)))]
+const COUNTER: SystemCounterId = bindings::clocksource_ids_CSID_GENERIC;
 /// What KVM makes of it.
 const KVM_CLOCK: SystemCounterId = bindings::clocksource_ids_CSID_X86_KVM_CLK;
 
@@ -52,7 +55,8 @@ impl VmClock {
     }
 
     /// The time in TAI, and the counter that it was at. `capture` reads the counter, between the two
-    /// loads of the sequence count.
+    /// loads of the sequence count. `EAGAIN` while an update is in progress.
+    #[inline]
     fn read(&self, capture: impl FnMut() -> u64) -> Result<(Time<Tai>, u64)> {
         // The hypervisor should state that on the page; but it may not know.
         #[cfg(CONFIG_X86)]
@@ -60,8 +64,8 @@ impl VmClock {
         if unsafe { bindings::check_tsc_unstable() } != 0 {
             return Err(EINVAL);
         }
-        let (words, counter) = self.clock.page().words_with(capture, read_timeout()).map_err(timed_out)?;
-        let page = words.decode().clipped();
+        let (words, counter) = self.clock.page().words_with(capture, some_attempts()).map_err(|_| EAGAIN)?;
+        let page = self.clock.region().clipped(words.decode());
         // Any other fault gives no time anyway.
         if page.magic != MAGIC || page.version != VERSION {
             return Err(EINVAL);
@@ -97,25 +101,27 @@ impl VmClock {
 impl PtpClock for VmClock {
     #[inline]
     fn time(&self, mut system: Option<&mut SystemTimestamps>) -> Result<bindings::timespec64> {
-        let (tai, _) = self.read(|| match &mut system {
-            Some(system) => between(system),
-            None => counter::read_ordered(),
+        let (tai, _) = patiently(|| {
+            self.read(|| match &mut system {
+                Some(system) => between(system),
+                None => counter::read_ordered(),
+            })
         })?;
         Ok(bindings::timespec64 { tv_sec: tai.seconds(), tv_nsec: tai.subsec_nanos() as c_long })
     }
 
     fn cross_timestamp(&self, stamp: &mut CrossTimestamp) -> Result {
-        match stamp.fill(|| self.capture()) {
+        match patiently(|| stamp.fill(|| self.capture())) {
             Err(error) if error == ENODEV => {}
             result => return result,
         }
         // The system's clock may be made of the KVM clock, which we can make of the counter.
-        let system = snapshot(bindings::CLOCK_REALTIME as c_int).cs_id;
+        let system = snapshot(SystemClock::REALTIME).cs_id;
         if system != COUNTER && system != KVM_CLOCK {
             return Err(ENODEV);
         }
         self.system.store(system, Relaxed);
-        stamp.fill(|| self.capture())
+        patiently(|| stamp.fill(|| self.capture()))
     }
 }
 

@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The memory of the page: found among a device's resources, checked, and mapped.
 
+use core::mem::offset_of;
+
+use kernel::page::PAGE_SIZE;
 use kernel::{device::Core, platform, prelude::*};
-use vmclock_core::abi::STRUCTURE_LEN;
+use vmclock_core::abi::{Snapshot, STRUCTURE_LEN};
 use vmclock_core::page::Page;
 
 use crate::upstream::memremap::{is_system_ram, MemRemap};
+
+/// The shortest region that Linux takes: it ends behind the flags.
+const SHORTEST: usize = offset_of!(Snapshot, pad);
 
 /// A mapped region.
 ///
 /// # Invariants
 ///
-/// `memory` has at least [`STRUCTURE_LEN`] bytes, is aligned to 8, and nothing in the kernel writes it.
+/// `memory` has at least `len` and [`STRUCTURE_LEN`] bytes, is aligned to 8, and nothing in the kernel writes it.
 pub(crate) struct Region {
     memory: MemRemap,
     start: u64,
+    /// How many bytes are the device's.
+    len: usize,
 }
 
 impl Region {
@@ -31,25 +39,32 @@ impl Region {
         }
         let (start, size) = (resource.start(), resource.size());
         let len = usize::try_from(size).unwrap_or(0);
-        if len < STRUCTURE_LEN || start % 8 != 0 {
+        if len < SHORTEST || start % 8 != 0 {
             dev_err!(
                 dev,
-                "{size:#x} bytes at {start:#x} cannot hold the page: it needs {STRUCTURE_LEN:#x}, aligned to 8\n"
+                "{size:#x} bytes at {start:#x} cannot hold the page: it needs {SHORTEST:#x}, aligned to 8\n"
             );
             return Err(EINVAL);
         }
+        // All of the structure is read at once, and what lies beyond the region is not made use of. Memory is mapped by whole pages
+        // in any case: it must not take another one.
+        let mapped = len.max(STRUCTURE_LEN);
+        if mapped > len && start % PAGE_SIZE as u64 + STRUCTURE_LEN as u64 > PAGE_SIZE as u64 {
+            dev_err!(dev, "{size:#x} bytes at {start:#x} are too close to the end of a page of memory\n");
+            return Err(EINVAL);
+        }
         // What is the kernel's own may hold anything, and must not become mappable.
-        if is_system_ram(start, len) {
+        if is_system_ram(start, mapped) {
             dev_err!(dev, "{size:#x} bytes at {start:#x} are in this machine's RAM: its firmware must reserve them\n");
             return Err(EINVAL);
         }
-        // SAFETY: the range is the device's, which we are bound to.
-        let Some(memory) = (unsafe { MemRemap::new(start, len) }) else {
+        // SAFETY: the range is the device's, which we are bound to, and what is beyond it is in the same page, and only read.
+        let Some(memory) = (unsafe { MemRemap::new(start, mapped) }) else {
             dev_err!(dev, "cannot map {size:#x} bytes at {start:#x}\n");
             return Err(ENOMEM);
         };
         // INVARIANT: as was checked; and it is not the kernel's RAM.
-        Ok(Self { memory, start })
+        Ok(Self { memory, start, len })
     }
 
     /// The structure at its beginning.
@@ -66,12 +81,19 @@ impl Region {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.memory.len()
+        self.len
+    }
+
+    /// A copy of the structure, without the fields that are not in the region or, by the page's own size, not present.
+    #[inline]
+    pub(crate) fn clipped(&self, mut page: Snapshot) -> Snapshot {
+        page.size = page.size.min(u32::try_from(self.len).unwrap_or(u32::MAX));
+        page.clipped()
     }
 
     /// Its first page frame, for mappings, if it begins with one.
     pub(crate) fn frame(&self) -> Option<usize> {
         let start = usize::try_from(self.start).ok()?;
-        (start % kernel::page::PAGE_SIZE == 0).then_some(start >> kernel::page::PAGE_SHIFT)
+        (start % PAGE_SIZE == 0).then_some(start >> kernel::page::PAGE_SHIFT)
     }
 }

@@ -39,16 +39,64 @@ const FREQUENCY: NonZeroU64 = NonZeroU64::new(1_000_000_000).unwrap();
 /// By how much the host's clock may be steered, in parts per 10^12.
 const STEERED: u64 = 500_000_000;
 
-/// Nodes like ours whose `reg` no driver may take: what they are called, the ranges, and what our driver says to them.
-/// Behind the page there are only zeros: for Linux's own driver, which is there first, these are no pages at all, so
-/// that it leaves them alone.
-pub(crate) const BAD_NODES: [(&str, &[u64], &str); 5] = [
-    ("unaligned", &[REGION + PAGE + 4, PAGE], "aligned to 8"),
-    ("short", &[REGION + 2 * PAGE, STRUCTURE_LEN as u64 - 8], "cannot hold the page"),
-    ("double", &[REGION + 3 * PAGE, PAGE, REGION + 4 * PAGE, PAGE], "more than one memory range"),
-    ("ram", &[RAM + RAM_LEN / 4 * 3, PAGE], "in this machine's RAM"),
-    ("nowhere", &[], "no memory range"),
+/// A node like the clock's.
+pub(crate) struct OtherNode {
+    pub(crate) name: &'static str,
+    /// What is in its `reg`.
+    ranges: &'static [u64],
+    /// The page there, as far as it differs from the clock's. Where there is none, no driver may take the memory.
+    pub(crate) page: Option<fn(&mut Snapshot)>,
+    /// What our driver says to it.
+    pub(crate) says: &'static str,
+}
+
+const fn refused(name: &'static str, ranges: &'static [u64], says: &'static str) -> OtherNode {
+    OtherNode { name, ranges, page: None, says }
+}
+
+/// At boot there are only zeros behind the page: for Linux's own driver, which is there first, these are no pages at all,
+/// so that it leaves them alone.
+pub(crate) const OTHER_NODES: [OtherNode; 8] = [
+    refused("unaligned", &[REGION + PAGE + 4, PAGE], "aligned to 8"),
+    refused("tiny", &[REGION + 2 * PAGE, 0x18], "cannot hold the page"),
+    refused("double", &[REGION + 3 * PAGE, PAGE, REGION + 4 * PAGE, PAGE], "more than one memory range"),
+    refused("ram", &[RAM + RAM_LEN / 4 * 3, PAGE], "in this machine's RAM"),
+    refused("nowhere", &[], "no memory range"),
+    refused("beyond", &[REGION + 6 * PAGE - 0x20, 0x20], "end of a page"),
+    // Without errors and generation, which lie beyond.
+    OtherNode {
+        name: SHORT,
+        ranges: &[REGION + 6 * PAGE, SHORT_LEN],
+        page: Some(|page| page.size = 0x58),
+        says: "registered PTP clock",
+    },
+    OtherNode {
+        name: BROKEN,
+        ranges: &[REGION + 7 * PAGE, PAGE],
+        page: Some(|page| page.flags = page.flags.without(Flags::NOTIFICATION_PRESENT)),
+        says: "registered device node, PTP clock",
+    },
 ];
+/// A region that ends behind the reference time.
+const SHORT: &str = "short";
+const SHORT_LEN: u64 = 0x58;
+/// A node whose interrupt is nonsense, but whose page does not notify.
+const BROKEN: &str = "broken";
+
+impl OtherNode {
+    /// Puts the page there, if there is to be one.
+    pub(crate) fn fill(&self, folder: &Path, clock: &Snapshot) -> Result<()> {
+        let (Some(change), Some(start)) = (self.page, self.ranges.first()) else { return Ok(()) };
+        let mut page = *clock;
+        change(&mut page);
+        let bytes = page.to_bytes();
+        // A field beyond the region is somebody else's.
+        let len = usize::try_from(page.size)?.min(STRUCTURE_LEN);
+        let mut all = [0xff; STRUCTURE_LEN];
+        all[..len].copy_from_slice(&bytes[..len]);
+        Region::open_at(&ram_in(folder), start - RAM)?.set_bytes(&all)
+    }
+}
 
 /// What such a guest needs.
 #[derive(clap::Args)]
@@ -163,12 +211,16 @@ fn overlay_of_ours() -> Result<Vec<u8>, vm_fdt::Error> {
     tree.end_node(reserved)?;
 
     add_node(&mut tree, REGION, PAGE, Some(Interrupt { spi: SPI }))?;
-    for (name, ranges, _) in BAD_NODES {
+    for OtherNode { name, ranges, .. } in OTHER_NODES {
         let unit = ranges.first().map(|address| format!("@{address:x}")).unwrap_or_default();
         let node = tree.begin_node(&format!("{name}{REFUSED}{unit}"))?;
         tree.property_string("compatible", "amazon,vmclock")?;
         if !ranges.is_empty() {
             tree.property_array_u64("reg", ranges)?;
+        }
+        if name == BROKEN {
+            // The controller takes three cells.
+            tree.property_array_u32("interrupts", &[0xffff_ffff, 7, 0xffff_ffff])?;
         }
         tree.end_node(node)?;
     }
@@ -293,7 +345,7 @@ mod tests {
     fn the_overlay_has_a_node_for_the_clock_and_one_for_each_that_is_refused() {
         let blob = overlay_of_ours().unwrap();
         let count = |word: &[u8]| blob.windows(word.len()).filter(|bytes| *bytes == word).count();
-        assert_eq!(count(b"amazon,vmclock\0"), 1 + BAD_NODES.len());
+        assert_eq!(count(b"amazon,vmclock\0"), 1 + OTHER_NODES.len());
         assert_eq!(count(b"ptp@4fff0000\0"), 1);
         assert_eq!(count(b"nowhere-clock\0"), 1);
         assert_eq!((count(OVERLAY.as_bytes()), count(STANDS_FOR_OVERLAY.as_bytes())), (1, 0));

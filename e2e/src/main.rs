@@ -65,6 +65,10 @@ struct Arguments {
     #[arg(long = "rust-driver", num_args = 2, value_names = ["VERSION", "DRIVER"])]
     rust_drivers: Vec<String>,
 
+    /// Linux's own driver for one of the kernels that watch memory, with our patches
+    #[arg(long = "fixed-driver", num_args = 2, value_names = ["VERSION", "DRIVER"])]
+    fixed_drivers: Vec<String>,
+
     /// The kernel watches memory and locks: bind and unbind the drivers under load, and nothing else
     #[arg(long, requires = "rust_drivers")]
     kasan: bool,
@@ -150,10 +154,13 @@ fn run(arguments: Arguments) -> Result<bool> {
     };
     let kernels: Vec<Kernel> = arguments.kernels.chunks_exact(3).map(kernel).collect();
     let mut report = Report::default();
-    let with_ours = with_ours(&kernels, &arguments.rust_drivers)?;
-    match &with_ours[..] {
+    let ours = with_ours(&kernels, &arguments.rust_drivers)?;
+    match &ours[..] {
         [] => checks::run(&lab, &kernels, &arguments.tools, &arguments.only, &mut report),
-        [(kernel, driver), ..] if arguments.kasan => checks::run_watched(&lab, kernel, driver, &mut report),
+        ours if arguments.kasan => {
+            let fixed = with_ours(&kernels, &arguments.fixed_drivers)?;
+            checks::run_watched(&lab, ours, &fixed, &arguments.only, &mut report);
+        }
         kernels => {
             checks::run_side_by_side(&lab, kernels, &arguments.only, &mut report);
             if let Some(arm) = &arguments.arm {

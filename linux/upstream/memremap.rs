@@ -17,10 +17,9 @@ pub(crate) fn is_system_ram(start: u64, len: usize) -> bool {
 ///
 /// # Invariants
 ///
-/// `memory` is a mapping of `len` bytes from `memremap`, which lives as long as this.
+/// `memory` is a mapping from `memremap`, which lives as long as this.
 pub(crate) struct MemRemap {
     memory: NonNull<u8>,
-    len: usize,
 }
 
 // SAFETY: a mapping may be used and unmapped by any thread. What is read and written through it is for its users to answer for.
@@ -40,16 +39,12 @@ impl MemRemap {
         // SAFETY: as the caller says.
         let memory = unsafe { bindings::memremap(start, len, flags as usize) };
         // INVARIANT: it was just mapped, and `Drop` unmaps it.
-        NonNull::new(memory.cast::<u8>()).map(|memory| Self { memory, len })
+        NonNull::new(memory.cast::<u8>()).map(|memory| Self { memory })
     }
 
     /// Its first byte. Mappings keep the alignment of physical addresses, up to that of a page.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.memory.as_ptr()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 }
 

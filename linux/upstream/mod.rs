@@ -7,6 +7,7 @@
 //! | [`acpi`] | notifications for a device |
 //! | [`memremap`] | memory that is not the kernel's own, mapped cacheable |
 //! | [`miscdevice`] | device nodes with a name made at run time, with permissions, attributes, read(2), mmap(2), poll(2), and uevents |
+//! | [`power`] | the end of the system's sleep |
 //! | [`ptp`] | PTP clocks |
 //! | [`sysfs`] | attributes of a device node |
 //! | [`timekeeping`] | the system's clocks, and what they are made of |
@@ -17,6 +18,7 @@ pub(crate) mod acpi;
 pub(crate) mod bindings;
 pub(crate) mod memremap;
 pub(crate) mod miscdevice;
+pub(crate) mod power;
 pub(crate) mod ptp;
 pub(crate) mod sysfs;
 pub(crate) mod timekeeping;

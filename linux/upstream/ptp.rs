@@ -12,7 +12,7 @@ use super::bindings::{
     ptp_clock, ptp_clock_info, ptp_clock_register, ptp_clock_request, ptp_clock_unregister, ptp_system_timestamp,
 };
 use super::raw;
-use super::timekeeping::{snapshot, CrossTimestamp, Snapshot};
+use super::timekeeping::{snapshot, CrossTimestamp, Snapshot, SystemClock};
 
 /// A clock that can be read, and neither be set nor adjusted.
 pub(crate) trait PtpClock: Send + Sync + 'static {
@@ -30,13 +30,18 @@ pub(crate) struct SystemTimestamps(ptp_system_timestamp);
 impl SystemTimestamps {
     /// Takes the first, and gives it.
     pub(crate) fn take_first(&mut self) -> &Snapshot {
-        self.0.pre_sts = snapshot(self.0.clockid);
+        self.0.pre_sts = snapshot(self.clock());
         &self.0.pre_sts
+    }
+
+    fn clock(&self) -> SystemClock {
+        // SAFETY: the PTP layer has checked that it is one of these.
+        unsafe { SystemClock::from_raw(self.0.clockid) }
     }
 
     /// Takes the second.
     pub(crate) fn take_second(&mut self) {
-        self.0.post_sts = snapshot(self.0.clockid);
+        self.0.post_sts = snapshot(self.clock());
     }
 
     /// The clock was read at the very instant of the first.

@@ -36,9 +36,9 @@ unsafe impl<T> Sync for Groups<T> {}
 impl<T> Groups<T> {
     /// # Safety
     ///
-    /// Each attribute's function must be [`show`] for a `T`.
+    /// The group must be what the kernel expects, and each attribute's function must be [`show`] for a `T`.
     pub(crate) const unsafe fn new(group: &'static Static<bindings::attribute_group>) -> Self {
-        Self { groups: [&raw const group.0, core::ptr::null()], _for: PhantomData }
+        Self { groups: [group.get(), core::ptr::null()], _for: PhantomData }
     }
 
     pub(super) fn as_ptr(&'static self) -> *mut *const bindings::attribute_group {
@@ -46,33 +46,62 @@ impl<T> Groups<T> {
     }
 }
 
-/// A structure of the kernel's that is never changed.
-pub(crate) struct Static<T>(pub(crate) T);
+/// A structure of the kernel's that is never changed, neither here nor there.
+pub(crate) struct Static<T>(T);
 
-// SAFETY: as it says.
+// SAFETY: whoever made it vouches that nobody changes it, and that any thread may read what it refers to.
 unsafe impl<T> Sync for Static<T> {}
+
+impl<T> Static<T> {
+    /// # Safety
+    ///
+    /// Nobody may change it, nor what it points to but for what the kernel locks itself; and that must be static.
+    pub(crate) const unsafe fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    pub(crate) const fn get(&'static self) -> *const T {
+        &raw const self.0
+    }
+}
+
+impl Static<bindings::device_attribute> {
+    /// The part of it that lists of attributes have.
+    pub(crate) const fn attribute(&'static self) -> *mut bindings::attribute {
+        (&raw const self.0.attr).cast_mut()
+    }
+}
 
 pub(crate) const fn attribute(
     name: &'static CStr,
     show: unsafe extern "C" fn(*mut bindings::device, *mut bindings::device_attribute, *mut c_char) -> isize,
 ) -> Static<bindings::device_attribute> {
-    Static(bindings::device_attribute {
-        attr: bindings::attribute {
-            name: kernel::str::as_char_ptr_in_const_context(name),
-            mode: 0o444,
-            // There is more where locks are watched.
+    // SAFETY: the name is static, and sysfs only reads an attribute.
+    unsafe {
+        Static::new(bindings::device_attribute {
+            attr: bindings::attribute {
+                name: kernel::str::as_char_ptr_in_const_context(name),
+                mode: 0o444,
+                // There is more where locks are watched.
+                ..pin_init::zeroed()
+            },
+            __bindgen_anon_1: bindings::device_attribute__bindgen_ty_1 { show: Some(show) },
             ..pin_init::zeroed()
-        },
-        __bindgen_anon_1: bindings::device_attribute__bindgen_ty_1 { show: Some(show) },
-        ..pin_init::zeroed()
-    })
+        })
+    }
 }
 
-pub(crate) const fn group(attributes: *const *mut bindings::attribute) -> Static<bindings::attribute_group> {
-    Static(bindings::attribute_group {
-        __bindgen_anon_2: bindings::attribute_group__bindgen_ty_2 { attrs: attributes.cast_mut() },
-        ..pin_init::zeroed()
-    })
+/// A group of the attributes in a list, with a null pointer at its end.
+pub(crate) const fn group<const N: usize>(
+    list: &'static Static<[*mut bindings::attribute; N]>,
+) -> Static<bindings::attribute_group> {
+    // SAFETY: the list is static, and sysfs only reads groups and lists.
+    unsafe {
+        Static::new(bindings::attribute_group {
+            __bindgen_anon_2: bindings::attribute_group__bindgen_ty_2 { attrs: list.get().cast_mut().cast() },
+            ..pin_init::zeroed()
+        })
+    }
 }
 
 /// What sysfs calls for an attribute of a `T` whose value is `S`.
@@ -100,8 +129,9 @@ macro_rules! attributes {
     ($groups:ident of $device:ty { $($name:literal: $show:expr,)+ }) => {
         pub(crate) static $groups: $crate::upstream::sysfs::Groups<$device> = {
             use $crate::upstream::sysfs;
-            static LIST: sysfs::Static<[*mut ::kernel::bindings::attribute; 1 + [$($name),+].len()]> = sysfs::Static([
-                $({
+            // SAFETY: the attributes are statics, which sysfs only reads.
+            static LIST: sysfs::Static<[*mut ::kernel::bindings::attribute; 1 + [$($name),+].len()]> = unsafe {
+                sysfs::Static::new([$({
                     enum Value {}
                     impl sysfs::Show<$device> for Value {
                         fn show(device: &$device, text: &mut sysfs::Text<'_>) -> Result {
@@ -111,12 +141,12 @@ macro_rules! attributes {
                     }
                     static ATTRIBUTE: sysfs::Static<::kernel::bindings::device_attribute> =
                         sysfs::attribute($name, sysfs::show::<$device, Value>);
-                    (&raw const ATTRIBUTE.0.attr).cast_mut()
+                    ATTRIBUTE.attribute()
                 },)+
-                ::core::ptr::null_mut(),
-            ]);
-            static GROUP: sysfs::Static<::kernel::bindings::attribute_group> = sysfs::group((&raw const LIST.0).cast());
-            // SAFETY: as it is made just above.
+                ::core::ptr::null_mut()])
+            };
+            static GROUP: sysfs::Static<::kernel::bindings::attribute_group> = sysfs::group(&LIST);
+            // SAFETY: it is made of attributes of a `$device`, whose list ends with a null pointer.
             unsafe { sysfs::Groups::new(&GROUP) }
         };
     };

@@ -17,11 +17,28 @@ pub(crate) type SystemCounter = bindings::system_counterval_t;
 /// The system's clock and its counter at one instant.
 pub(crate) type Snapshot = bindings::system_time_snapshot;
 
-/// Takes a snapshot of a clock (`CLOCK_REALTIME` ...).
-pub(crate) fn snapshot(clock: c_int) -> Snapshot {
+/// One of the system's clocks.
+#[derive(Clone, Copy)]
+pub(crate) struct SystemClock(c_int);
+
+impl SystemClock {
+    pub(crate) const REALTIME: Self = Self(bindings::CLOCK_REALTIME as c_int);
+
+    /// The clock of a number.
+    ///
+    /// # Safety
+    ///
+    /// There must be a clock of this number that snapshots can be taken of.
+    pub(super) const unsafe fn from_raw(number: c_int) -> Self {
+        Self(number)
+    }
+}
+
+/// Takes a snapshot of a clock.
+pub(crate) fn snapshot(clock: SystemClock) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    // SAFETY: the place is ours.
-    unsafe { bindings::ktime_get_snapshot_id(clock, &mut snapshot) };
+    // SAFETY: the place is ours, and there is such a clock.
+    unsafe { bindings::ktime_get_snapshot_id(clock.0, &mut snapshot) };
     snapshot
 }
 

@@ -21,7 +21,7 @@ use crate::shell::say;
 use crate::steps::Done;
 
 use self::apt::Apt;
-use self::mirror::Mirror;
+pub(crate) use self::mirror::Mirror;
 pub(crate) use self::tree::Tree;
 
 /// Packages of one Debian release, wanted together in one folder.

@@ -26,6 +26,7 @@ use crate::steps::Done;
 
 use self::arm64::Arm64;
 use self::kernels::Source;
+pub(crate) use self::workshop::enter;
 use self::workshop::Workshop;
 
 /// The series that the driver is written for, as `linux/Kbuild` and `linux/dkms.conf` have them, the newest first.
@@ -44,6 +45,10 @@ pub(crate) struct Options {
     /// kernel
     #[arg(long)]
     kasan: bool,
+
+    /// Build it for kernels without ACPI, sleep and the KVM clock, on x86-64 and arm64, and nothing else. Prepares two trees
+    #[arg(long, conflicts_with = "kasan")]
+    bare: bool,
 
     /// Run only the checks with this word in their names, on every series (may be given more than once).
     #[arg(long, value_name = "WORD")]
@@ -66,7 +71,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 /// The step of `cargo xtask test`.
 pub(crate) fn step(project: &Project) -> Result<Done> {
-    run_or_skip(project, &Options { kasan: false, only: Vec::new(), prepare: false }, Costs::AreShown)
+    run_or_skip(project, &Options { kasan: false, bare: false, only: Vec::new(), prepare: false }, Costs::AreShown)
 }
 
 /// A timing on a busy machine is no test.
@@ -97,6 +102,9 @@ fn run_or_skip(project: &Project, options: &Options, costs: Costs) -> Result<Don
     for line in &kernels.remarks {
         say(&format!("note: {line}"));
     }
+    if options.bare {
+        return build_for_bare_kernels(&cache, project, &kernels);
+    }
     let harness = guest_test::harness(project, &assets)?;
     let (harness, done) = match &kernels.ours[..] {
         [] => match &kernels.other {
@@ -110,6 +118,27 @@ fn run_or_skip(project: &Project, options: &Options, costs: Costs) -> Result<Don
         return Ok(done);
     }
     harness.run().map(|()| done)
+}
+
+/// The newest series, configured with as little as it may have.
+fn build_for_bare_kernels(cache: &Cache, project: &Project, kernels: &Kernels) -> Result<Done> {
+    let (Some(workshop), [(_, source), ..]) = (&kernels.workshop, &kernels.ours[..]) else {
+        return Ok(Done::Skipped(nothing_supported()));
+    };
+    source.bare(cache, workshop)?.compile_driver(project, workshop)?;
+    if let Some((_, source)) = &kernels.arm64 {
+        source.bare_arm64(cache, workshop)?.compile_driver(project, workshop)?;
+    }
+    say("the driver builds for kernels without ACPI");
+    Ok(Done::Passed)
+}
+
+/// The kernels that the driver is written for and that the archive has with headers and source, the newest first.
+pub(crate) fn supported(cache: &Cache) -> Result<Vec<Release>> {
+    Archive::with(cache, &[], |archive| {
+        let found = archive.newest(FLAVOUR, &Source::packages(""))?;
+        Ok(found.into_iter().filter(|release| SUPPORTED.contains(&release.series)).collect())
+    })
 }
 
 /// What of the archive is tested.
@@ -133,8 +162,7 @@ impl Kernels {
         let all = archive.newest(FLAVOUR, &KERNEL)?;
         let (chosen, mut remarks) = choose(archive.newest(FLAVOUR, &needed)?, &all);
         let mut ours = Vec::new();
-        // Only one kernel of our own is built: of the newest source.
-        for release in chosen.iter().take(if options.kasan { 1 } else { chosen.len() }) {
+        for release in &chosen {
             ours.push((Kernel::fetch(cache, release)?, Source::fetch(cache, release, "")?));
         }
         let with_arm64 = options.only.is_empty() || options.only.iter().any(|word| ARM64.contains(word.as_str()));
@@ -213,11 +241,22 @@ fn with_ours(
     costs: Costs,
 ) -> Result<Cmd> {
     let workshop = kernels.workshop.as_ref().context("no compilers")?;
-    if let (true, [(_, source), ..]) = (options.kasan, ours) {
-        let watched = source.watched(cache, project, workshop)?;
-        let module = watched.tree.build_driver(project, workshop)?;
-        harness = harness.args(["--kernel", "kasan"]).arg(watched.image).arg(watched.driver);
-        return Ok(harness.args(["--rust-driver", "kasan"]).arg(module).arg("--kasan"));
+    if options.kasan {
+        for (index, (_, source)) in ours.iter().enumerate() {
+            let is_newest = index == 0;
+            let watched = source.watched(cache, project, workshop)?;
+            let module = watched.tree.build_driver(project, workshop)?;
+            let name = watched.tree.name();
+            harness = harness.args(["--kernel", name]).arg(&watched.image).arg(&watched.driver);
+            harness = harness.args(["--rust-driver", name]).arg(module);
+            // The patches are for the newest source.
+            if is_newest {
+                let fixed = watched.tree.build_fixed_c_driver(project, workshop)?;
+                harness = harness.args(["--fixed-driver", name]).arg(fixed);
+            }
+        }
+        let only = options.only.iter().flat_map(|word| ["--only", word]);
+        return Ok(harness.arg("--kasan").args(only));
     }
     for (kernel, source) in ours {
         let module = source.stock(cache, workshop)?.build_driver(project, workshop)?;

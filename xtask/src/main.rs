@@ -20,6 +20,7 @@ mod c_library;
 mod c_test;
 mod cache;
 mod debian;
+mod dkms;
 mod driver_test;
 mod fuzz;
 mod fuzz_host;
@@ -55,6 +56,7 @@ enum Verb {
     RecordCAbi(c_test::RecordOptions),
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
+    Dkms(dkms::Options),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Verb::RecordCAbi(options) => c_test::record(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
+        Verb::Dkms(options) => dkms::run(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,7 +16,6 @@ use anyhow::{bail, ensure, Context, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::mm::{mmap, mprotect, munmap, MapFlags, MprotectFlags, ProtFlags};
-use rustix::mount::{mount, MountFlags};
 use rustix::net::netlink::{SocketAddrNetlink, KOBJECT_UEVENT};
 use rustix::net::{bind, recv, socket, AddressFamily, RecvFlags, SocketType};
 use serde_json::{json, Value};
@@ -24,7 +23,7 @@ use vmclock::{Loss, Notice, VmClock, DEVICE_PATH};
 use vmclock_core::abi::{Snapshot, MAGIC, STRUCTURE_LEN};
 use vmclock_core::counter;
 
-use crate::ptp;
+use crate::{fault, ptp, trace};
 
 /// Where the harness puts our driver into the initramfs.
 const OURS: &str = "/ptp_vmclock_rust.ko.xz";
@@ -38,6 +37,7 @@ const VANISHED_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(crate) struct Held {
     uevents: Option<OwnedFd>,
+    node: Option<File>,
 }
 
 pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
@@ -58,6 +58,15 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
             held.uevents = Some(socket);
             Ok(Value::Null)
         }
+        ["hold"] => {
+            held.node = Some(File::open(DEVICE_PATH)?);
+            Ok(Value::Null)
+        }
+        ["let-go"] => {
+            held.node = None;
+            Ok(Value::Null)
+        }
+        ["work", millis] => trace::work_within(Duration::from_millis(millis.parse()?)),
         ["uevents"] => uevents(held.uevents.as_ref().context("nobody listens")?),
         ["outlive"] => outlive(),
         ["cost", calls] => cost(calls.parse()?),
@@ -65,6 +74,10 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
         ["churn", driver, cycles] => churn(driver, cycles.parse()?),
         ["other-counter"] => other_counter(),
         ["leaks"] => leaks(),
+        ["fail-binding", driver] => fault::each_allocation(|| bind_only(driver), unbind),
+        ["fail", "all"] => fault::all_allocations(true),
+        ["fail", "none"] => fault::all_allocations(false),
+        ["suspend"] => fault::suspend(),
         other => bail!("the guest does not know the words {other:?} of a driver"),
     }
 }
@@ -140,6 +153,7 @@ pub(crate) fn name(errno: Errno) -> String {
         (Errno::FAULT, "EFAULT"),
         (Errno::PERM, "EPERM"),
         (Errno::NODATA, "ENODATA"),
+        (Errno::NOMEM, "ENOMEM"),
     ];
     let found = known.into_iter().find(|(known, _)| *known == errno);
     found.map_or_else(|| format!("error {}", errno.raw_os_error()), |(_, name)| name.to_owned())
@@ -177,23 +191,26 @@ pub(crate) fn log(device: &str) -> Result<Vec<String>> {
 fn facts() -> Result<Value> {
     let file = File::options().read(true).write(true).open(DEVICE_PATH)?;
     let mode = file.metadata()?.mode() & 0o7777;
-    let map = |len: usize, access: ProtFlags, offset: u64| {
+    let map = |len: usize, access: ProtFlags, offset: u64, later: MprotectFlags| {
         // SAFETY: a new mapping, at a place that the kernel chooses, which nobody looks at.
         let place = unsafe { mmap(null_mut(), len, access, MapFlags::SHARED, &file, offset) }?;
         // SAFETY: as above: it is read-only still, or refused.
-        let protected = unsafe { mprotect(place, len, MprotectFlags::READ | MprotectFlags::WRITE) };
+        let protected = unsafe { mprotect(place, len, MprotectFlags::READ | later) };
         // SAFETY: it is what was mapped, and nobody has a reference to it.
         unsafe { munmap(place, len) }?;
         Ok::<_, Errno>(protected)
     };
     let both = ProtFlags::READ | ProtFlags::WRITE;
-    let refused = |len, access, offset| outcome(map(len, access, offset).map(|_| ()));
+    let write = MprotectFlags::WRITE;
+    let refused = |len, access, offset| outcome(map(len, access, offset, write).map(|_| ()));
     let mut buffer = [0; 16];
     Ok(json!({
         "mode": format!("{mode:04o}"),
-        "mmap": outcome(map(PAGE, ProtFlags::READ, 0).map(|_| ())),
+        "mmap": outcome(map(PAGE, ProtFlags::READ, 0, write).map(|_| ())),
         "mmap to write": refused(PAGE, both, 0),
-        "mprotect to write": map(PAGE, ProtFlags::READ, 0).map_or_else(name, outcome),
+        "mprotect to write": map(PAGE, ProtFlags::READ, 0, write).map_or_else(name, outcome),
+        "mmap to execute": refused(PAGE, ProtFlags::READ | ProtFlags::EXEC, 0),
+        "mprotect to execute": map(PAGE, ProtFlags::READ, 0, MprotectFlags::EXEC).map_or_else(name, outcome),
         "mmap of two pages": refused(2 * PAGE, ProtFlags::READ, 0),
         "mmap of the second page": refused(PAGE, ProtFlags::READ, PAGE as u64),
         "read at the page's end": file.read_at(&mut buffer, PAGE as u64 - 4)?,
@@ -229,12 +246,19 @@ fn name_of(error: &anyhow::Error) -> String {
     error.root_cause().downcast_ref::<Errno>().map_or_else(|| format!("{error:#}"), |errno| name(*errno))
 }
 
-/// One read(2) of the structure: the outcome, and the milliseconds that it took.
+/// One read(2) of the structure: the outcome, the milliseconds that it took, and whether it slept meanwhile.
 fn read() -> Value {
-    let start = Instant::now();
+    let sleeps = || fs::read_to_string("/proc/thread-self/status").ok().and_then(|status| voluntary_switches(&status));
+    let (slept, start) = (sleeps(), Instant::now());
     let result = File::open(DEVICE_PATH).and_then(|file| file.read_exact_at(&mut [0; STRUCTURE_LEN], 0));
     let text = result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    json!([outcome(text), u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)])
+    let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    json!([outcome(text), millis, sleeps() > slept])
+}
+
+/// How often a thread has given up the CPU by itself, of its `status` in `/proc`.
+fn voluntary_switches(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
 }
 
 fn flags_now(file: &impl AsFd) -> Result<PollFlags> {
@@ -526,17 +550,14 @@ fn other_counter() -> Result<Value> {
 
 /// What the kernel has allocated, and nobody refers to any more, in its own words: of a kernel that can tell.
 fn leaks() -> Result<Value> {
-    const FOLDER: &str = "/sys/kernel/debug";
-    let file = format!("{FOLDER}/kmemleak");
-    if !fs::exists(&file)? {
-        mount("debugfs", FOLDER, "debugfs", MountFlags::empty(), None).context("cannot mount debugfs")?;
-    }
+    let file = "/sys/kernel/debug/kmemleak";
+    fault::mount_debugfs()?;
     // What is younger than five seconds is not reported.
     thread::sleep(Duration::from_secs(6));
     for _ in 0..2 {
-        fs::write(&file, "scan").with_context(|| format!("cannot write {file}"))?;
+        fs::write(file, "scan").with_context(|| format!("cannot write {file}"))?;
     }
-    Ok(fs::read_to_string(&file)?.into())
+    Ok(fs::read_to_string(file)?.into())
 }
 
 /// For `clock_settime` on a clock that is a file.

@@ -11,13 +11,16 @@
 //! | [`notify`] | poll(2), and our events |
 //! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
 //! | [`driver`] | which driver has the device, what it allows, what it costs |
-//! | [`refused`] | devices that our driver must not take |
+//! | [`refused`] | other devices like the clock's, which our driver takes or not |
+//! | [`fault`] | a kernel in which allocations fail on demand |
+//! | [`trace`] | what the kernel traces of the drivers' work |
 //! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
 //! | [`command`] | the `vmclock` command, run in here |
 
 mod boot;
 mod command;
 mod driver;
+mod fault;
 mod notify;
 mod observe;
 mod page;
@@ -25,6 +28,7 @@ mod ptp;
 mod refused;
 mod region;
 mod source;
+mod trace;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -120,6 +124,12 @@ fn run(
         ["serve-from", kind, scale] => source::serve_from(kind, scale),
         ["saw", events] => Ok(watch.as_ref().context("nothing is being watched")?.saw(events.parse()?)),
         ["watched"] => watch.take().context("nothing was being watched")?.stop(),
+        // "count 3\nunhandled 1\nlast_unhandled 7 ms"
+        ["unhandled", interrupt] => {
+            let text = std::fs::read_to_string(format!("/proc/irq/{interrupt}/spurious"))?;
+            let count = text.lines().find_map(|line| line.strip_prefix("unhandled "));
+            Ok(count.with_context(|| format!("no count in {text:?}"))?.trim().parse::<u64>()?.into())
+        }
         ["interrupts"] => Ok(std::fs::read_to_string("/proc/interrupts")?.into()),
         other => bail!("the guest does not know the words {other:?}"),
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Devices that our driver must not take, as the memory that they name cannot be a page's.
+//! Other devices like the clock's, many of which our driver must not take, as the memory that they name cannot be a page's.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -23,6 +23,10 @@ pub(crate) fn all() -> Result<Value> {
                 Ok(()) => "bound".to_owned(),
                 Err(error) => Errno::from_io_error(&error).map_or(error.to_string(), name),
             };
+            // What is taken is given back.
+            if answer == "bound" {
+                fs::write(format!("{DRIVERS}/ptp_vmclock_rust/unbind"), &device).context("cannot unbind")?;
+            }
             let lines = log(&device)?.split_off(before);
             found.insert(device, json!({ "answer": answer, "log": lines }));
         }

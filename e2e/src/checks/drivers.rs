@@ -24,6 +24,8 @@ const WAKES: u32 = 6;
 /// How often the guest is notified. Some sixty notifications before its kernel listens fill the doorbell's ring for good:
 /// with this, a boot may take a few seconds between the two.
 const REFRESH: &str = "100ms";
+/// How long nothing may happen where that is judged, and where it is only shown.
+const AT_REST: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3)];
 /// How much more anything may cost than with Linux's own driver.
 const RATIO: f64 = 1.10;
 /// How far a sample of two clocks may be off beyond what it says itself, in nanoseconds: the guest's clocks run apart meanwhile.
@@ -73,11 +75,17 @@ const fn same(what: &'static str, expected: &'static str, look: fn(&mut Guest) -
     Behaviour { what, expected: [expected, expected], look }
 }
 
-const BEHAVIOURS: [Behaviour; 29] = [
+const BEHAVIOURS: [Behaviour; 37] = [
     Behaviour { what: "device mode", expected: ["0600", "0444"], look: |guest| guest.fact("mode") },
     same("mmap", "allowed", |guest| guest.fact("mmap")),
     same("mmap to write", "EROFS", |guest| guest.fact("mmap to write")),
     same("mprotect to write", "EACCES", |guest| guest.fact("mprotect to write")),
+    Behaviour { what: "mmap to execute", expected: ["allowed", "EPERM"], look: |guest| guest.fact("mmap to execute") },
+    Behaviour {
+        what: "mprotect to execute",
+        expected: ["allowed", "EACCES"],
+        look: |guest| guest.fact("mprotect to execute"),
+    },
     same("mmap of two pages", "EINVAL", |guest| guest.fact("mmap of two pages")),
     same("mmap of the second page", "EINVAL", |guest| guest.fact("mmap of the second page")),
     same("read(2) at the page's end", "4", |guest| guest.fact("read at the page's end")),
@@ -121,6 +129,19 @@ const BEHAVIOURS: [Behaviour; 29] = [
             },
         )
     }),
+    Behaviour {
+        what: "it waits",
+        expected: ["busily", "asleep"],
+        look: |guest| {
+            guest.with_page(
+                |page| page.seq_count |= 1,
+                |guest| {
+                    let slept = guest.machine.ask("driver read")?[2] == true;
+                    Ok(if slept { "asleep" } else { "busily" }.to_owned())
+                },
+            )
+        },
+    },
     same("PTP time in the same", "ETIMEDOUT", |guest| guest.with_page(|page| page.seq_count |= 1, Guest::time)),
     Behaviour {
         what: "PTP time while the status is unknown",
@@ -152,7 +173,39 @@ const BEHAVIOURS: [Behaviour; 29] = [
     Behaviour { what: "PTP clock when a counter comes later", expected: ["no", "yes"], look: late_counter },
     Behaviour { what: "the same of a page that does not notify", expected: ["no", "yes"], look: unannounced_counter },
     Behaviour { what: "sysfs attributes", expected: ["none", "as on the page, for everyone"], look: attributes },
+    Behaviour {
+        what: "the same in an update that never ends",
+        expected: ["none", "as on the page, for everyone"],
+        look: |guest| {
+            // They are as they were last seen.
+            attributes(guest)?;
+            let page = guest.machine.region()?.page()?;
+            guest.with_page(|now| now.seq_count |= 1, |guest| attributes_of(guest, &page))
+        },
+    },
     Behaviour { what: "uevents of disruption and restore", expected: ["none", "disrupted, restored"], look: uevents },
+    Behaviour {
+        what: "the same of a page that does not notify",
+        expected: ["none", "disrupted"],
+        look: unannounced_disruption,
+    },
+    same("work at rest, on a page that notifies", "none", |guest| {
+        guest.bind(guest.driver)?;
+        // The publisher notifies, unless it stands.
+        guest.with_page(|_| (), at_rest)
+    }),
+    same("work at rest, on one that does not", "none", |guest| {
+        let silent = |page: &mut Snapshot| page.flags = page.flags.without(Flags::NOTIFICATION_PRESENT);
+        guest.with_page(silent, |guest| {
+            guest.bind(guest.driver)?;
+            at_rest(guest)
+        })
+    }),
+    Behaviour {
+        what: "work in an update that never ends",
+        expected: ["none", "some, less and less"],
+        look: endless_update,
+    },
     same("bound in an update that ends later", "works then", late_end),
     same("binding to a page that is none", "refused with a line", bad_pages),
 ];
@@ -334,6 +387,14 @@ fn behave(guest: &mut Guest, table: &mut Vec<Row>) -> Result<String> {
     Ok(format!("{} behaviours, the same in {}, on purpose different in {better}", table.len(), table.len() - better))
 }
 
+/// Two times that Linux's own driver gets wrong: before the reference time, and with a shift that means nothing.
+pub(super) fn times_that_were_wrong(lab: &Lab, machine: Machine) -> Result<(Machine, [String; 2])> {
+    let mut guest = Guest { lab, machine, driver: Driver::Linux };
+    let times = [guest.with_page(ahead, Guest::time), guest.with_page(meaningless, Guest::time)];
+    let [before, shift] = times.map(|time| time.map_err(|error| guest.machine.explain(error)));
+    Ok((guest.machine, [before?, shift?]))
+}
+
 /// A page without a counter gets one.
 fn late_counter(guest: &mut Guest) -> Result<String> {
     let driver = guest.driver;
@@ -399,11 +460,15 @@ fn late_end(guest: &mut Guest) -> Result<String> {
 }
 
 fn attributes(guest: &mut Guest) -> Result<String> {
+    let page = guest.machine.region()?.page()?;
+    attributes_of(guest, &page)
+}
+
+fn attributes_of(guest: &mut Guest, page: &Snapshot) -> Result<String> {
     let found = guest.machine.ask("driver attributes")?;
     if found == json!({}) {
         return Ok("none".to_owned());
     }
-    let page = guest.machine.region()?.page()?;
     let expected = json!({
         "marker": [format!("{:#018x}", page.disruption_marker), "444"],
         "generation": [format!("{:#018x}", page.vm_generation_counter), "444"],
@@ -416,6 +481,8 @@ fn attributes(guest: &mut Guest) -> Result<String> {
 }
 
 fn uevents(guest: &mut Guest) -> Result<String> {
+    // An interrupt is had only by who is bound to a page that notifies.
+    guest.bind(guest.driver)?;
     guest.machine.ask("driver listen")?;
     let mut told = Vec::new();
     for (what, count) in [("migrate", 1), ("clone", 2)] {
@@ -436,6 +503,68 @@ fn uevents(guest: &mut Guest) -> Result<String> {
     Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
 }
 
+/// A marker changes while nobody notifies, but while a program has the device node open.
+fn unannounced_disruption(guest: &mut Guest) -> Result<String> {
+    let (driver, patience) = (guest.driver, guest.patience());
+    let silent = |page: &mut Snapshot| page.flags = page.flags.without(Flags::NOTIFICATION_PRESENT);
+    guest.with_page(silent, |guest| {
+        guest.bind(driver)?;
+        guest.machine.ask("driver listen")?;
+        guest.machine.ask("driver hold")?;
+        let mut page = Snapshot::from_bytes(&guest.machine.region()?.bytes()?);
+        page.disruption_marker ^= 1;
+        page.seq_count = page.seq_count.wrapping_add(2);
+        guest.machine.region()?.set_bytes(&page.to_bytes())?;
+        let mut names = Vec::new();
+        let _ = until("the kernel tells of it", patience, || {
+            let more = guest.machine.ask("driver uevents")?;
+            names
+                .extend(more.as_array().into_iter().flatten().filter_map(|event| event[0].as_str().map(str::to_owned)));
+            Ok(!names.is_empty())
+        });
+        guest.machine.ask("driver let-go")?;
+        Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+    })
+}
+
+/// How much work the driver has within a while in which nothing happens.
+fn work(guest: &mut Guest, within: Duration) -> Result<u64> {
+    let done = guest.machine.ask(&format!("driver work {}", within.as_millis()))?;
+    done.as_u64().with_context(|| format!("the guest does not count: {done}"))
+}
+
+fn at_rest(guest: &mut Guest) -> Result<String> {
+    let within = AT_REST[usize::from(!guest.lab.strict_costs)];
+    Ok(match work(guest, within)? {
+        0 => "none".to_owned(),
+        some => format!("{some} times in {within:?}"),
+    })
+}
+
+/// The driver polls a page that stays in the middle of an update, ever more rarely: after 1, 3, 7 s and so on, or later, as it wakes no CPU.
+fn endless_update(guest: &mut Guest) -> Result<String> {
+    const WITHIN: Duration = Duration::from_secs(6);
+    let driver = guest.driver;
+    guest.with_page(
+        |_| (),
+        |guest| {
+            let kept = guest.machine.region()?.bytes()?;
+            let mut page = Snapshot::from_bytes(&kept);
+            page.seq_count |= 1;
+            guest.machine.region()?.set_bytes(&page.to_bytes())?;
+            guest.bind(driver)?;
+            let done = work(guest, WITHIN)?;
+            guest.machine.region()?.set_bytes(&kept)?;
+            guest.bind(driver)?;
+            Ok(match done {
+                0 => "none".to_owned(),
+                1..=3 => "some, less and less".to_owned(),
+                many => format!("{many} times in {WITHIN:?}"),
+            })
+        },
+    )
+}
+
 /// Another magic, another version, a size beyond the region.
 fn bad_pages(guest: &mut Guest) -> Result<String> {
     let driver = guest.driver;
@@ -445,6 +574,8 @@ fn bad_pages(guest: &mut Guest) -> Result<String> {
     let lines = |guest: &mut Guest| {
         Ok::<_, anyhow::Error>(items(&json!({ "log": guest.machine.ask("driver log")? }), "log")?.len())
     };
+    // What the driver had to log of the page before, it has logged once it is bound again.
+    guest.bind(driver)?;
     for change in changes {
         let before = lines(guest)?;
         let answer = guest.with_page(change, |guest| guest.text(&format!("bind {}", driver.word())))?;

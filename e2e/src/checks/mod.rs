@@ -13,7 +13,7 @@ mod notify;
 mod other;
 mod watched;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -111,9 +111,18 @@ pub(crate) fn run_on_arm64(lab: &Lab, arm: &Arm, only: &[String], report: &mut R
     }
 }
 
-/// A kernel that watches memory and locks.
-pub(crate) fn run_watched(lab: &Lab, kernel: &Kernel, driver: &Path, report: &mut Report) {
-    watched::run(lab, kernel, driver, report);
+/// Kernels that watch memory and locks.
+pub(crate) fn run_watched(
+    lab: &Lab,
+    kernels: &[(Kernel, PathBuf)],
+    fixed: &[(Kernel, PathBuf)],
+    only: &[String],
+    report: &mut Report,
+) {
+    for (kernel, driver) in kernels {
+        let fixed = fixed.iter().find(|(other, _)| other.version == kernel.version);
+        watched::run(lab, kernel, driver, fixed.map(|(_, driver)| driver.as_path()), only, report);
+    }
 }
 
 /// All names are where none is named.

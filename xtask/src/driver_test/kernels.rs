@@ -20,6 +20,11 @@ use super::workshop::Workshop;
 const UNUSED: &str = "--exclude='*/Documentation/*/*' --exclude='*/tools/testing/*' --exclude='*/sound/*.[ch]' --exclude='*/drivers/gpu/drm/*.c' \
                       --exclude='*/drivers/gpu/drm/amd/*.[ch]' --exclude='*/drivers/net/*.[ch]' --exclude='*/drivers/media/*.[ch]' --exclude='*/fs/*.c'";
 
+/// What is taken out of a stock kernel's configuration, and whether it is.
+const BARE: [&str; 2] = [
+    "scripts/config --disable ACPI --disable SUSPEND --disable HIBERNATION --disable KVM_GUEST --disable XEN --enable OF",
+    "if grep -E '^CONFIG_(ACPI|PM_SLEEP|KVM_GUEST)=' .config; then exit 1; fi",
+];
 /// Of what `make` has to be told that of stock kernels is Debian's own.
 const STOCK_MAKE: &str = "make -s -j$(nproc) CROSS_COMPILE=x86_64-linux-gnu- CC=x86_64-linux-gnu-gcc-14";
 const ARM64_MAKE: &str = "make -s -j$(nproc) ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc-14";
@@ -73,12 +78,22 @@ impl Source {
 
     /// The tree of Debian's stock kernel.
     pub(super) fn stock(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
-        self.prepare(cache, workshop, "amd64", STOCK_MAKE, "strip")
+        self.prepare(cache, workshop, "amd64", STOCK_MAKE, "strip", None)
     }
 
     /// The same for arm64.
     pub(super) fn arm64(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
-        self.prepare(cache, workshop, "arm64", ARM64_MAKE, "aarch64-linux-gnu-strip")
+        self.prepare(cache, workshop, "arm64", ARM64_MAKE, "aarch64-linux-gnu-strip", None)
+    }
+
+    /// The tree of a kernel without much of what the driver can make use of: on x86-64, ...
+    pub(super) fn bare(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
+        self.prepare(cache, workshop, "amd64-bare", STOCK_MAKE, "strip", Some(BARE))
+    }
+
+    /// ... and on arm64, as machines have it that know device trees only.
+    pub(super) fn bare_arm64(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
+        self.prepare(cache, workshop, "arm64-bare", ARM64_MAKE, "aarch64-linux-gnu-strip", Some(BARE))
     }
 
     /// Makes a tree for modules of the source and a kernel's headers.
@@ -89,11 +104,13 @@ impl Source {
         kind: &str,
         make: &str,
         strip: &'static str,
+        without: Option<[&str; 2]>,
     ) -> Result<BuildTree> {
         let make = format!("{make} KERNELRELEASE={}", self.release);
         let headers = format!("/mnt/headers/usr/src/linux-headers-{}", self.release);
+        let [change, check] = without.map_or_else(Default::default, |lines| lines.map(|line| format!("{line}\n")));
         let script = format!(
-            "{}\ncp {headers}/.config .\n{make} olddefconfig\n{make} modules_prepare\ncp {headers}/Module.symvers .",
+            "{}\ncp {headers}/.config .\n{change}{make} olddefconfig\n{check}{make} modules_prepare\ncp {headers}/Module.symvers .",
             self.unpack(UNUSED)
         );
         let headers = self.headers.path("");
@@ -108,6 +125,7 @@ impl Source {
         let script = format!(
             "{}\n{WATCHED_MAKE} tinyconfig\nscripts/kconfig/merge_config.sh -m .config /mnt/config/small.config /mnt/config/watched.config\n\
              {WATCHED_MAKE} olddefconfig\ngrep -q ^CONFIG_RUST=y .config && grep -q ^CONFIG_KASAN=y .config && grep -q ^CONFIG_PROVE_LOCKING=y .config\n\
+             grep -q ^CONFIG_FAILSLAB=y .config && grep -q ^CONFIG_FAULT_INJECTION_STACKTRACE_FILTER=y .config && grep -q ^CONFIG_PM_DEBUG=y .config\n\
              {WATCHED_MAKE} bzImage modules\nxz --check=crc32 --keep --force drivers/ptp/ptp_vmclock.ko",
             self.unpack("--exclude='*/Documentation/*/*'")
         );
@@ -168,9 +186,40 @@ impl Source {
 }
 
 impl BuildTree {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The driver compiled for a kernel that nobody has built: what it needs of that kernel is not known to be there, but for ACPI,
+    /// which is not.
+    pub(super) fn compile_driver(&self, project: &Project, workshop: &Workshop) -> Result<()> {
+        let said = self.make_driver(project, workshop, "KBUILD_MODPOST_WARN=1")?;
+        let wrong = |line: &&str| {
+            let is_warning = line.contains("warning:") || line.contains("WARNING");
+            is_warning && (!line.ends_with("undefined!") || line.contains("acpi"))
+        };
+        match said.lines().find(wrong) {
+            Some(line) => anyhow::bail!("the driver builds with a warning: {line}\n{said}"),
+            None => Ok(()),
+        }
+    }
+
     /// The driver as a module for this kernel, compressed as Debian's are.
     pub(super) fn build_driver(&self, project: &Project, workshop: &Workshop) -> Result<PathBuf> {
-        let build = project.target(format!("driver/{}", self.name));
+        let said = self.make_driver(project, workshop, "")?;
+        if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
+            anyhow::bail!("the driver builds with a warning: {warning}\n{said}");
+        }
+        Ok(self.build_folder(project).join("linux/ptp_vmclock_rust.ko.xz"))
+    }
+
+    fn build_folder(&self, project: &Project) -> PathBuf {
+        project.target(format!("driver/{}", self.name))
+    }
+
+    /// Gives what the compilers said.
+    fn make_driver(&self, project: &Project, workshop: &Workshop, options: &str) -> Result<String> {
+        let build = self.build_folder(project);
         remove_folder(&build)?;
         // A copy, so that nothing is written into the clone.
         for (from, to) in [("linux", "linux"), ("crates/vmclock-core/src", "crates/vmclock-core/src")] {
@@ -181,14 +230,44 @@ impl BuildTree {
         }
         say(&format!("building the driver for Linux {}", self.name));
         let script = format!(
-            "cd /mnt/build/linux\n{} -C /mnt/kernel M=/mnt/build/linux modules\n{} --strip-debug ptp_vmclock_rust.ko\n\
+            "cd /mnt/build/linux\n{} -C /mnt/kernel M=/mnt/build/linux {options} modules\n{} --strip-debug ptp_vmclock_rust.ko\n\
              xz --check=crc32 --force ptp_vmclock_rust.ko",
+            self.make, self.strip
+        );
+        workshop.run(&[("kernel", &self.folder), ("build", &build)], &script)
+    }
+
+    /// Linux's own driver with our patches, of `linux/c-series`.
+    pub(super) fn build_fixed_c_driver(&self, project: &Project, workshop: &Workshop) -> Result<PathBuf> {
+        let build = project.target(format!("driver/{}-c", self.name));
+        remove_folder(&build)?;
+        let folder = build.join("drivers/ptp");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Cmd::new("cp").arg(self.folder.join("drivers/ptp/ptp_vmclock.c")).arg(&folder).read()?;
+        let series = project.path("linux/c-series");
+        let entries = fs::read_dir(&series).with_context(|| format!("cannot list {}", series.display()))?;
+        let mut patches: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        patches.sort();
+        for patch in patches {
+            // Above this folder there is a repository of ours, which it would look into.
+            let apply = Cmd::new("git").args(["apply", "--whitespace=error"]).arg(&patch).current_dir(&build);
+            apply.env("GIT_CEILING_DIRECTORIES", build.parent().context("a folder without a parent")?).read()?;
+            let check = "perl /mnt/kernel/scripts/checkpatch.pl --root=/mnt/kernel --no-tree --strict --quiet \
+                         --ignore UNKNOWN_COMMIT_ID";
+            let name = patch.file_name().context("a patch without a name")?.to_string_lossy();
+            workshop.run(&[("kernel", &self.folder), ("series", &series)], &format!("{check} /mnt/series/{name}"))?;
+        }
+        say(&format!("building Linux's own driver with our patches for Linux {}", self.name));
+        let script = format!(
+            "cd /mnt/build/drivers/ptp\necho 'obj-m := ptp_vmclock.o' > Kbuild\n\
+             {} -C /mnt/kernel M=/mnt/build/drivers/ptp modules\n{} --strip-debug ptp_vmclock.ko\n\
+             xz --check=crc32 --force ptp_vmclock.ko",
             self.make, self.strip
         );
         let said = workshop.run(&[("kernel", &self.folder), ("build", &build)], &script)?;
         if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
-            anyhow::bail!("the driver builds with a warning: {warning}\n{said}");
+            anyhow::bail!("Linux's driver with our patches builds with a warning: {warning}\n{said}");
         }
-        Ok(build.join("linux/ptp_vmclock_rust.ko.xz"))
+        Ok(folder.join("ptp_vmclock.ko.xz"))
     }
 }

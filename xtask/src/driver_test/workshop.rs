@@ -79,20 +79,25 @@ impl Workshop {
 
     /// Runs a script in here, with folders of the machine under these names in `/mnt`. What it prints is shown only if it fails.
     pub(super) fn run(&self, folders: &[(&str, &Path)], script: &str) -> Result<String> {
-        for (name, _) in folders {
-            let place = self.tree.path("mnt").join(name);
-            fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
-        }
-        let mut command = Cmd::new("unshare").arg("--mount");
-        if !is_root()? {
-            command = command.arg("--map-root-user");
-        }
-        let mut command = command.args(["sh", "-euc", ENTER, "enter"]).arg(self.tree.path("")).arg(script);
-        for (name, folder) in folders {
-            command = command.arg(name).arg(folder);
-        }
-        command.read_all().context("in the folder of Debian's compilers; entering it needs root, or user namespaces")
+        enter(&self.tree.path(""), folders, script).context("in the folder of Debian's compilers")
     }
+}
+
+/// The same in any folder with a Debian system.
+pub(crate) fn enter(root: &Path, folders: &[(&str, &Path)], script: &str) -> Result<String> {
+    for (name, _) in folders {
+        let place = root.join("mnt").join(name);
+        fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    }
+    let mut command = Cmd::new("unshare").arg("--mount");
+    if !is_root()? {
+        command = command.arg("--map-root-user");
+    }
+    let mut command = command.args(["sh", "-euc", ENTER, "enter"]).arg(root).arg(script);
+    for (name, folder) in folders {
+        command = command.arg(name).arg(folder);
+    }
+    command.read_all().context("entering it needs root, or user namespaces")
 }
 
 /// Why this machine lets nobody into such a folder, if it does not.

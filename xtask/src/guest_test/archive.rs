@@ -59,7 +59,7 @@ impl Release {
     }
 
     /// A package of this kernel, from a name with `RELEASE` or `SERIES` in it.
-    fn package(&self, pattern: &str) -> String {
+    pub(crate) fn package(&self, pattern: &str) -> String {
         pattern.replace("RELEASE", &self.name).replace("SERIES", &self.series.to_string())
     }
 

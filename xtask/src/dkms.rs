@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask dkms`: the Debian package `vmclock-dkms`, by which machines with Debian's stock kernels build the Linux
+//! driver for themselves; and whether it does what it should in clean Debian systems.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{ensure, Context, Result};
+
+use crate::cache::{remove_folder, write_script, write_whole, Cache};
+use crate::debian::{self, Freshness, Mirror, Request};
+use crate::driver_test::{self, enter};
+use crate::guest_test::{Release, KERNEL_SUITE};
+use crate::project::Project;
+use crate::shell::{say, Cmd};
+
+/// The release on which machines install the package.
+const SUITE: &str = "trixie";
+
+/// Build the package vmclock-dkms.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Install, upgrade and remove it in a clean Debian system for each kernel that the driver supports. Needs root,
+    /// 5 GB, and some ten minutes a kernel
+    #[arg(long)]
+    test: bool,
+
+    /// With --test: only kernels of this series, such as 7.3
+    #[arg(long, requires = "test")]
+    series: Option<String>,
+}
+
+pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
+    let version = version(project)?;
+    let package = build(project, &version)?;
+    say(&format!("built {}", package.display()));
+    if !options.test {
+        return Ok(());
+    }
+    let next = build(project, &format!("{version}+next"))?;
+    let cache = Cache::open()?;
+    let releases = driver_test::supported(&cache)?;
+    let wanted =
+        |release: &&Release| options.series.as_ref().is_none_or(|series| *series == release.series.to_string());
+    let wanted: Vec<_> = releases.iter().filter(wanted).collect();
+    ensure!(!wanted.is_empty(), "Debian's {KERNEL_SUITE} has none of these kernels with its headers and source");
+    wanted.into_iter().try_for_each(|release| test(&cache, release, &package, &next))
+}
+
+/// The driver's version is in one place.
+fn version(project: &Project) -> Result<String> {
+    let path = project.path("linux/dkms.conf");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let version = text.lines().find_map(|line| line.strip_prefix("PACKAGE_VERSION=\"")?.strip_suffix('"'));
+    Ok(version.with_context(|| format!("no PACKAGE_VERSION in {}", path.display()))?.to_owned())
+}
+
+/// The package in the target folder.
+fn build(project: &Project, version: &str) -> Result<PathBuf> {
+    let root = project.target(format!("dkms/vmclock-dkms_{version}"));
+    remove_folder(&root)?;
+    let parts = project.path("packaging/dkms");
+    let read = |name: &str| -> Result<String> {
+        let path = parts.join(name);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text.replace("VERSION", version))
+    };
+    let make = |folder: &str| -> Result<PathBuf> {
+        let folder = root.join(folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    };
+    let source = make(&format!("usr/src/vmclock-rust-{version}"))?;
+    let copy = |from: &str, to: &Path| Cmd::new("cp").arg("-r").arg(project.path(from)).arg(to).read().map(|_| ());
+    for name in ["Kbuild", "Makefile", "dkms-make", "helpers.c", "helpers.h", "upstream"] {
+        copy(&format!("linux/{name}"), &source)?;
+    }
+    for entry in fs::read_dir(project.path("linux"))?.flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "rs") {
+            copy(&format!("linux/{}", entry.file_name().to_string_lossy()), &source)?;
+        }
+    }
+    copy("crates/vmclock-core/src", &source.join("vmclock-core"))?;
+    let conf = fs::read_to_string(project.path("linux/dkms.conf"))?;
+    let conf: String = conf
+        .lines()
+        .map(|line| match line.split_once('=') {
+            Some((name @ "PACKAGE_VERSION", _)) => format!("{name}=\"{version}\"\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    write_whole(&source.join("dkms.conf"), &conf)?;
+    write_whole(&make("etc/modprobe.d")?.join("vmclock-dkms.conf"), &read("modprobe.conf")?)?;
+    let documents = make("usr/share/doc/vmclock-dkms")?;
+    copy("linux/README.md", &documents.join("README.md"))?;
+    copy("packaging/dkms/copyright", &documents.join("copyright"))?;
+    let control = make("DEBIAN")?;
+    write_whole(&control.join("control"), &read("control")?)?;
+    write_whole(&control.join("conffiles"), "/etc/modprobe.d/vmclock-dkms.conf\n")?;
+    write_script(&control.join("postinst"), &read("postinst")?)?;
+    write_script(&control.join("prerm"), &read("prerm")?)?;
+    let package = root.with_extension("deb");
+    let package = package.with_file_name(format!("vmclock-dkms_{version}_all.deb"));
+    Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&root).arg(&package).read()?;
+    Ok(package)
+}
+
+/// What is done in the clean system, where `/mnt/packages` has the packages. Each line that begins with `=` is a figure.
+const SCRIPT: &str = r#"
+name=vmclock-rust
+[ -e /lib/modules/$release/build/.config ]
+before=$(du -sxm / | cut -f1)
+start=$(date +%s)
+dpkg --install /mnt/packages/vmclock-dkms_${version}_all.deb
+module() { find /lib/modules/$release/updates/dkms -name 'ptp_vmclock_rust.ko*'; }
+dkms status -m $name -v $version -k $release | grep -q ': installed'
+[ "$(module | wc -l)" = 1 ]
+echo "= built and installed in $(($(date +%s) - start)) s; takes $(($(du -sxm / | cut -f1) - before)) MB"
+echo "= made for $(modinfo -F vermagic $(module)); signed by: $(modinfo -F signer $(module))"
+modprobe --showconfig | grep -q '^blacklist ptp_vmclock$'
+modprobe --set-version $release --show-depends ptp_vmclock_rust | tail -n 1
+modprobe --set-version $release --resolve-alias 'acpi:AMZNC10C:VMCLOCK:' | grep -qx ptp_vmclock_rust
+cp $(module) /mnt/out/
+dpkg --install /mnt/packages/vmclock-dkms_${version}+next_all.deb
+dkms status -m $name -v $version+next -k $release | grep -q ': installed'
+[ -z "$(dkms status -m $name -v $version)" ]
+[ "$(module | wc -l)" = 1 ]
+echo "= upgraded"
+dpkg --purge vmclock-dkms
+[ -z "$(dkms status -m $name)" ]
+[ -z "$(find /lib/modules -name 'ptp_vmclock_rust*')" ]
+for left in /usr/src/$name-* /var/lib/dkms/$name /etc/modprobe.d/vmclock-dkms.conf; do [ ! -e "$left" ]; done
+echo "= removed without a trace"
+"#;
+
+fn test(cache: &Cache, release: &Release, package: &Path, next: &Path) -> Result<()> {
+    let start = Instant::now();
+    say(&format!("making a clean Debian {SUITE} with the headers and the source of Linux {}", release.name));
+    let scratch = cache.scratch()?;
+    let root = scratch.path().join("root");
+    let out = scratch.path().join("out");
+    fs::create_dir(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    bootstrap(cache, release, package, &root)?;
+    say(&format!("made in {:.0} s", start.elapsed().as_secs_f64()));
+    let packages = package.parent().context("a package without a folder")?;
+    ensure!(next.parent() == Some(packages), "packages in two folders");
+    let version = package.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('_').nth(1));
+    let version = version.context("a package without a version")?;
+    let script = format!("release={}\nversion={version}\n{SCRIPT}", release.name);
+    let said = enter(&root, &[("packages", packages), ("out", &out)], &script)?;
+    for line in said.lines().filter_map(|line| line.strip_prefix("= ")) {
+        say(&format!("ok     {} {line}", release.version()));
+    }
+    Ok(())
+}
+
+/// A Debian system with all that the package depends on, from the mirror of this machine.
+fn bootstrap(cache: &Cache, release: &Release, package: &Path, root: &Path) -> Result<()> {
+    let tool = debian::fetch(
+        cache,
+        &Request {
+            name: "mmdebstrap",
+            suite: SUITE,
+            alone: &["mmdebstrap"],
+            with_dependencies: &[],
+            freshness: Freshness::Any,
+        },
+    )?;
+    let depends = Cmd::new("dpkg-deb").arg("--field").arg(package).arg("Depends").read()?;
+    let own = ["linux-headers-RELEASE", "linux-source-SERIES"].map(|pattern| release.package(pattern));
+    let names = depends.split(',').filter_map(|depend| depend.split_whitespace().next());
+    let names = names.filter(|name| !name.starts_with("linux-source")).map(str::to_owned);
+    let include: Vec<String> = names.chain(own).collect();
+    let Mirror { address, signed_by } = Mirror::of_this_machine()?;
+    let keys = signed_by.map(|keys| format!("[signed-by={keys}] ")).unwrap_or_default();
+    let line = |suite: &str| format!("deb {keys}{address} {suite} main");
+    Cmd::new("perl")
+        .arg(tool.path("usr/bin/mmdebstrap"))
+        .args(["--quiet", "--mode=root", "--variant=apt", "--aptopt=Apt::Install-Recommends \"false\""])
+        .arg(format!("--include={}", include.join(",")))
+        .arg(SUITE)
+        .arg(root)
+        .args([line(SUITE), line(KERNEL_SUITE)])
+        .read_all()
+        .map(|_| ())
+}
