@@ -204,9 +204,8 @@ impl Device {
                 .inspect(|()| announced.disruption_marker = now.disruption_marker)
         };
         let restored = match (announced.generation, now.generation) {
-            (Some(from), Some(to)) if from != to => {
-                Self::announce(node, c"VMCLOCK_EVENT=restored", &now).inspect(|()| announced.generation = now.generation)
-            }
+            (Some(from), Some(to)) if from != to => Self::announce(node, c"VMCLOCK_EVENT=restored", &now)
+                .inspect(|()| announced.generation = now.generation),
             (None, Some(_)) => {
                 announced.generation = now.generation;
                 Ok(())

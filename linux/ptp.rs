@@ -15,7 +15,9 @@ use vmclock_core::time::{Tai, Time};
 use crate::clock::{patiently, some_attempts, Clock};
 use crate::upstream::bindings::vmclock_rust_kvm_clock;
 use crate::upstream::ptp::{PtpClock, SystemTimestamps};
-use crate::upstream::timekeeping::{snapshot, CounterId as SystemCounterId, CrossTimestamp, SystemClock, SystemCounter};
+use crate::upstream::timekeeping::{
+    snapshot, CounterId as SystemCounterId, CrossTimestamp, SystemClock, SystemCounter,
+};
 
 /// What the system calls the counter that the page is about.
 #[cfg(CONFIG_X86)]

@@ -40,10 +40,7 @@ impl Region {
         let (start, size) = (resource.start(), resource.size());
         let len = usize::try_from(size).unwrap_or(0);
         if len < SHORTEST || start % 8 != 0 {
-            dev_err!(
-                dev,
-                "{size:#x} bytes at {start:#x} cannot hold the page: it needs {SHORTEST:#x}, aligned to 8\n"
-            );
+            dev_err!(dev, "{size:#x} bytes at {start:#x} cannot hold the page: it needs {SHORTEST:#x}, aligned to 8\n");
             return Err(EINVAL);
         }
         // All of the structure is read at once, and what lies beyond the region is not made use of. Memory is mapped by whole pages

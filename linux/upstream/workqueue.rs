@@ -65,7 +65,11 @@ impl DelayedWork {
     /// # Safety
     ///
     /// It must become the field number `ID` of a `W`, as [`Worker::from_work`] has it, and be [cancelled](Self::cancel) before that goes.
-    pub(crate) unsafe fn new<W: Worker<ID>, const ID: u64>(timer: Timer, work: Lock, alarm: Lock) -> impl PinInit<Self> {
+    pub(crate) unsafe fn new<W: Worker<ID>, const ID: u64>(
+        timer: Timer,
+        work: Lock,
+        alarm: Lock,
+    ) -> impl PinInit<Self> {
         let flags = match timer {
             Timer::Exact => bindings::TIMER_IRQSAFE,
             Timer::Deferrable => bindings::TIMER_IRQSAFE | bindings::TIMER_DEFERRABLE,
@@ -104,7 +108,9 @@ impl DelayedWork {
     pub(crate) fn queue_after(&self, millis: u32) {
         let delay: c_ulong = kernel::time::msecs_to_jiffies(millis);
         // SAFETY: it was made by `new`. Whoever made it cancels it before it goes.
-        unsafe { bindings::queue_delayed_work_on(ANY_CPU, bindings::system_power_efficient_wq, self.inner.get(), delay) };
+        unsafe {
+            bindings::queue_delayed_work_on(ANY_CPU, bindings::system_power_efficient_wq, self.inner.get(), delay)
+        };
     }
 
     /// It is not being done any more when this returns, and will not be done again unless it is queued from elsewhere.
