@@ -93,6 +93,10 @@ impl UtcRule {
             _ => return None,
         };
         let reference = i64::try_from(page.time_sec).ok()?.checked_add(offset)?;
+        if page.leap_indicator == LeapIndicator::NONE {
+            // Without a look at the calendar, which costs more than all else.
+            return Some(Self { to_linear: offset, to_utc_after: offset, changes_at: i64::MIN, leap: None });
+        }
         let this_month = month_start(reference);
         let next_month = next_month_start(reference);
         let ahead = |kind: LeapKind| Self {
@@ -119,9 +123,6 @@ impl UtcRule {
             leap: Some(Leap { month, kind: LeapKind::Inserted }),
         };
         match page.leap_indicator {
-            LeapIndicator::NONE => {
-                Some(Self { to_linear: offset, to_utc_after: offset, changes_at: i64::MIN, leap: None })
-            }
             LeapIndicator::PRE_POSITIVE => Some(ahead(LeapKind::Inserted)),
             LeapIndicator::PRE_NEGATIVE => Some(ahead(LeapKind::Deleted)),
             LeapIndicator::POST_POSITIVE => Some(behind(LeapKind::Inserted)),
@@ -164,6 +165,32 @@ impl UtcRule {
     pub(crate) fn after(&self, time: Time<PageScale>) -> Option<Time<SmearedUtc>> {
         Some(time.plus_seconds(self.to_utc_after)?.on())
     }
+}
+
+/// UTC at an instant of the page; `None` where [`UtcRule::from_snapshot`] or [`UtcRule::utc`] is.
+///
+/// ```
+/// use vmclock_core::{abi::{Flags, Snapshot}, leap::utc, time::Time};
+/// let page = Snapshot::BLANK.with(|page| (page.flags, page.tai_offset_sec) = (Flags::TAI_OFFSET_VALID, -37));
+/// assert_eq!(utc(&page, Time::from_parts(1_800_000_037, 0)).unwrap().time.seconds(), 1_800_000_000);
+/// ```
+#[inline(always)]
+pub fn utc(page: &Snapshot, time: Time<PageScale>) -> Option<UtcTime> {
+    if page.leap_indicator != LeapIndicator::NONE {
+        return utc_near_leap_second(*page, time);
+    }
+    let offset = match page.time_type {
+        TimeType::UTC => 0,
+        TimeType::TAI => page.tai_offset()?.page_field().into(),
+        _ => return None,
+    };
+    Some(UtcTime { time: time.plus_seconds(offset)?.on(), leap_second: false })
+}
+
+/// By value, so that the page need not be in memory for the ordinary case.
+#[cold]
+fn utc_near_leap_second(page: Snapshot, time: Time<PageScale>) -> Option<UtcTime> {
+    UtcRule::from_snapshot(&page)?.utc(time)
 }
 
 /// TAI at an instant of the page; `None` on a monotonic scale, and on UTC without a valid offset.

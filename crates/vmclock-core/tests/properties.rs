@@ -47,23 +47,23 @@ prop_compose! {
         (flags, status, hint) in (any::<u64>(), 2..4u8, 0..4u8),
     ) -> Snapshot {
         Snapshot::BLANK.with(|page| {
-    page.counter_id = CPU;
-    page.time_type = TimeType(time_type);
-    page.clock_status = ClockStatus(status);
-    page.leap_second_smearing_hint = SmearingHint(hint);
-    page.flags = Flags(flags);
-    page.tai_offset_sec = tai_offset;
-    page.leap_indicator = LeapIndicator(leap);
-    page.counter_period_shift = shift;
-    page.counter_value = counter;
-    page.counter_period_frac_sec = period;
-    page.counter_period_maxerror_rate_frac_sec = period_max;
-    page.counter_period_esterror_rate_frac_sec = period_est;
-    page.time_sec = sec;
-    page.time_frac_sec = frac;
-    page.time_maxerror_nanosec = max;
-    page.time_esterror_nanosec = est;
-})
+            page.counter_id = CPU;
+            page.time_type = TimeType(time_type);
+            page.clock_status = ClockStatus(status);
+            page.leap_second_smearing_hint = SmearingHint(hint);
+            page.flags = Flags(flags);
+            page.tai_offset_sec = tai_offset;
+            page.leap_indicator = LeapIndicator(leap);
+            page.counter_period_shift = shift;
+            page.counter_value = counter;
+            page.counter_period_frac_sec = period;
+            page.counter_period_maxerror_rate_frac_sec = period_max;
+            page.counter_period_esterror_rate_frac_sec = period_est;
+            page.time_sec = sec;
+            page.time_frac_sec = frac;
+            page.time_maxerror_nanosec = max;
+            page.time_esterror_nanosec = est;
+        })
     }
 }
 
@@ -118,6 +118,25 @@ proptest! {
     fn bytes_and_words_are_the_same_page(page in any_page()) {
         prop_assert_eq!(Snapshot::from_bytes(&page.to_bytes()), page);
         prop_assert_eq!(Words::from(page).decode(), page);
+    }
+
+    #[test]
+    fn the_cheap_test_of_a_page_is_never_wrong_and_ordinary_pages_pass(
+        page in prop_oneof![timely_page(), any_page()], counter in any_magnitude(), cpu in prop_oneof![Just(CPU.0), any::<u8>()],
+    ) {
+        let words = Words::from(page).time_words();
+        let exact = Calibration::from_snapshot(&page, CounterId(cpu));
+        if words.certainly_give_time(CounterId(cpu)) {
+            let exact = exact.expect("certain");
+            let quick = Calibration::of_time_words(words);
+            prop_assert_eq!(exact.time_at(counter), Ok(quick.time_in_range_at(counter)));
+            prop_assert_eq!(exact.max_error_at(counter), quick.max_error_at(counter));
+        } else if let Ok(exact) = exact {
+            let period = exact.period();
+            let is_ordinary = (2..64).contains(&period.shift()) && page.time_sec >> 62 == 0 && page.size >= 0x70;
+            prop_assert!(!is_ordinary, "{page:?}");
+        }
+        prop_assert_eq!(words.by_words(), words);
     }
 
     #[test]

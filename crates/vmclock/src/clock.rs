@@ -147,30 +147,35 @@ impl VmClock {
     ///
     /// The counter is read after everything that the program loaded before, and before the page is checked to be
     /// still the same: two readings by one thread, or by two that wait for one another, are in order.
-    #[inline(never)]
+    #[inline(always)]
     pub fn now(&self) -> Result<Reading, ReadError> {
         self.read(counter::read_ordered)
     }
 
     /// The same without ordering: at half the price, and some tens of nanoseconds early or late relative to the
     /// instructions around it. For timing things, not for ordering them.
-    #[inline(never)]
+    #[inline(always)]
     pub fn now_unordered(&self) -> Result<Reading, ReadError> {
         self.read(counter::read_unordered)
     }
 
     #[inline(always)]
     fn read(&self, counter: impl FnMut() -> u64) -> Result<Reading, ReadError> {
+        // What does not succeed at once is done anew, out of line: waiting needs what would be in the way of the copying here.
         if let Some(mapping) = &self.mapping {
-            let timeout = Timeout::new(self.max_wait);
-            let (words, counter) = mapping.page().words_with(counter, timeout.into_closure())?;
-            if !self.may_be_cut_short(Some(words.decode().vm_generation_counter)) {
-                if let Ok(reading) = Reading::of_words(words, counter, counter::ID) {
-                    return Ok(reading);
+            if let Some((words, counter)) = mapping.page().try_time_words(counter) {
+                if !self.may_be_cut_short(Some(words.generation_word())) {
+                    if let Some(reading) = Reading::of_words(words, counter, counter::ID) {
+                        return Ok(reading);
+                    }
                 }
             }
         }
-        self.read_with_care()
+        // By value, so that the result of the above need not be in memory, where this one is.
+        match self.read_with_care() {
+            Ok(reading) => Ok(reading.by_words()),
+            Err(error) => Err(error),
+        }
     }
 
     /// In a file that was cut short, what is lost reads as zero, and the generation counter is the last field. So a

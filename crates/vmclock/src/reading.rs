@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use vmclock_core::abi::{ClockStatus, CounterId, Facts, SmearingHint, Snapshot, TimeType, Words};
+use vmclock_core::abi::{ClockStatus, CounterId, SmearingHint, Snapshot, TimeType, TimeWords, Words};
 use vmclock_core::calibration::{Calibration, NoTime};
 use vmclock_core::event::Epoch;
 use vmclock_core::leap::{self, UtcRule, UtcTime};
@@ -30,15 +30,11 @@ use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, 
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    time: Time<PageScale>,
-    max_error: u128,
+    /// Undecoded, and nothing is computed yet: to copy words while the CPU waits for its counter costs nothing, and what is computed
+    /// of the counter comes on top.
+    words: TimeWords,
     counter: u64,
-    /// The rest of the page, undecoded: fewer words to copy is what makes a reading cheap.
-    facts: Facts,
 }
-
-/// A maximum error that is not known. Those that are known have fewer than 94 bits.
-const UNKNOWN: u128 = u128::MAX;
 
 impl Reading {
     /// The time that a validated page gives at a value of its counter, on a CPU whose counter is `cpu`.
@@ -51,56 +47,56 @@ impl Reading {
     /// # Ok::<(), vmclock::NoTime>(())
     /// ```
     pub fn new(page: &Snapshot, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
-        Self::of_words(Words::from(*page), counter, cpu)
+        Calibration::from_snapshot(page, cpu)?.time_at(counter)?;
+        Ok(Self { words: Words::from(*page).time_words(), counter })
     }
 
-    /// The same of undecoded words.
+    /// The same of words that certainly give a time; `None` where [`new`](Self::new) knows.
     #[inline(always)]
-    pub(crate) fn of_words(words: Words, counter: u64, cpu: CounterId) -> Result<Self, NoTime> {
-        let calibration = Calibration::from_snapshot(&words.decode(), cpu)?;
-        Ok(Self {
-            time: calibration.time_at(counter)?,
-            max_error: calibration.max_error_at(counter).unwrap_or(UNKNOWN),
-            counter,
-            facts: words.facts(),
-        })
+    pub(crate) fn of_words(words: TimeWords, counter: u64, cpu: CounterId) -> Option<Self> {
+        words.certainly_give_time(cpu).then_some(Self { words, counter })
     }
 
-    /// The page, but for the calibration.
-    #[inline]
+    /// The same, word by word.
+    #[inline(always)]
+    pub(crate) fn by_words(&self) -> Self {
+        Self { words: self.words.by_words(), counter: self.counter }
+    }
+
+    /// The page, but for the estimated errors.
+    #[inline(always)]
     fn page(&self) -> Snapshot {
-        self.facts.decode()
+        self.words.decode()
+    }
+
+    #[inline(always)]
+    fn calibration(&self) -> Calibration {
+        Calibration::of_time_words(self.words)
     }
 
     /// The time on the page's own scale, which [`time_type`](Self::time_type) names.
-    #[inline]
-    pub const fn time(&self) -> Time<PageScale> {
-        self.time
+    #[inline(always)]
+    pub fn time(&self) -> Time<PageScale> {
+        self.calibration().time_in_range_at(self.counter)
     }
 
     /// The maximum error in ± nanoseconds, rounded up; `None` where the page states none.
-    #[inline]
-    pub const fn max_error_nanos(&self) -> Option<u128> {
-        // No known error has the top bit. To compare all bits, the CPU would load both halves at once, and wait for
-        // their stores: in a reading just taken, they are two.
-        if self.max_error >> 127 == 0 {
-            Some(self.max_error)
-        } else {
-            None
-        }
+    #[inline(always)]
+    pub fn max_error_nanos(&self) -> Option<u128> {
+        self.calibration().max_error_at(self.counter)
     }
 
     /// The interval, from earliest to latest, that contains true time, on the page's own scale; `None` where the page
     /// states no maximum error.
-    #[inline]
+    #[inline(always)]
     pub fn interval(&self) -> Option<Interval<PageScale>> {
-        Some(Interval::around(self.time, self.max_error_nanos()?))
+        Some(Interval::around(self.time(), self.max_error_nanos()?))
     }
 
     /// The time in TAI; `None` on a monotonic page, and on a UTC page without a valid offset.
     #[inline]
     pub fn tai(&self) -> Option<Time<Tai>> {
-        leap::tai(&self.page(), self.time)
+        leap::tai(&self.page(), self.time())
     }
 
     /// The interval that contains true time, in TAI; `None` also where [`tai`](Self::tai) is.
@@ -111,19 +107,21 @@ impl Reading {
 
     /// The time in UTC, also across a leap second that the page announces; `None` on a monotonic page, and on a TAI
     /// page without a valid offset.
+    #[inline]
     pub fn utc(&self) -> Option<UtcTime> {
-        self.utc_rule()?.utc(self.time)
+        leap::utc(&self.page(), self.time())
     }
 
     /// The time as POSIX counts it, in whole nanoseconds: what `clock_gettime(CLOCK_REALTIME)` would give were it
     /// right. During a leap second it repeats the second before.
+    #[inline]
     pub fn utc_timestamp(&self) -> Option<Timestamp<Utc>> {
         Some(self.utc()?.time.timestamp())
     }
 
     /// The time on a UTC smeared around leap seconds, in the way that the caller asks for.
     pub fn smeared_utc(&self, smearing: Smearing) -> Option<Time<SmearedUtc>> {
-        smearing.smear(&self.utc_rule()?, self.time)
+        smearing.smear(&self.utc_rule()?, self.time())
     }
 
     /// The time on a UTC smeared in the way that the page hints at; `None` also where it hints at none.
@@ -138,7 +136,7 @@ impl Reading {
 
     /// The time on the page's monotonic scale; `None` on a page of another.
     pub fn monotonic(&self) -> Option<Time<Monotonic>> {
-        leap::monotonic(&self.page(), self.time)
+        leap::monotonic(&self.page(), self.time())
     }
 
     /// UTC as a [`SystemTime`](std::time::SystemTime), rounded down to nanoseconds.
@@ -247,13 +245,13 @@ impl Reading {
 }
 
 /// Decoded: the time in UTC, or else on the page's scale, and what else the page states.
-#[allow(clippy::missing_fields_in_debug)] // `facts` is what is decoded
+#[allow(clippy::missing_fields_in_debug)] // `words` are what is decoded
 impl fmt::Debug for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let page = self.page();
         let mut shown = f.debug_struct("Reading");
         match (self.tai(), self.utc()) {
-            (None, None) => shown.field("time", &format_args!("{}", self.time)),
+            (None, None) => shown.field("time", &format_args!("{}", self.time())),
             (tai, utc) => {
                 if let Some(tai) = tai {
                     shown.field("tai", &format_args!("{tai}"));

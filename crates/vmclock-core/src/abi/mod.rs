@@ -17,7 +17,7 @@ pub use numbers::{ClockStatus, CounterId, LeapIndicator, SmearingHint, TimeType}
 pub use parse::ParseError;
 pub use snapshot::Snapshot;
 #[doc(hidden)]
-pub use words::{Facts, Words, CHANGING_WORDS};
+pub use words::{TimeWords, Words, CHANGING_WORDS};
 
 /// The bytes `VCLK`, at the very start of the page.
 pub const MAGIC: u32 = 0x4b4c_4356;

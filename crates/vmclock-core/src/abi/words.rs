@@ -66,53 +66,117 @@ impl Words {
         }
     }
 
-    /// The words that a reading keeps, all others as 0: see [`facts`](Self::facts).
+    /// The words that the page's time depends on.
     #[inline]
-    pub const fn from_facts(facts: Facts) -> Self {
-        let Facts { size, identity, disruption_marker, flags, state, time_sec, vm_generation_counter } = facts;
-        Self {
-            magic: MAGIC,
+    pub const fn time_words(&self) -> TimeWords {
+        let [disruption_marker, flags, state, counter_value, period, _, period_maxerror, rest @ ..] = self.changing;
+        let [time_sec, time_frac_sec, _, time_maxerror, vm_generation_counter] = rest;
+        let (size, identity) = (self.size, self.identity);
+        TimeWords {
             size,
             identity,
-            seq_count: 0,
-            changing: [disruption_marker, flags, state, 0, 0, 0, 0, time_sec, 0, 0, 0, vm_generation_counter],
-        }
-    }
-
-    /// The words that a reading of the page's time keeps.
-    #[inline]
-    pub const fn facts(&self) -> Facts {
-        let [disruption_marker, flags, state, _, _, _, _, time_sec, .., vm_generation_counter] = self.changing;
-        Facts {
-            size: self.size,
-            identity: self.identity,
             disruption_marker,
             flags,
             state,
+            counter_value,
+            period,
+            period_maxerror,
             time_sec,
+            time_frac_sec,
+            time_maxerror,
             vm_generation_counter,
         }
     }
 }
 
-/// The words of a page without sequence count, calibration and errors: those that a reading of its time keeps.
+/// The words of a page that its time depends on: without sequence count and estimated errors.
 #[doc(hidden)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Facts {
-    size: u32,
-    identity: u32,
-    disruption_marker: u64,
-    flags: u64,
-    state: u64,
-    time_sec: u64,
-    vm_generation_counter: u64,
+pub struct TimeWords {
+    pub(crate) size: u32,
+    pub(crate) identity: u32,
+    pub(crate) disruption_marker: u64,
+    pub(crate) flags: u64,
+    pub(crate) state: u64,
+    pub(crate) counter_value: u64,
+    pub(crate) period: u64,
+    pub(crate) period_maxerror: u64,
+    pub(crate) time_sec: u64,
+    pub(crate) time_frac_sec: u64,
+    pub(crate) time_maxerror: u64,
+    pub(crate) vm_generation_counter: u64,
 }
 
-impl Facts {
-    /// The facts, decoded; all else is zero.
-    #[inline]
+impl TimeWords {
+    /// The words, decoded; all else is zero.
+    #[inline(always)]
     pub fn decode(self) -> Snapshot {
-        Words::from_facts(self).decode()
+        Words {
+            magic: MAGIC,
+            size: self.size,
+            identity: self.identity,
+            seq_count: 0,
+            changing: [
+                self.disruption_marker,
+                self.flags,
+                self.state,
+                self.counter_value,
+                self.period,
+                0,
+                self.period_maxerror,
+                self.time_sec,
+                self.time_frac_sec,
+                0,
+                self.time_maxerror,
+                self.vm_generation_counter,
+            ],
+        }
+        .decode()
+    }
+
+    /// The same, word by word: a copy that the compiler need not make in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by_words(&self) -> Self {
+        Self {
+            size: self.size,
+            identity: self.identity,
+            disruption_marker: self.disruption_marker,
+            flags: self.flags,
+            state: self.state,
+            counter_value: self.counter_value,
+            period: self.period,
+            period_maxerror: self.period_maxerror,
+            time_sec: self.time_sec,
+            time_frac_sec: self.time_frac_sec,
+            time_maxerror: self.time_maxerror,
+            vm_generation_counter: self.vm_generation_counter,
+        }
+    }
+
+    /// The generation counter, or what is in its place.
+    #[inline(always)]
+    pub const fn generation_word(&self) -> u64 {
+        self.vm_generation_counter
+    }
+
+    /// Whether the page, which has all fields, gives a time at every counter value, for a CPU whose counter is `cpu`: a
+    /// test in few instructions, of page words only, that every ordinary page passes. Where it says no,
+    /// [`Calibration`](crate::calibration::Calibration) knows.
+    #[inline(always)]
+    pub const fn certainly_give_time(&self, cpu: CounterId) -> bool {
+        /// Less, and the time may be out of range: a product of 127 bits shifted by this is below 2^61 s.
+        const LEAST_SHIFT: u8 = 2;
+        let [_, _, counter_id, time_type] = self.identity.to_le_bytes();
+        let [_, _, clock_status, _, _, _, _, shift] = self.state.to_le_bytes();
+        self.size as usize >= STRUCTURE_LEN
+            && counter_id == cpu.0
+            && time_type <= TimeType::MONOTONIC.0
+            && ClockStatus(clock_status).gives_time()
+            && shift >= LEAST_SHIFT
+            && shift < 64
+            && self.period != 0
+            && self.time_sec >> 62 == 0
     }
 }
 

@@ -8,8 +8,8 @@
 
 use core::num::NonZeroU64;
 
-use crate::abi::{CounterId, Snapshot, TimeType};
-use crate::fixed::{mul_shift, mul_shift_ceil, mul_shift_ceil_any, shl_div};
+use crate::abi::{CounterId, Snapshot, TimeType, TimeWords};
+use crate::fixed::{mul_shift, mul_shift_ceil, shl_div};
 use crate::time::{nanos_ceil, Interval, PageScale, Scale, Span, Time};
 
 mod no_time;
@@ -80,21 +80,38 @@ impl Calibration {
         if page.has_time_fields()
             && page.clock_status.gives_time() & right_counter & known_scale & meaningful & in_range
         {
-            // In range, as just checked.
-            #[allow(clippy::cast_possible_wrap)]
-            let time = Time::from_parts(page.time_sec as i64, page.time_frac_sec);
             Ok(Self {
-                counter: page.counter_value,
-                time,
-                period: page.counter_period_frac_sec,
-                shift: page.counter_period_shift,
                 period_esterror: page.period_esterror(),
-                period_maxerror: page.period_maxerror(),
                 time_esterror: page.time_esterror(),
-                time_maxerror: page.time_maxerror(),
+                ..Self::of_checked(page)
             })
         } else {
             Err(NoTime::of(page, cpu))
+        }
+    }
+
+    /// The calibration in the words of a page that gives a time, without estimated errors.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn of_time_words(words: TimeWords) -> Self {
+        Self::of_checked(&words.decode())
+    }
+
+    /// The calibration on a page that gives a time, without estimated errors.
+    #[inline(always)]
+    fn of_checked(page: &Snapshot) -> Self {
+        // In range: that is one of the conditions.
+        #[allow(clippy::cast_possible_wrap)]
+        let time = Time::from_parts(page.time_sec as i64, page.time_frac_sec);
+        Self {
+            counter: page.counter_value,
+            time,
+            period: page.counter_period_frac_sec,
+            shift: page.counter_period_shift,
+            period_esterror: None,
+            period_maxerror: page.period_maxerror(),
+            time_esterror: None,
+            time_maxerror: page.time_maxerror(),
         }
     }
 }
@@ -190,7 +207,7 @@ impl<S: Scale> Calibration<S> {
     /// How long so many ticks are at most, by period and maximum error of the period where that is known, in
     /// nanoseconds rounded up.
     pub fn nanos_at_most(&self, ticks: u64) -> u64 {
-        let at_rate = |rate| mul_shift_ceil_any(ticks, rate, self.shift);
+        let at_rate = |rate| mul_shift_ceil(ticks, rate, self.shift);
         let span = at_rate(self.period).saturating_add(at_rate(self.period_maxerror.unwrap_or(0)));
         u64::try_from(nanos_ceil(span)).unwrap_or(u64::MAX)
     }
@@ -233,13 +250,24 @@ impl<S: Scale> Calibration<S> {
     /// The time at a counter value, rounded down to 2^-64 s.
     #[inline(always)]
     pub fn time_at(&self, counter: u64) -> Result<Time<S>, NoTime> {
+        self.time.checked_add(self.elapsed_at(counter)).ok_or(NoTime::OutOfRange)
+    }
+
+    /// The same for a counter value at which it is known to be in range.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn time_in_range_at(&self, counter: u64) -> Time<S> {
+        Time::from_raw(self.time.raw().wrapping_add(self.elapsed_at(counter).raw()))
+    }
+
+    #[inline(always)]
+    fn elapsed_at(&self, counter: u64) -> Span {
         let (ticks, earlier) = self.ticks_to(counter);
-        let elapsed = if earlier {
+        if earlier {
             span_before(ticks, self.period, self.shift)
         } else {
             span_after(ticks, self.period, self.shift)
-        };
-        self.time.checked_add(elapsed).ok_or(NoTime::OutOfRange)
+        }
     }
 
     /// The maximum error of [`time_at`](Self::time_at) in ± nanoseconds, rounded up; `None` where the page has no

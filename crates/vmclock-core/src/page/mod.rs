@@ -21,7 +21,7 @@ pub use memory::{publish, write_initial, PageMemory};
 pub use sequence::{Busy, SeqCount};
 pub use writer::{TakenOver, Writer};
 
-use crate::abi::{Flags, Snapshot, Words, CHANGING_WORDS, STRUCTURE_LEN};
+use crate::abi::{Flags, Snapshot, TimeWords, Words, CHANGING_WORDS, STRUCTURE_LEN};
 use crate::event::Epoch;
 
 /// The structure as it lies in shared memory.
@@ -109,6 +109,15 @@ impl Page {
         self.seq_count.read(|| (counter(), self.load()), wait).map(|(counter, words)| (words, counter))
     }
 
+    /// The words that the page's time depends on, and what `counter` returns at a moment when these were the page's words;
+    /// `None` where the page is being updated: [`words_with`](Self::words_with) waits.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn try_time_words<C>(&self, mut counter: impl FnMut() -> C) -> Option<(TimeWords, C)> {
+        // The counter first, as above.
+        self.seq_count.try_read(&mut || (counter(), self.load_time_words())).map(|(counter, words)| (words, counter))
+    }
+
     /// Marker and generation, consistent with one another.
     #[inline]
     pub fn epoch(&self, mut wait: impl FnMut() -> bool) -> Result<Epoch, Busy> {
@@ -176,6 +185,26 @@ impl Page {
     #[inline]
     pub fn sequence(&self) -> u32 {
         self.seq_count.get()
+    }
+
+    #[inline(always)]
+    fn load_time_words(&self) -> TimeWords {
+        let [marker, flags, state, counter_value, period, _, period_maxerror, rest @ ..] = &self.words;
+        let [time_sec, time_frac_sec, _, time_maxerror, generation] = rest;
+        TimeWords {
+            size: u32::from_le(self.size.load(Ordering::Relaxed)),
+            identity: u32::from_le(self.identity.load(Ordering::Relaxed)),
+            disruption_marker: load(marker),
+            flags: load(flags),
+            state: load(state),
+            counter_value: load(counter_value),
+            period: load(period),
+            period_maxerror: load(period_maxerror),
+            time_sec: load(time_sec),
+            time_frac_sec: load(time_frac_sec),
+            time_maxerror: load(time_maxerror),
+            vm_generation_counter: load(generation),
+        }
     }
 
     #[inline(always)]

@@ -80,7 +80,7 @@ impl SeqCount {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn try_read<T>(&self, read: &mut impl FnMut() -> T) -> Option<T> {
         let before = self.get();
         if before & 1 != 0 {
