@@ -27,6 +27,7 @@ mod fuzz_host;
 mod go_bindings;
 mod guest_test;
 mod project;
+mod python_bindings;
 mod shell;
 mod steps;
 mod test;

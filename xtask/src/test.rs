@@ -11,11 +11,12 @@ use crate::fuzz_host;
 use crate::go_bindings;
 use crate::guest_test;
 use crate::project::{is_ci, Project};
+use crate::python_bindings;
 use crate::shell::{say, Cmd};
 use crate::steps::{self, Done, Step};
 use crate::toolchain;
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "clippy", about: "no warnings, in any target", run: clippy },
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
@@ -26,12 +27,13 @@ const STEPS: [Step; 12] = [
     Step { name: "fuzz-host", about: "the publisher in random worlds that attack it", run: fuzz_host::smoke },
     Step { name: "c", about: "libvmclock, called by programs in C and C++, and its ABI", run: c_test::step },
     Step { name: "go", about: "the bindings for Go", run: go_bindings::step },
+    Step { name: "python", about: "the bindings for Python", run: python_bindings::step },
     Step { name: "guest", about: "real guests under QEMU, with Linux's own driver", run: guest_test::step },
     Step { name: "driver", about: "the Linux driver in Rust, beside Linux's own", run: driver_test::step },
 ];
 
 /// Workspaces of their own, whose dependencies stay out of everyone else's.
-const OUTSIDE: [&str; 2] = ["fuzz/Cargo.toml", "benches/peers/Cargo.toml"];
+const OUTSIDE: [&str; 3] = ["fuzz/Cargo.toml", "benches/peers/Cargo.toml", "crates/vmclock-python/Cargo.toml"];
 
 /// Run every test there is: all steps, or some.
 #[derive(clap::Args)]
