@@ -22,6 +22,7 @@ mod driver_test;
 mod fuzz;
 mod fuzz_host;
 mod guest_test;
+mod package;
 mod project;
 mod shell;
 mod steps;
@@ -50,6 +51,7 @@ enum Verb {
     Bench(bench::Options),
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
+    Semver(package::Semver),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::run(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
+        Verb::Semver(options) => package::semver(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
