@@ -26,6 +26,7 @@ mod fuzz;
 mod fuzz_host;
 mod go_bindings;
 mod guest_test;
+mod package;
 mod project;
 mod python_bindings;
 mod shell;
@@ -58,6 +59,7 @@ enum Verb {
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
     Dkms(dkms::Options),
+    Semver(package::Semver),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
         Verb::Dkms(options) => dkms::run(&project, &options),
+        Verb::Semver(options) => package::semver(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
