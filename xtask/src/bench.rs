@@ -3,7 +3,10 @@
 
 use anyhow::Result;
 
+use crate::go_bindings;
 use crate::project::Project;
+use crate::python_bindings;
+use crate::shell::say;
 
 /// Measure what a reading of the clock costs, then the same beside other libraries.
 #[derive(clap::Args)]
@@ -20,8 +23,15 @@ pub(crate) struct Options {
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let ours = project.cargo("run").args(["--release", "--package", "vmclock-cli", "--", "bench"]);
     ours.args(&options.arguments).run()?;
-    if !options.no_peers {
-        project.cargo("run").args(["--release", "--manifest-path", "benches/peers/Cargo.toml"]).run()?;
+    if options.no_peers {
+        return Ok(());
     }
-    Ok(())
+    let mut peers = project.cargo("run").args(["--release", "--manifest-path", "benches/peers/Cargo.toml", "--"]);
+    for (language, other) in [("Go", go_bindings::peer(project)), ("Python", python_bindings::peer(project))] {
+        match other {
+            Ok(command) => peers = peers.args(["--other", &command]),
+            Err(error) => say(&format!("{language} is left out: {error:#}")),
+        }
+    }
+    peers.run()
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What reading the time costs, with vmclock and with other libraries, measured in one run and in turn.
 //!
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml [-- [--rounds N] [--json]]`. The README says what is
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml [-- [--rounds N] [--json] [--other COMMAND]]`. The README says what is
 //! compared with what.
 #![forbid(unsafe_code)]
 
+mod child;
 mod clockbound;
 mod page;
 
@@ -26,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let published = page::publish(&folder.path().join("page"))?;
     let segment = folder.path().join("shm1");
     clockbound::write_segment(&segment, published.contents())?;
-    let peers = measure(options.rounds, published.path(), &segment)?;
+    let peers = measure(&options, published.path(), &segment)?;
     if options.json {
         println!("{}", to_json(options.rounds, &peers));
     } else {
@@ -38,11 +39,13 @@ fn main() -> anyhow::Result<()> {
 struct Options {
     rounds: u32,
     json: bool,
+    /// Programs in other languages, each with its arguments.
+    others: Vec<Vec<String>>,
 }
 
 impl Options {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut options = Self { rounds: 500, json: false };
+        let mut options = Self { rounds: 500, json: false, others: Vec::new() };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--json" => options.json = true,
@@ -51,7 +54,11 @@ impl Options {
                     options.rounds = number.parse().with_context(|| format!("{number:?} is not a number of rounds"))?;
                     ensure!(options.rounds > 0, "there must be a round");
                 }
-                _ => anyhow::bail!("{argument:?} is not known: the options are --rounds N and --json"),
+                "--other" => {
+                    let command = arguments.next().context("--other needs a command")?;
+                    options.others.push(command.split(' ').map(str::to_owned).collect());
+                }
+                _ => anyhow::bail!("{argument:?} is not known: the options are --rounds N, --json and --other COMMAND"),
             }
         }
         Ok(options)
@@ -60,15 +67,17 @@ impl Options {
 
 /// One way to read the time.
 struct Peer {
-    key: &'static str,
-    what: &'static str,
+    key: String,
+    what: String,
     /// Nanoseconds a call in the best round.
     cost: f64,
+    /// The key of what its language has without us, where that is not Rust.
+    own_clock: Option<String>,
 }
 
 impl Peer {
-    const fn new(key: &'static str, what: &'static str) -> Self {
-        Self { key, what, cost: f64::INFINITY }
+    fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into(), cost: f64::INFINITY, own_clock: None }
     }
 
     /// One round. `black_box` has every result put together in memory, though nobody looks at it.
@@ -83,7 +92,7 @@ impl Peer {
 }
 
 /// Measures everybody once in each round, so that whatever else the machine does meets all alike.
-fn measure(rounds: u32, page: &Path, segment: &Path) -> anyhow::Result<[Peer; 8]> {
+fn measure(options: &Options, page: &Path, segment: &Path) -> anyhow::Result<Vec<Peer>> {
     let clock = VmClock::open_at(page)?;
     let mut clockbound = clockbound::open(segment, page)?;
     let quanta = quanta::Clock::new();
@@ -104,7 +113,9 @@ fn measure(rounds: u32, page: &Path, segment: &Path) -> anyhow::Result<[Peer; 8]
         Peer::new("minstant_unix", "minstant Instant::now().as_unix_nanos()"),
         Peer::new("std", "std SystemTime::now()"),
     ];
-    for _ in 0..rounds {
+    let start = |command: &Vec<String>| child::Other::start(command, page);
+    let mut others = options.others.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..options.rounds {
         let [vmclock, vmclock_interval, vmclock_unordered, bound, quanta_now, minstant_now, minstant_unix, std] =
             &mut peers;
         vmclock.round(|| clock.now());
@@ -118,10 +129,13 @@ fn measure(rounds: u32, page: &Path, segment: &Path) -> anyhow::Result<[Peer; 8]
         minstant_now.round(minstant::Instant::now);
         minstant_unix.round(|| minstant::Instant::now().as_unix_nanos(&anchor));
         std.round(SystemTime::now);
+        for other in &mut others {
+            other.round()?;
+        }
     }
     // What was measured was good readings to the end, not errors.
     check(&mut clockbound)?;
-    Ok(peers)
+    Ok(peers.into_iter().chain(others.into_iter().flat_map(|mut other| std::mem::take(&mut other.peers))).collect())
 }
 
 fn check_ours(clock: &VmClock) -> anyhow::Result<()> {
@@ -139,10 +153,14 @@ fn near_the_kernels(time: SystemTime) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many times ClockBound's cost; `None` for its own.
-fn ratio(peers: &[Peer], peer: &Peer) -> Option<f64> {
-    let clockbound = peers.iter().find(|peer| peer.key == "clockbound")?;
-    (peer.key != clockbound.key).then_some(peer.cost / clockbound.cost)
+/// With what calls are compared: ClockBound's, ours in Rust, and the clock of the language.
+fn baselines(peer: &Peer) -> impl Iterator<Item = &str> {
+    ["clockbound", "vmclock"].into_iter().chain(peer.own_clock.as_deref()).filter(|key| *key != peer.key)
+}
+
+/// How many times that of another a peer's cost is.
+fn ratio(peers: &[Peer], peer: &Peer, to: &str) -> Option<f64> {
+    Some(peer.cost / peers.iter().find(|other| other.key == to)?.cost)
 }
 
 fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
@@ -151,17 +169,26 @@ fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
     map.insert("rounds".into(), rounds.into());
     for peer in peers {
         map.insert(format!("{}_ns", peer.key), json!(rounded(peer.cost)));
-        if let Some(ratio) = ratio(peers, peer) {
-            map.insert(format!("{}_vs_clockbound", peer.key), json!(rounded(ratio)));
+        for to in baselines(peer) {
+            if let Some(ratio) = ratio(peers, peer, to) {
+                map.insert(format!("{}_vs_{to}", peer.key), json!(rounded(ratio)));
+            }
         }
     }
     map.into()
 }
 
 fn to_text(rounds: u32, peers: &[Peer]) -> String {
+    let column = |peer: &Peer, to: &str| match ratio(peers, peer, to) {
+        Some(ratio) if to != peer.key => format!("{ratio:>12.2}"),
+        _ => format!("{:>12}", ""),
+    };
+    let title = format!("nanoseconds a call, the best of {rounds} rounds, and how many times others' that is\n");
+    let head = format!("{:<46}{:>7}{:>12}{:>12}{:>12}", "", "ns", "ClockBound", "vmclock", "own clock");
     let rows = peers.iter().map(|peer| {
-        let ratio = ratio(peers, peer).map_or_else(String::new, |ratio| format!("{ratio:8.2} x ClockBound"));
-        format!("{:<46}{:>7.2}{ratio}\n", peer.what, peer.cost)
+        let own_clock = peer.own_clock.as_deref().map_or_else(String::new, |to| column(peer, to));
+        let columns = column(peer, "clockbound") + &column(peer, "vmclock") + &own_clock;
+        format!("{:<46}{:>7.2}{}", peer.what, peer.cost, columns.trim_end())
     });
-    format!("nanoseconds a call, the best of {rounds} rounds\n\n") + &rows.collect::<String>()
+    [title, head].into_iter().chain(rows).collect::<Vec<_>>().join("\n") + "\n"
 }

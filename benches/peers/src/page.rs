@@ -50,12 +50,12 @@ pub(crate) fn publish(path: &Path) -> anyhow::Result<Published> {
     let calibration =
         on_scale_of(TimeType::UTC, &calibration, Some(offset)).context("the kernel's clock is out of range")?;
     let mut contents = Snapshot::BLANK.with(|page| {
-    page.counter_id = counter::ID;
-    page.time_type = TimeType::UTC;
-    page.flags = Flags::VM_GEN_COUNTER_PRESENT;
-    page.disruption_marker = 1;
-    page.vm_generation_counter = 1;
-});
+        page.counter_id = counter::ID;
+        page.time_type = TimeType::UTC;
+        page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+        page.disruption_marker = 1;
+        page.vm_generation_counter = 1;
+    });
     calibrated(&mut contents, &calibration, ClockStatus::SYNCHRONIZED, LeapStatus::UNKNOWN)
         .context("the kernel's clock is before 1970")?;
     let (file, _, writer) = PageFile::open(path, contents)?;
