@@ -22,7 +22,7 @@ pub(crate) fn step(project: &Project) -> Result<Done> {
     };
     let target = project.target("python");
     let manifest = project.path(FOLDER).join("Cargo.toml");
-    let lint = project.cargo("clippy").arg("--locked").arg("--manifest-path").arg(&manifest);
+    let lint = project.cargo("clippy").arg("--manifest-path").arg(&manifest);
     lint.arg("--target-dir").arg(&target).args(["--", "-Dwarnings"]).run()?;
 
     let wheel = tools.wheel(&manifest, &target, "wheels", "dev")?;
@@ -82,7 +82,7 @@ impl Tools {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         }
-        let maturin = Cmd::new(&self.python).args(["-m", "maturin", "build", "--quiet", "--locked"]);
+        let maturin = Cmd::new(&self.python).args(["-m", "maturin", "build", "--quiet"]);
         let maturin =
             maturin.args(["--profile", profile]).arg("--manifest-path").arg(manifest).arg("--target-dir").arg(target);
         maturin.arg("--interpreter").arg(&self.python).arg("--out").arg(&folder).run()?;
