@@ -23,6 +23,7 @@ mod fuzz;
 mod fuzz_host;
 mod go_bindings;
 mod guest_test;
+mod package;
 mod project;
 mod python_bindings;
 mod shell;
@@ -52,6 +53,7 @@ enum Verb {
     Bench(bench::Options),
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
+    Semver(package::Semver),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::run(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
+        Verb::Semver(options) => package::semver(&project, &options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,18 +9,20 @@ use crate::fuzz;
 use crate::fuzz_host;
 use crate::go_bindings;
 use crate::guest_test;
+use crate::package;
 use crate::project::{is_ci, Project};
 use crate::python_bindings;
 use crate::shell::{say, Cmd};
 use crate::steps::{self, Done, Step};
 use crate::toolchain;
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "clippy", about: "no warnings, in any target", run: clippy },
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
     Step { name: "loom", about: "the sequence count, in every order that the memory model allows", run: loom },
     Step { name: "doc", about: "the documentation builds, and its links lead somewhere", run: doc },
+    Step { name: "package", about: "each library builds from what the registry gets", run: package::check },
     Step { name: "msrv", about: "the oldest Rust, for x86-64 and aarch64", run: toolchain::check },
     Step { name: "fuzz", about: "a bounded run of the fuzzer", run: fuzz::smoke },
     Step { name: "fuzz-host", about: "the publisher in random worlds that attack it", run: fuzz_host::smoke },

@@ -70,7 +70,8 @@ fn check_core(project: &Project, rustc: &Path, target: &str) -> Result<()> {
     project
         .command(rustc)
         .args(["--edition=2021", "--crate-type=lib", "--crate-name=vmclock_core", "--emit=metadata", "-Dwarnings"])
-        .args(["--check-cfg=cfg(test,loom,fuzzing)", "--target", target, "--out-dir"])
+        .args(["--check-cfg=cfg(test,loom,fuzzing,doctest)", "--check-cfg=cfg(feature,values(\"std\"))"])
+        .args(["--target", target, "--out-dir"])
         .arg(out)
         .arg("crates/vmclock-core/src/lib.rs")
         .run()

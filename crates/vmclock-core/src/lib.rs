@@ -57,6 +57,11 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+// The examples on the registry's page are tested too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod abi;
 pub mod calibration;
 pub mod counter;

@@ -10,7 +10,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`VmClock::now`] costs what `clock_gettime` costs: no system call, no lock, no allocation. [`VmClock::is_current`]
+//! [`VmClock::now`] costs less than `clock_gettime`: no system call, no lock, no allocation. [`VmClock::is_current`]
 //! says, for about a nanosecond, whether anything happened to the machine; [`VmClock::events`] waits for it.
 //! [`VmClock::check`] says whether the page is still published: its file may have been removed or replaced. Events
 //! notice that too, and continue with the new page. Where a page gives no time, so does this library, with the reason;
@@ -23,6 +23,11 @@
 //! convert a reading's UTC to these crates' types.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
+
+// The examples on the registry's page are tested too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod convert;
 pub mod hybrid;

@@ -94,27 +94,27 @@ impl Reading {
     }
 
     /// The time in TAI; `None` on a monotonic page, and on a UTC page without a valid offset.
-    #[inline]
+    #[inline(always)]
     pub fn tai(&self) -> Option<Time<Tai>> {
         leap::tai(&self.page(), self.time())
     }
 
     /// The interval that contains true time, in TAI; `None` also where [`tai`](Self::tai) is.
-    #[inline]
+    #[inline(always)]
     pub fn tai_interval(&self) -> Option<Interval<Tai>> {
         Some(Interval::around(self.tai()?, self.max_error_nanos()?))
     }
 
     /// The time in UTC, also across a leap second that the page announces; `None` on a monotonic page, and on a TAI
     /// page without a valid offset.
-    #[inline]
+    #[inline(always)]
     pub fn utc(&self) -> Option<UtcTime> {
         leap::utc(&self.page(), self.time())
     }
 
     /// The time as POSIX counts it, in whole nanoseconds: what `clock_gettime(CLOCK_REALTIME)` would give were it
     /// right. During a leap second it repeats the second before.
-    #[inline]
+    #[inline(always)]
     pub fn utc_timestamp(&self) -> Option<Timestamp<Utc>> {
         Some(self.utc()?.time.timestamp())
     }

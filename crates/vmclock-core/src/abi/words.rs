@@ -154,6 +154,18 @@ impl TimeWords {
         }
     }
 
+    /// The maximum errors of time and period, where the page has both: with one it has no bounds.
+    #[inline(always)]
+    pub(crate) fn max_errors(&self) -> Option<(u64, u64)> {
+        const BOTH: Flags = Flags::TIME_MAXERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID);
+        const END: usize = offset_of!(Snapshot, time_maxerror_nanosec) + size_of::<u64>();
+        if Flags(self.flags).contains(BOTH) && self.size as usize >= END {
+            Some((self.time_maxerror, self.period_maxerror))
+        } else {
+            None
+        }
+    }
+
     /// The generation counter, or what is in its place.
     #[inline(always)]
     pub const fn generation_word(&self) -> u64 {

@@ -94,7 +94,8 @@ impl Calibration {
     #[doc(hidden)]
     #[inline(always)]
     pub fn of_time_words(words: TimeWords) -> Self {
-        Self::of_checked(&words.decode())
+        let (time_maxerror, period_maxerror) = words.max_errors().unzip();
+        Self { period_maxerror, time_maxerror, ..Self::of_checked(&words.decode()) }
     }
 
     /// The calibration on a page that gives a time, without estimated errors.
@@ -315,8 +316,19 @@ impl<S: Scale> Calibration<S> {
     fn ticks_to(&self, counter: u64) -> (u64, bool) {
         #[allow(clippy::cast_possible_wrap)] // the nearer direction of a wrapping counter
         let ticks = counter.wrapping_sub(self.counter) as i64;
-        (ticks.unsigned_abs(), ticks < 0)
+        if ticks < 0 {
+            (negated(ticks), true)
+        } else {
+            (ticks.unsigned_abs(), false)
+        }
     }
+}
+
+/// A function of its own, so that it is a branch that is hardly ever taken, not a longer way from the counter to all else.
+#[cold]
+#[inline(never)]
+const fn negated(ticks: i64) -> u64 {
+    ticks.unsigned_abs()
 }
 
 /// `ticks` is at most 2^63, so the product has at most 127 bits and the cast keeps its value.

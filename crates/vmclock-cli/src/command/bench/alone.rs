@@ -30,6 +30,8 @@ pub(super) struct Costs {
     /// `now()`, and the same with the ends of its interval, for those who want to compare it.
     pub(super) now: Best,
     pub(super) now_interval: Best,
+    /// `now()` and what `clock_gettime` gives, UTC in nanoseconds.
+    pub(super) utc: Best,
     /// `now_unordered()`.
     pub(super) unordered: Best,
     /// `is_current()`: whether marker and generation are still the same.
@@ -37,6 +39,13 @@ pub(super) struct Costs {
     /// A refresh of the calibration, and the part of it in which readers have to wait.
     pub(super) publish: Best,
     pub(super) odd: Best,
+}
+
+impl Costs {
+    /// The cheaper of the ordered readings of the counter: no ordered clock can cost less.
+    pub(super) fn floor(&self) -> Best {
+        self.counter_ordered.min(self.rdtscp)
+    }
 }
 
 /// Measures everything once in each round, so that whatever else the machine does meets all alike.
@@ -58,6 +67,7 @@ pub(super) fn measure(page: &mut PageUnderTest, rounds: u32) -> anyhow::Result<C
             let interval = clock.now().ok()?.interval()?;
             Some((interval.earliest.nanos(), interval.latest.nanos()))
         }));
+        costs.utc.take(cost(|| clock.now().ok()?.utc_timestamp()));
         costs.unordered.take(cost(|| clock.now_unordered()));
         costs.check.take(cost(|| clock.is_current(&known)));
         costs.publish.take(publish(page));

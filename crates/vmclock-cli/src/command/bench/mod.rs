@@ -44,6 +44,8 @@ struct Machine {
     cpus: usize,
     /// What the system's clock reads, and so `clock_gettime`.
     clocksource: Option<String>,
+    /// The kernel's release, whose vDSO is measured.
+    kernel: Option<String>,
 }
 
 impl Machine {
@@ -55,6 +57,7 @@ impl Machine {
             cpu: model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             clocksource: clocksource.ok().map(|name| name.trim().to_owned()),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|name| name.trim().to_owned()),
         }
     }
 
@@ -72,19 +75,26 @@ fn to_json(machine: &Machine, rounds: u32, costs: &Costs, contention: &Contentio
         "cpu": machine.cpu,
         "cpus": machine.cpus,
         "clocksource": machine.clocksource,
+        "kernel": machine.kernel,
         "rounds": rounds,
         "counter_ns": nanos(costs.counter),
         "counter_ordered_ns": nanos(costs.counter_ordered),
         "rdtscp_ns": nanos(costs.rdtscp),
+        "floor_ns": nanos(costs.floor()),
         "vdso_ns": nanos(costs.vdso),
         "now_ns": nanos(costs.now),
         "now_vs_vdso": ratio(costs.now, costs.vdso),
+        "now_vs_floor": ratio(costs.now, costs.floor()),
         "now_vs_rdtscp": ratio(costs.now, costs.rdtscp),
         "now_interval_ns": nanos(costs.now_interval),
         "now_interval_vs_vdso": ratio(costs.now_interval, costs.vdso),
+        "interval_vs_vdso": ratio(costs.now_interval, costs.vdso),
+        "utc_ns": nanos(costs.utc),
+        "utc_vs_vdso": ratio(costs.utc, costs.vdso),
         "unordered_ns": nanos(costs.unordered),
         "unordered_vs_vdso": ratio(costs.unordered, costs.vdso),
         "check_ns": nanos(costs.check),
+        "check_vs_vdso": ratio(costs.check, costs.vdso),
         "publish_ns": nanos(costs.publish),
         "odd_ns": nanos(costs.odd),
         "quiet_ns": nanos(contention.quiet),
@@ -104,21 +114,24 @@ fn rounded(number: Option<f64>) -> Option<f64> {
 
 fn to_text(machine: &Machine, rounds: u32, costs: &Costs, contention: &Contention) -> String {
     let clocksource = machine.clocksource.as_deref().unwrap_or("unknown");
+    let kernel = machine.kernel.as_deref().unwrap_or("unknown");
     let head = format!(
-        "{}, {} CPUs, clocksource {clocksource}; nanoseconds a call, the best of {rounds} rounds\n\n",
+        "{}, {} CPUs, clocksource {clocksource}, kernel {kernel}; nanoseconds a call, the best of {rounds} rounds\n\n",
         machine.cpu, machine.cpus
     );
     let [counter, counter_ordered] = COUNTER_INSTRUCTIONS;
-    let vdso = Some((costs.vdso, "vDSO"));
+    let clock = (costs.vdso, "vDSO");
+    let vdso = Some(clock);
     let rows = [
         (counter, costs.counter, vdso),
         (counter_ordered, costs.counter_ordered, vdso),
         ("rdtscp", costs.rdtscp, vdso),
-        ("clock_gettime(CLOCK_REALTIME), vDSO", costs.vdso, None),
+        ("clock_gettime(CLOCK_REALTIME), vDSO", costs.vdso, vdso),
         ("now(): time, bounds, marker, generation", costs.now, vdso),
         ("now() and the ends of its interval", costs.now_interval, vdso),
+        ("now() and its UTC in nanoseconds", costs.utc, vdso),
         ("now_unordered()", costs.unordered, vdso),
-        ("is_current(): marker and generation", costs.check, None),
+        ("is_current(): marker and generation", costs.check, vdso),
         ("publish, until all CPUs see it", costs.publish, None),
         ("  of which the sequence count is odd", costs.odd, None),
         ("now() by two threads", contention.quiet, None),
@@ -128,7 +141,9 @@ fn to_text(machine: &Machine, rounds: u32, costs: &Costs, contention: &Contentio
     let rows = rows.map(|(what, best, unit)| {
         let cost = best.nanos().map_or_else(|| "-".into(), |cost| format!("{cost:.2}"));
         let ratio = unit.and_then(|(unit, name)| Some(format!("{:8.2} x {name}", best.per(unit)?)));
-        format!("{what:<41}{cost:>7}{}\n", ratio.unwrap_or_default())
+        let floor = unit.filter(|unit| *unit == clock).and(best.per(costs.floor()));
+        let floor = floor.map(|ratio| format!("{ratio:8.2} x counter in order"));
+        format!("{what:<41}{cost:>7}{}{}\n", ratio.unwrap_or_default(), floor.unwrap_or_default())
     });
     let mut notes = String::new();
     if !machine.vdso_reads_counter() {
@@ -160,6 +175,11 @@ mod tests {
         for key in ["now_vs_vdso", "unordered_vs_vdso", "check_ns", "publish_ns", "odd_ns"] {
             assert!(json[key].as_f64().is_some_and(|number| number > 0.0), "{key} in {json}");
         }
+        for key in ["now_vs_floor", "interval_vs_vdso", "utc_vs_vdso", "check_vs_vdso", "floor_ns"] {
+            assert!(json[key].as_f64().is_some_and(|number| number > 0.0), "{key} in {json}");
+        }
+        assert!(json["kernel"].is_string() && json["cpu"].is_string(), "{json}");
+        assert!(json["floor_ns"].as_f64() <= json["counter_ordered_ns"].as_f64(), "{json}");
         for key in ["now_vs_rdtscp", "contended_vs_quiet"] {
             assert!(json.get(key).is_some(), "{key}, known or not, in {json}");
         }
