@@ -11,15 +11,16 @@ import (
 
 // Reading is the time at one counter value, with its error bounds and the rest of the page at that moment.
 //
-// It is a value: copies are independent of the page. The time of the zero Reading is not known.
+// It is a value: copies are independent of the page. The zero Reading is of no page, and its time means nothing.
 type Reading struct {
-	time    instant
-	err     errorNanos
+	// Nothing is computed yet: to copy words while the CPU waits for its counter costs next to nothing.
 	counter uint64
+	// The page's reference: the counter then, and the time.
+	refCounter, refSec, refFrac uint64
 	// Of the page, undecoded.
-	marker, generation, refSec uint64
-	// The page's word with status, smearing hint, TAI offset and leap indicator; the padding and the shift in it are
-	// replaced by the bits below. Zero where there is no reading.
+	period, periodMax, timeMax, marker, generation uint64
+	// The page's word with status, smearing hint, TAI offset, leap indicator and shift; the padding in it is replaced by
+	// the bits below.
 	state uint64
 }
 
@@ -28,7 +29,8 @@ const (
 	stateTimeType      = 0xff
 	stateHasTAIOffset  = 1 << 8
 	stateHasGeneration = 1 << 9
-	stateOfPage        = 0x00ff_ffff_ffff_0000
+	stateHasMaxError   = 1 << 10
+	statePadding       = 0xffff
 )
 
 // At is the time that the page gives at a value of its counter, on a CPU whose counter is cpu. The error is a
@@ -44,127 +46,141 @@ func (s Snapshot) At(counter uint64, cpu CounterID) (Reading, error) {
 
 // set makes the reading at a counter value; false where there is no time.
 func (r *Reading) set(w *words, counter uint64, cpu CounterID) bool {
-	shift := uint8(w.state >> 56)
 	timeType := TimeType(w.identity >> 24)
 	if w.size < endTimeFrac || CounterID(w.identity>>16) != cpu || cpu == CounterNone ||
-		!ClockStatus(w.state>>16).GivesTime() || w.period == 0 || shift >= 128 || timeType > TimeMonotonic ||
+		!ClockStatus(w.state>>16).GivesTime() || w.period == 0 || w.state>>56 >= 128 || timeType > TimeMonotonic ||
 		w.sec>>63 != 0 {
 		return false
 	}
-	// The nearer direction of a wrapping counter.
-	ticks := counter - w.counter
-	var sec, frac uint64
-	if int64(ticks) >= 0 {
-		high, low := mulShift(ticks, w.period, shift)
-		var carry uint64
-		frac, carry = bits.Add64(w.frac, low, 0)
-		// Both have 63 bits.
-		sec = w.sec + high + carry
-		if sec>>63 != 0 {
-			return false
-		}
-	} else {
-		// Rounded down too: away from zero.
-		ticks = -ticks
-		high, low := mulShiftCeil(ticks, w.period, shift)
-		var borrow uint64
-		frac, borrow = bits.Sub64(w.frac, low, 0)
-		sec = w.sec - high - borrow
-	}
-	r.err = unknownError
-	const bothMax = FlagTimeMaxErrorValid | FlagPeriodMaxErrorValid
-	if Flags(w.flags)&bothMax == bothMax && w.size >= endTimeMax {
-		r.err = w.maxError(ticks, shift)
-	}
-	state := w.state&stateOfPage | uint64(timeType)
+	r.counter, r.refCounter, r.refSec, r.refFrac = counter, w.counter, w.sec, w.frac
+	r.period, r.periodMax, r.timeMax, r.marker, r.generation = w.period, w.periodMax, w.timeMax, w.marker, w.generation
+	r.state = w.state&^statePadding | uint64(timeType)
 	if Flags(w.flags)&FlagTAIOffsetValid != 0 {
-		state |= stateHasTAIOffset
+		r.state |= stateHasTAIOffset
 	}
 	if Flags(w.flags)&FlagVMGenCounterPresent != 0 && w.size >= endGeneration {
-		state |= stateHasGeneration
+		r.state |= stateHasGeneration
 	}
-	r.time = instant{int64(sec), frac}
-	r.counter, r.marker, r.generation, r.refSec, r.state = counter, w.marker, w.generation, w.sec, state
-	return true
+	const bothMax = FlagTimeMaxErrorValid | FlagPeriodMaxErrorValid
+	if Flags(w.flags)&bothMax == bothMax && w.size >= endTimeMax {
+		r.state |= stateHasMaxError
+	}
+	_, inRange := r.time()
+	return inRange
 }
 
-// maxError is the maximum error so many ticks from the reference.
-func (w *words) maxError(ticks uint64, shift uint8) errorNanos {
-	high, low := mulShiftCeil(ticks, w.periodMax, shift)
+// ticks is how many there are between the reference and the counter, in the nearer direction of a wrapping counter.
+func (r *Reading) ticks() (number uint64, earlier bool) {
+	number = r.counter - r.refCounter
+	if int64(number) < 0 {
+		return -number, true
+	}
+	return number, false
+}
+
+// time is the time on the page's own scale; false beyond 2^63 s, which no reading is that a caller gets.
+func (r *Reading) time() (instant, bool) {
+	ticks, earlier := r.ticks()
+	shift := uint8(r.state >> 56)
+	if earlier {
+		// Rounded down too: away from zero.
+		high, low := mulShiftCeil(ticks, r.period, shift)
+		frac, borrow := bits.Sub64(r.refFrac, low, 0)
+		return instant{int64(r.refSec - high - borrow), frac}, true
+	}
+	high, low := mulShift(ticks, r.period, shift)
+	frac, carry := bits.Add64(r.refFrac, low, 0)
+	// Both have 63 bits.
+	sec := int64(r.refSec + high + carry)
+	return instant{sec, frac}, sec >= 0
+}
+
+// instant is the time on the page's own scale.
+func (r *Reading) instant() instant {
+	t, _ := r.time()
+	return t
+}
+
+// maxError is the maximum error; false where the page states none.
+func (r *Reading) maxError() (errorNanos, bool) {
+	if r.state&stateHasMaxError == 0 {
+		return errorNanos{}, false
+	}
+	ticks, _ := r.ticks()
+	high, low := mulShiftCeil(ticks, r.periodMax, uint8(r.state>>56))
 	nanos, rest := bits.Mul64(low, nanosPerSec)
 	if rest != 0 {
 		nanos++ // a part of a second has fewer than 2^30: no overflow
 	}
 	high, whole := bits.Mul64(high, nanosPerSec)
 	sum, carry1 := bits.Add64(whole, nanos, 0)
-	sum, carry2 := bits.Add64(sum, w.timeMax, 0)
-	return errorNanos{high + carry1 + carry2, sum}
+	sum, carry2 := bits.Add64(sum, r.timeMax, 0)
+	return errorNanos{high + carry1 + carry2, sum}, true
 }
 
-// page is the part of the page that the reading keeps; all else is zero.
+// page is the part of the page that TAI and UTC take; all else is zero.
 func (r *Reading) page() Snapshot {
 	w := words{
-		size: structureLen, identity: uint32(r.TimeType()) << 24, marker: r.marker, state: r.state & stateOfPage,
-		sec: r.refSec, generation: r.generation,
+		size: structureLen, identity: uint32(r.TimeType()) << 24, state: r.state &^ statePadding, sec: r.refSec,
 	}
 	if r.state&stateHasTAIOffset != 0 {
-		w.flags |= uint64(FlagTAIOffsetValid)
-	}
-	if r.state&stateHasGeneration != 0 {
-		w.flags |= uint64(FlagVMGenCounterPresent)
+		w.flags = uint64(FlagTAIOffsetValid)
 	}
 	return w.decode()
 }
 
 // Timestamp is the time on the page's own scale, which TimeType names, rounded down.
-func (r Reading) Timestamp() Timestamp {
-	return r.time.floor()
+func (r *Reading) Timestamp() Timestamp {
+	return r.instant().floor()
 }
 
 // TimeType is the scale of Timestamp.
-func (r Reading) TimeType() TimeType {
+func (r *Reading) TimeType() TimeType {
 	return TimeType(r.state & stateTimeType)
 }
 
 // MaxError is the maximum error, rounded up; false where the page states none, or one of more than 292 years.
-func (r Reading) MaxError() (time.Duration, bool) {
-	if r.err.high != 0 || r.err.low > math.MaxInt64 {
+func (r *Reading) MaxError() (time.Duration, bool) {
+	e, known := r.maxError()
+	if !known || e.high != 0 || e.low > math.MaxInt64 {
 		return 0, false
 	}
-	return time.Duration(r.err.low), true
+	return time.Duration(e.low), true
 }
 
 // Interval is [earliest, latest] on the page's own scale; false where the page states no maximum error.
-func (r Reading) Interval() (Interval, bool) {
-	if !r.err.known() {
+func (r *Reading) Interval() (Interval, bool) {
+	e, known := r.maxError()
+	if !known {
 		return Interval{}, false
 	}
-	return around(r.time, r.err), true
+	return around(r.instant(), e), true
 }
 
 // TAI is the time in TAI, rounded down; false on a monotonic page, and on a UTC page without a valid offset.
-func (r Reading) TAI() (Timestamp, bool) {
+func (r *Reading) TAI() (Timestamp, bool) {
 	t, ok := r.tai()
 	return t.floor(), ok
 }
 
 // TAIInterval is [earliest, latest] in TAI; false also where TAI is.
-func (r Reading) TAIInterval() (Interval, bool) {
+func (r *Reading) TAIInterval() (Interval, bool) {
 	t, ok := r.tai()
-	if !ok || !r.err.known() {
+	e, known := r.maxError()
+	if !ok || !known {
 		return Interval{}, false
 	}
-	return around(t, r.err), true
+	return around(t, e), true
 }
 
 func (r *Reading) tai() (instant, bool) {
 	switch r.TimeType() {
 	case TimeTAI:
-		return r.time, true
+		return r.instant(), true
 	case TimeUTC:
 		page := r.page()
 		if offset, ok := page.TAIOffset(); ok {
-			return r.time.plusSeconds(int64(offset))
+			return r.instant().plusSeconds(int64(offset))
 		}
 	}
 	return instant{}, false
@@ -172,18 +188,18 @@ func (r *Reading) tai() (instant, bool) {
 
 // UTC is the time in UTC, rounded down, also across a leap second that the page announces; false on a monotonic page, and
 // on a TAI page without a valid offset.
-func (r Reading) UTC() (UTC, bool) {
+func (r *Reading) UTC() (UTC, bool) {
 	page := r.page()
 	rule, ok := utcRuleOf(&page)
 	if !ok {
 		return UTC{}, false
 	}
-	return rule.utc(r.time)
+	return rule.utc(r.instant())
 }
 
 // Time is UTC as a time.Time; false where UTC is. During a leap second it repeats the second before: UTC tells the two
 // apart.
-func (r Reading) Time() (time.Time, bool) {
+func (r *Reading) Time() (time.Time, bool) {
 	utc, ok := r.UTC()
 	if !ok {
 		return time.Time{}, false
@@ -195,7 +211,7 @@ func (r Reading) Time() (time.Time, bool) {
 //
 // Both must have error bounds. Readings of different pages are compared in TAI, and so are readings on either side of a
 // restore or a migration: true time is compared, not the counter.
-func (r Reading) IsBefore(other Reading) Certainty {
+func (r *Reading) IsBefore(other Reading) Certainty {
 	ours, theirs, ok := r.comparable(&other)
 	if !ok {
 		return CannotTell
@@ -218,22 +234,22 @@ func (r *Reading) comparable(other *Reading) (ours, theirs Interval, ok bool) {
 
 // CertainlyBefore tells whether this reading was certainly taken before other, by true time. False is no answer: it may
 // have been.
-func (r Reading) CertainlyBefore(other Reading) bool {
+func (r *Reading) CertainlyBefore(other Reading) bool {
 	return r.IsBefore(other) == Yes
 }
 
 // Status is synchronized or free-running: the others give no time.
-func (r Reading) Status() ClockStatus {
+func (r *Reading) Status() ClockStatus {
 	return ClockStatus(r.state >> 16)
 }
 
 // SmearingHint tells how the page would like the clock to be smeared.
-func (r Reading) SmearingHint() SmearingHint {
+func (r *Reading) SmearingHint() SmearingHint {
 	return SmearingHint(r.state >> 24)
 }
 
 // Epoch is marker and generation, to compare with those of other readings.
-func (r Reading) Epoch() Epoch {
+func (r *Reading) Epoch() Epoch {
 	if r.state&stateHasGeneration == 0 {
 		return Epoch{DisruptionMarker: r.marker}
 	}
@@ -241,7 +257,7 @@ func (r Reading) Epoch() Epoch {
 }
 
 // Counter is the value of the CPU's counter at this reading.
-func (r Reading) Counter() uint64 {
+func (r *Reading) Counter() uint64 {
 	return r.counter
 }
 

@@ -2,11 +2,7 @@
 
 package vmclock
 
-import (
-	"math"
-	"math/bits"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // sharedPage is the structure as it lies in shared memory. It is loaded through sync/atomic alone, by whole words. Go's
 // atomic operations are sequentially consistent, so that no load moves before the first load of the sequence count or
@@ -66,8 +62,9 @@ func (p *sharedPage) isStillOf(known *Epoch) bool {
 		(generation == known.Generation || !known.HasGeneration)
 }
 
-// read makes one attempt at the reading of a whole page whose counter is ahead of its reference: nearly all readings are
-// of that kind. It gives what (*Reading).set gives, in one function with everything in registers, and false for all else.
+// read makes one attempt at the reading of an ordinary page: whole, and with a time at every counter value, as a shift of
+// at least 2 and a reference below 2^62 s make sure. It gives what (*Reading).set gives, in one function with everything
+// in registers, and false for all else.
 func (p *sharedPage) read(r *Reading, ordered bool) bool {
 	before := p.loadSeq()
 	if before&1 != 0 {
@@ -85,7 +82,7 @@ func (p *sharedPage) read(r *Reading, ordered bool) bool {
 	marker := le64(atomic.LoadUint64(&p.words[0]))
 	flags := le64(atomic.LoadUint64(&p.words[1]))
 	state := le64(atomic.LoadUint64(&p.words[2]))
-	ticks := counter - le64(atomic.LoadUint64(&p.words[3]))
+	refCounter := le64(atomic.LoadUint64(&p.words[3]))
 	period := le64(atomic.LoadUint64(&p.words[4]))
 	periodMax := le64(atomic.LoadUint64(&p.words[6]))
 	refSec := le64(atomic.LoadUint64(&p.words[7]))
@@ -95,44 +92,17 @@ func (p *sharedPage) read(r *Reading, ordered bool) bool {
 	if p.loadSeq() != before {
 		return false
 	}
-
-	shift := state >> 56
 	timeType := identity >> 24
 	if size < structureLen || cpuCounter == CounterNone || CounterID(identity>>16) != cpuCounter ||
-		!ClockStatus(state>>16).GivesTime() || period == 0 || shift >= 64 || timeType > uint32(TimeMonotonic) ||
-		(refSec|ticks)>>63 != 0 {
+		!ClockStatus(state>>16).GivesTime() || period == 0 || state>>56 < 2 || state>>56 >= 64 ||
+		timeType > uint32(TimeMonotonic) || refSec>>62 != 0 {
 		return false
 	}
-	high, low := bits.Mul64(ticks, period)
-	low = high<<1<<(63^shift) | low>>(shift&63)
-	frac, carry := bits.Add64(refFrac, low, 0)
-	sec, _ := bits.Add64(refSec, high>>(shift&63), carry)
-	if sec>>63 != 0 {
-		return false
-	}
-	r.time.sec, r.time.frac = int64(sec), frac
-
-	r.err.high, r.err.low = math.MaxUint64, math.MaxUint64
-	const bothMax = uint64(FlagTimeMaxErrorValid | FlagPeriodMaxErrorValid)
-	if flags&bothMax == bothMax {
-		high, low := bits.Mul64(ticks, periodMax)
-		low, carry := bits.Add64(low, uint64(1)<<(shift&63)-1, 0)
-		high += carry
-		low = high<<1<<(63^shift) | low>>(shift&63)
-		high >>= shift & 63
-		nanos, rest := bits.Mul64(low, nanosPerSec)
-		if rest != 0 {
-			nanos++
-		}
-		high, whole := bits.Mul64(high, nanosPerSec)
-		whole, carry = bits.Add64(whole, nanos, 0)
-		high += carry
-		whole, carry = bits.Add64(whole, timeMax, 0)
-		r.err.high, r.err.low = high+carry, whole
-	}
-	// From bit 0 of the flags to bit 8, and from bit 8 to bit 9.
-	presence := flags&uint64(FlagTAIOffsetValid)<<8 | flags&uint64(FlagVMGenCounterPresent)<<1
-	r.counter, r.marker, r.generation, r.refSec = counter, marker, generation, refSec
-	r.state = state&stateOfPage | presence | uint64(timeType)
+	// Each flag from its place to that of the bit in the state; the maximum error takes two.
+	presence := flags&uint64(FlagTAIOffsetValid)<<8 | flags&uint64(FlagVMGenCounterPresent)<<1 |
+		flags>>4&(flags>>6)&1<<10
+	r.counter, r.refCounter, r.refSec, r.refFrac = counter, refCounter, refSec, refFrac
+	r.period, r.periodMax, r.timeMax, r.marker, r.generation = period, periodMax, timeMax, marker, generation
+	r.state = state&^statePadding | presence | uint64(timeType)
 	return true
 }

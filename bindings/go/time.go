@@ -146,19 +146,12 @@ func (t instant) floor() Timestamp {
 	return Timestamp{t.sec, int32(nanos)}
 }
 
-// errorNanos is a maximum error in ± nanoseconds. It has fewer than 94 bits, but for unknownError.
+// errorNanos is a maximum error in ± nanoseconds. It has fewer than 94 bits.
 type errorNanos struct {
 	high, low uint64
 }
 
-// unknownError stands for no error bound.
-var unknownError = errorNanos{high: math.MaxUint64, low: math.MaxUint64}
-
-func (e errorNanos) known() bool {
-	return e.high>>63 == 0
-}
-
-// around is everything within a known error of t, rounded outwards.
+// around is everything within an error of t, rounded outwards.
 func around(t instant, e errorNanos) Interval {
 	nanos, rest := bits.Mul64(t.frac, nanosPerSec)
 	// The quotient has 64 bits, as the error has fewer than 94.

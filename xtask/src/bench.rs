@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::c_library::{self, compiler};
+use crate::go_bindings;
 use crate::project::Project;
+use crate::python_bindings;
+use crate::shell::say;
 
 /// Measure what a reading of the clock costs, then the same beside other libraries.
 #[derive(clap::Args)]
@@ -23,12 +26,21 @@ pub(crate) struct Options {
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let ours = project.cargo("run").args(["--release", "--package", "vmclock-cli", "--", "bench"]);
     ours.args(&options.arguments).run()?;
-    if !options.no_peers {
-        let c = loops_in_c(project)?;
-        let peers = project.cargo("run").args(["--release", "--manifest-path", "benches/peers/Cargo.toml", "--"]);
-        peers.arg("--c").arg(c).run()?;
+    if options.no_peers {
+        return Ok(());
     }
-    Ok(())
+    let mut peers = project.cargo("run").args(["--release", "--manifest-path", "benches/peers/Cargo.toml", "--"]);
+    match loops_in_c(project) {
+        Ok(library) => peers = peers.arg("--c").arg(library),
+        Err(error) => say(&format!("C is left out: {error:#}")),
+    }
+    for (language, other) in [("Go", go_bindings::peer(project)), ("Python", python_bindings::peer(project))] {
+        match other {
+            Ok(command) => peers = peers.args(["--other", &command]),
+            Err(error) => say(&format!("{language} is left out: {error:#}")),
+        }
+    }
+    peers.run()
 }
 
 /// Loops in C that call libvmclock as installed, as a library of their own.

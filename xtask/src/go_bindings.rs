@@ -11,6 +11,9 @@ use crate::steps::Done;
 
 const FOLDER: &str = "bindings/go";
 
+/// Its part of `benches/peers`.
+const PEERS: &str = "benches/peers/go";
+
 /// The CPUs with assembly of their own, which `go vet` checks.
 const WITH_ASSEMBLY: [&str; 2] = ["amd64", "arm64"];
 
@@ -28,10 +31,11 @@ pub(crate) fn step(project: &Project) -> Result<Done> {
         }
         return Ok(Done::Skipped(format!("{error:#}; Debian's package is golang-go")));
     }
-    let unformatted = project.command("gofmt").args(["-l", FOLDER]).read()?;
+    let unformatted = project.command("gofmt").args(["-l", FOLDER, PEERS]).read()?;
     if !unformatted.is_empty() {
-        bail!("gofmt would change\n{unformatted}run `gofmt -w {FOLDER}`");
+        bail!("gofmt would change\n{unformatted}run `gofmt -w {FOLDER} {PEERS}`");
     }
+    go(project, "vet")?.current_dir(&project.path(PEERS)).arg("./...").run()?;
     for cpu in WITH_ASSEMBLY {
         go(project, "vet")?.env("GOARCH", cpu).arg("./...").run()?;
     }
@@ -44,6 +48,14 @@ pub(crate) fn step(project: &Project) -> Result<Done> {
     test(project)?.env("CGO_ENABLED", "1").args(["-race", "./..."]).run()?;
     test(project)?.args(["-run", "^$", "-fuzz", "FuzzPage", "-fuzztime", INPUTS, "."]).run()?;
     Ok(Done::Passed)
+}
+
+/// The command that `benches/peers` measures.
+pub(crate) fn peer(project: &Project) -> Result<String> {
+    let program = project.target("go/peers");
+    let build = go(project, "build")?.current_dir(&project.path(PEERS));
+    build.arg("-o").arg(&program).arg(".").run()?;
+    Ok(program.display().to_string())
 }
 
 fn test(project: &Project) -> Result<Cmd> {

@@ -22,10 +22,11 @@ pub(crate) fn step(project: &Project) -> Result<Done> {
     };
     let target = project.target("python");
     let manifest = project.path(FOLDER).join("Cargo.toml");
-    let lint = project.cargo("clippy").arg("--locked").arg("--manifest-path").arg(&manifest);
+    let lint = project.cargo("clippy").arg("--manifest-path").arg(&manifest);
     lint.arg("--target-dir").arg(&target).args(["--", "-Dwarnings"]).run()?;
 
-    let python = install(&tools.wheel(&manifest, &target)?, &tools, &target.join("installed"))?;
+    let wheel = tools.wheel(&manifest, &target, "wheels", "dev")?;
+    let python = install(&wheel, &tools, &target.join("installed"))?;
     project.cargo("build").args(["--quiet", "--package", "vmclock-cli"]).run()?;
     let run = || {
         let run = Cmd::new(&python).current_dir(&project.path(FOLDER)).arg("-B");
@@ -38,6 +39,15 @@ pub(crate) fn step(project: &Project) -> Result<Done> {
     mypy().arg("tests").env("MYPYPATH", "tests").run()?;
     run().args(["-m", "mypy.stubtest", "vmclock"]).run()?;
     Ok(Done::Passed)
+}
+
+/// The command that `benches/peers` measures.
+pub(crate) fn peer(project: &Project) -> Result<String> {
+    let tools = Tools::of(project)?;
+    let target = project.target("python");
+    let wheel = tools.wheel(&project.path(FOLDER).join("Cargo.toml"), &target, "release-wheels", "release")?;
+    let python = install(&wheel, &tools, &target.join("released"))?;
+    Ok(format!("{} {}", python.display(), project.path("benches/peers/python/rounds.py").display()))
 }
 
 /// An environment with what builds and tests the wheel. It is kept for the next run.
@@ -66,14 +76,15 @@ impl Tools {
         Ok(Self { python, packages })
     }
 
-    /// Builds the wheel, alone in its folder.
-    fn wheel(&self, manifest: &Path, target: &Path) -> Result<PathBuf> {
-        let folder = target.join("wheels");
+    /// Builds the wheel with a profile of cargo's, alone in its folder.
+    fn wheel(&self, manifest: &Path, target: &Path, folder: &str, profile: &str) -> Result<PathBuf> {
+        let folder = target.join(folder);
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         }
-        let maturin = Cmd::new(&self.python).args(["-m", "maturin", "build", "--quiet", "--locked"]);
-        let maturin = maturin.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(target);
+        let maturin = Cmd::new(&self.python).args(["-m", "maturin", "build", "--quiet"]);
+        let maturin =
+            maturin.args(["--profile", profile]).arg("--manifest-path").arg(manifest).arg("--target-dir").arg(target);
         maturin.arg("--interpreter").arg(&self.python).arg("--out").arg(&folder).run()?;
         let wheels = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
         let mut wheels = wheels.filter_map(|entry| entry.ok().map(|entry| entry.path()));

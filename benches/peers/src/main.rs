@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What reading the time costs, with vmclock and with other libraries, measured in one run and in turn.
 //!
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml [-- [--rounds N] [--json] [--c FILE]]`. The README
-//! says what is compared with what.
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml`, with `-- [--rounds N] [--json] [--c FILE]
+//! [--other COMMAND]`. The README says what is compared with what.
 #![deny(unsafe_code)]
 
 mod c;
+mod child;
 mod clockbound;
 mod page;
 
@@ -29,8 +30,7 @@ fn main() -> anyhow::Result<()> {
     let published = page::publish(&folder.path().join("page"))?;
     let segment = folder.path().join("shm1");
     clockbound::write_segment(&segment, published.contents())?;
-    let c = options.c.as_ref().map(|library| Rounds::open(library, published.path())).transpose()?;
-    let peers = measure(options.rounds, published.path(), &segment, c.as_ref())?;
+    let peers = measure(&options, published.path(), &segment)?;
     if options.json {
         println!("{}", to_json(options.rounds, &peers));
     } else {
@@ -44,11 +44,13 @@ struct Options {
     json: bool,
     /// The loops in C.
     c: Option<PathBuf>,
+    /// Programs in other languages, each with its arguments.
+    others: Vec<Vec<String>>,
 }
 
 impl Options {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut options = Self { rounds: 500, json: false, c: None };
+        let mut options = Self { rounds: 500, json: false, c: None, others: Vec::new() };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--json" => options.json = true,
@@ -58,7 +60,13 @@ impl Options {
                     ensure!(options.rounds > 0, "there must be a round");
                 }
                 "--c" => options.c = Some(arguments.next().context("--c needs a file")?.into()),
-                _ => anyhow::bail!("{argument:?} is not known: the options are --rounds N, --json and --c FILE"),
+                "--other" => {
+                    let command = arguments.next().context("--other needs a command")?;
+                    options.others.push(command.split(' ').map(str::to_owned).collect());
+                }
+                _ => anyhow::bail!(
+                    "{argument:?} is not known: the options are --rounds N, --json, --c FILE and --other COMMAND"
+                ),
             }
         }
         Ok(options)
@@ -67,15 +75,17 @@ impl Options {
 
 /// One way to read the time.
 struct Peer {
-    key: &'static str,
-    what: &'static str,
+    key: String,
+    what: String,
     /// Nanoseconds a call in the best round.
     cost: f64,
+    /// The key of what the last column compares it with: the clock of its language, or for C the same call in Rust.
+    own_clock: Option<String>,
 }
 
 impl Peer {
-    const fn new(key: &'static str, what: &'static str) -> Self {
-        Self { key, what, cost: f64::INFINITY }
+    fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into(), cost: f64::INFINITY, own_clock: None }
     }
 
     /// One round. `black_box` has every result put together in memory, though nobody looks at it.
@@ -102,7 +112,7 @@ impl Peer {
 }
 
 /// Measures everybody once in each round, so that whatever else the machine does meets all alike.
-fn measure(rounds: u32, page: &Path, segment: &Path, c: Option<&Rounds>) -> anyhow::Result<Vec<Peer>> {
+fn measure(options: &Options, page: &Path, segment: &Path) -> anyhow::Result<Vec<Peer>> {
     let clock = VmClock::open_at(page)?;
     let mut clockbound = clockbound::open(segment, page)?;
     let quanta = quanta::Clock::new();
@@ -124,14 +134,18 @@ fn measure(rounds: u32, page: &Path, segment: &Path, c: Option<&Rounds>) -> anyh
         Peer::new("std", "std SystemTime::now()"),
         Peer::new("vmclock_current", "vmclock is_current()"),
     ];
+    let in_c = |key, what, in_rust: &str| Peer { own_clock: Some(in_rust.into()), ..Peer::new(key, what) };
     let mut in_c = [
-        Peer::new("c", "libvmclock vmclock_now(), in C"),
-        Peer::new("c_interval", "libvmclock vmclock_now() and its interval, in C"),
-        Peer::new("c_unordered", "libvmclock vmclock_now_unordered(), in C"),
-        Peer::new("c_current", "libvmclock vmclock_is_current(), in C"),
+        in_c("c", "libvmclock vmclock_now(), in C", "vmclock"),
+        in_c("c_interval", "libvmclock vmclock_now() and its interval, in C", "vmclock_interval"),
+        in_c("c_unordered", "libvmclock vmclock_now_unordered(), in C", "vmclock_unordered"),
+        in_c("c_current", "libvmclock vmclock_is_current(), in C", "vmclock_current"),
     ];
     let known = clock.epoch()?;
-    for _ in 0..rounds {
+    let c = options.c.as_ref().map(|library| Rounds::open(library, page)).transpose()?;
+    let start = |command: &Vec<String>| child::Other::start(command, page);
+    let mut others = options.others.iter().map(start).collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..options.rounds {
         let [vmclock, vmclock_interval, vmclock_unordered, bound, quanta_now, minstant_now, minstant_unix, std, current] =
             &mut peers;
         vmclock.round(|| clock.now());
@@ -146,18 +160,22 @@ fn measure(rounds: u32, page: &Path, segment: &Path, c: Option<&Rounds>) -> anyh
         minstant_unix.round(|| minstant::Instant::now().as_unix_nanos(&anchor));
         std.round(SystemTime::now);
         current.round(|| clock.is_current(&known));
-        if let Some(c) = c {
+        if let Some(c) = &c {
             let [now, interval, unordered, current] = &mut in_c;
             now.round_of(|calls| c.now(calls))?;
             interval.round_of(|calls| c.interval(calls))?;
             unordered.round_of(|calls| c.now_unordered(calls))?;
             current.round_of(|calls| c.is_current(calls))?;
         }
+        for other in &mut others {
+            other.round()?;
+        }
     }
     // What was measured was good readings to the end, not errors.
     check(&mut clockbound)?;
     let in_c = in_c.into_iter().filter(|_| c.is_some());
-    Ok(peers.into_iter().chain(in_c).collect())
+    let others = others.into_iter().flat_map(|mut other| std::mem::take(&mut other.peers));
+    Ok(peers.into_iter().chain(in_c).chain(others).collect())
 }
 
 fn check_ours(clock: &VmClock) -> anyhow::Result<()> {
@@ -175,17 +193,14 @@ fn near_the_kernels(time: SystemTime) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many times ClockBound's cost; `None` for its own.
-fn ratio(peers: &[Peer], peer: &Peer) -> Option<f64> {
-    let clockbound = peers.iter().find(|peer| peer.key == "clockbound")?;
-    (peer.key != clockbound.key).then_some(peer.cost / clockbound.cost)
+/// With what calls are compared: ClockBound's, ours in Rust, and the clock of the language.
+fn baselines(peer: &Peer) -> impl Iterator<Item = &str> {
+    ["clockbound", "vmclock"].into_iter().chain(peer.own_clock.as_deref()).filter(|key| *key != peer.key)
 }
 
-/// How many times the same call in Rust a call in C costs.
-fn ratio_to_rust(peers: &[Peer], peer: &Peer) -> Option<f64> {
-    let same = peer.key.strip_prefix('c').filter(|rest| rest.is_empty() || rest.starts_with('_'))?;
-    let rust = peers.iter().find(|other| other.key.strip_prefix("vmclock") == Some(same))?;
-    Some(peer.cost / rust.cost)
+/// How many times that of another a peer's cost is.
+fn ratio(peers: &[Peer], peer: &Peer, to: &str) -> Option<f64> {
+    Some(peer.cost / peers.iter().find(|other| other.key == to)?.cost)
 }
 
 fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
@@ -194,21 +209,26 @@ fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
     map.insert("rounds".into(), rounds.into());
     for peer in peers {
         map.insert(format!("{}_ns", peer.key), json!(rounded(peer.cost)));
-        if let Some(ratio) = ratio(peers, peer) {
-            map.insert(format!("{}_vs_clockbound", peer.key), json!(rounded(ratio)));
-        }
-        if let Some(ratio) = ratio_to_rust(peers, peer) {
-            map.insert(format!("{}_vs_rust", peer.key), json!(rounded(ratio)));
+        for to in baselines(peer) {
+            if let Some(ratio) = ratio(peers, peer, to) {
+                map.insert(format!("{}_vs_{to}", peer.key), json!(rounded(ratio)));
+            }
         }
     }
     map.into()
 }
 
 fn to_text(rounds: u32, peers: &[Peer]) -> String {
+    let column = |peer: &Peer, to: &str| match ratio(peers, peer, to) {
+        Some(ratio) if to != peer.key => format!("{ratio:>12.2}"),
+        _ => format!("{:>12}", ""),
+    };
+    let title = format!("nanoseconds a call, the best of {rounds} rounds, and how many times others' that is\n");
+    let head = format!("{:<46}{:>7}{:>12}{:>12}{:>12}", "", "ns", "ClockBound", "vmclock", "own clock");
     let rows = peers.iter().map(|peer| {
-        let ratio = ratio(peers, peer).map_or_else(String::new, |ratio| format!("{ratio:8.2} x ClockBound"));
-        let to_rust = ratio_to_rust(peers, peer).map_or_else(String::new, |ratio| format!("{ratio:8.2} x Rust"));
-        format!("{:<48}{:>7.2}{ratio}{to_rust}\n", peer.what, peer.cost)
+        let own_clock = peer.own_clock.as_deref().map_or_else(String::new, |to| column(peer, to));
+        let columns = column(peer, "clockbound") + &column(peer, "vmclock") + &own_clock;
+        format!("{:<46}{:>7.2}{}", peer.what, peer.cost, columns.trim_end())
     });
-    format!("nanoseconds a call, the best of {rounds} rounds\n\n") + &rows.collect::<String>()
+    [title, head].into_iter().chain(rows).collect::<Vec<_>>().join("\n") + "\n"
 }
