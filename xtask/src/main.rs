@@ -16,6 +16,8 @@
 
 mod abi_header;
 mod bench;
+mod c_library;
+mod c_test;
 mod cache;
 mod debian;
 mod driver_test;
@@ -49,6 +51,8 @@ enum Verb {
     Fuzz(fuzz::Options),
     FuzzHost(fuzz_host::Options),
     Bench(bench::Options),
+    InstallC(c_library::Options),
+    RecordCAbi(c_test::RecordOptions),
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
     Semver(package::Semver),
@@ -61,6 +65,8 @@ fn main() -> ExitCode {
         Verb::Fuzz(options) => fuzz::run(&project, &options),
         Verb::FuzzHost(options) => fuzz_host::run(&project, &options),
         Verb::Bench(options) => bench::run(&project, &options),
+        Verb::InstallC(options) => c_library::run(&project, &options),
+        Verb::RecordCAbi(options) => c_test::record(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
         Verb::Semver(options) => package::semver(&project, &options),

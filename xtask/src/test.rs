@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::abi_header;
+use crate::c_test;
 use crate::driver_test;
 use crate::fuzz;
 use crate::fuzz_host;
@@ -24,6 +25,7 @@ const STEPS: [Step; 11] = [
     Step { name: "msrv", about: "the oldest Rust, for x86-64 and aarch64", run: toolchain::check },
     Step { name: "fuzz", about: "a bounded run of the fuzzer", run: fuzz::smoke },
     Step { name: "fuzz-host", about: "the publisher in random worlds that attack it", run: fuzz_host::smoke },
+    Step { name: "c", about: "libvmclock, called by programs in C and C++, and its ABI", run: c_test::step },
     Step { name: "guest", about: "real guests under QEMU, with Linux's own driver", run: guest_test::step },
     Step { name: "driver", about: "the Linux driver in Rust, beside Linux's own", run: driver_test::step },
 ];
