@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What reading the time costs, with vmclock and with other libraries, measured in one run and in turn.
 //!
-//! `cargo run --release --manifest-path benches/peers/Cargo.toml [-- [--rounds N] [--json]]`. The README says what is
-//! compared with what.
-#![forbid(unsafe_code)]
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml [-- [--rounds N] [--json] [--c FILE]]`. The README
+//! says what is compared with what.
+#![deny(unsafe_code)]
 
+mod c;
 mod clockbound;
 mod page;
 
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{ensure, Context};
 use serde_json::json;
 use vmclock::VmClock;
+
+use crate::c::Rounds;
 
 /// Calls in one round: enough that the two looks at the clock cost nothing, and so few (some 100 us) that many rounds
 /// pass without an interrupt.
@@ -26,7 +29,8 @@ fn main() -> anyhow::Result<()> {
     let published = page::publish(&folder.path().join("page"))?;
     let segment = folder.path().join("shm1");
     clockbound::write_segment(&segment, published.contents())?;
-    let peers = measure(options.rounds, published.path(), &segment)?;
+    let c = options.c.as_ref().map(|library| Rounds::open(library, published.path())).transpose()?;
+    let peers = measure(options.rounds, published.path(), &segment, c.as_ref())?;
     if options.json {
         println!("{}", to_json(options.rounds, &peers));
     } else {
@@ -38,11 +42,13 @@ fn main() -> anyhow::Result<()> {
 struct Options {
     rounds: u32,
     json: bool,
+    /// The loops in C.
+    c: Option<PathBuf>,
 }
 
 impl Options {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut options = Self { rounds: 500, json: false };
+        let mut options = Self { rounds: 500, json: false, c: None };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--json" => options.json = true,
@@ -51,7 +57,8 @@ impl Options {
                     options.rounds = number.parse().with_context(|| format!("{number:?} is not a number of rounds"))?;
                     ensure!(options.rounds > 0, "there must be a round");
                 }
-                _ => anyhow::bail!("{argument:?} is not known: the options are --rounds N and --json"),
+                "--c" => options.c = Some(arguments.next().context("--c needs a file")?.into()),
+                _ => anyhow::bail!("{argument:?} is not known: the options are --rounds N, --json and --c FILE"),
             }
         }
         Ok(options)
@@ -78,12 +85,24 @@ impl Peer {
         for _ in 0..CALLS {
             black_box(&call());
         }
+        self.take(start);
+    }
+
+    /// One round whose calls are made elsewhere.
+    fn round_of(&mut self, calls: impl FnOnce(u32) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let start = Instant::now();
+        calls(CALLS)?;
+        self.take(start);
+        Ok(())
+    }
+
+    fn take(&mut self, start: Instant) {
         self.cost = self.cost.min(start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS));
     }
 }
 
 /// Measures everybody once in each round, so that whatever else the machine does meets all alike.
-fn measure(rounds: u32, page: &Path, segment: &Path) -> anyhow::Result<[Peer; 8]> {
+fn measure(rounds: u32, page: &Path, segment: &Path, c: Option<&Rounds>) -> anyhow::Result<Vec<Peer>> {
     let clock = VmClock::open_at(page)?;
     let mut clockbound = clockbound::open(segment, page)?;
     let quanta = quanta::Clock::new();
@@ -103,9 +122,17 @@ fn measure(rounds: u32, page: &Path, segment: &Path) -> anyhow::Result<[Peer; 8]
         Peer::new("minstant", "minstant Instant::now()"),
         Peer::new("minstant_unix", "minstant Instant::now().as_unix_nanos()"),
         Peer::new("std", "std SystemTime::now()"),
+        Peer::new("vmclock_current", "vmclock is_current()"),
     ];
+    let mut in_c = [
+        Peer::new("c", "libvmclock vmclock_now(), in C"),
+        Peer::new("c_interval", "libvmclock vmclock_now() and its interval, in C"),
+        Peer::new("c_unordered", "libvmclock vmclock_now_unordered(), in C"),
+        Peer::new("c_current", "libvmclock vmclock_is_current(), in C"),
+    ];
+    let known = clock.epoch()?;
     for _ in 0..rounds {
-        let [vmclock, vmclock_interval, vmclock_unordered, bound, quanta_now, minstant_now, minstant_unix, std] =
+        let [vmclock, vmclock_interval, vmclock_unordered, bound, quanta_now, minstant_now, minstant_unix, std, current] =
             &mut peers;
         vmclock.round(|| clock.now());
         vmclock_interval.round(|| {
@@ -118,10 +145,19 @@ fn measure(rounds: u32, page: &Path, segment: &Path) -> anyhow::Result<[Peer; 8]
         minstant_now.round(minstant::Instant::now);
         minstant_unix.round(|| minstant::Instant::now().as_unix_nanos(&anchor));
         std.round(SystemTime::now);
+        current.round(|| clock.is_current(&known));
+        if let Some(c) = c {
+            let [now, interval, unordered, current] = &mut in_c;
+            now.round_of(|calls| c.now(calls))?;
+            interval.round_of(|calls| c.interval(calls))?;
+            unordered.round_of(|calls| c.now_unordered(calls))?;
+            current.round_of(|calls| c.is_current(calls))?;
+        }
     }
     // What was measured was good readings to the end, not errors.
     check(&mut clockbound)?;
-    Ok(peers)
+    let in_c = in_c.into_iter().filter(|_| c.is_some());
+    Ok(peers.into_iter().chain(in_c).collect())
 }
 
 fn check_ours(clock: &VmClock) -> anyhow::Result<()> {
@@ -145,6 +181,13 @@ fn ratio(peers: &[Peer], peer: &Peer) -> Option<f64> {
     (peer.key != clockbound.key).then_some(peer.cost / clockbound.cost)
 }
 
+/// How many times the same call in Rust a call in C costs.
+fn ratio_to_rust(peers: &[Peer], peer: &Peer) -> Option<f64> {
+    let same = peer.key.strip_prefix('c').filter(|rest| rest.is_empty() || rest.starts_with('_'))?;
+    let rust = peers.iter().find(|other| other.key.strip_prefix("vmclock") == Some(same))?;
+    Some(peer.cost / rust.cost)
+}
+
 fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
     let rounded = |number: f64| (number * 1e3).round() / 1e3;
     let mut map = serde_json::Map::new();
@@ -154,6 +197,9 @@ fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
         if let Some(ratio) = ratio(peers, peer) {
             map.insert(format!("{}_vs_clockbound", peer.key), json!(rounded(ratio)));
         }
+        if let Some(ratio) = ratio_to_rust(peers, peer) {
+            map.insert(format!("{}_vs_rust", peer.key), json!(rounded(ratio)));
+        }
     }
     map.into()
 }
@@ -161,7 +207,8 @@ fn to_json(rounds: u32, peers: &[Peer]) -> serde_json::Value {
 fn to_text(rounds: u32, peers: &[Peer]) -> String {
     let rows = peers.iter().map(|peer| {
         let ratio = ratio(peers, peer).map_or_else(String::new, |ratio| format!("{ratio:8.2} x ClockBound"));
-        format!("{:<46}{:>7.2}{ratio}\n", peer.what, peer.cost)
+        let to_rust = ratio_to_rust(peers, peer).map_or_else(String::new, |ratio| format!("{ratio:8.2} x Rust"));
+        format!("{:<48}{:>7.2}{ratio}{to_rust}\n", peer.what, peer.cost)
     });
     format!("nanoseconds a call, the best of {rounds} rounds\n\n") + &rows.collect::<String>()
 }

@@ -120,29 +120,31 @@ pub(crate) fn text_in<const SIZE: usize>(text: &dyn fmt::Display) -> [c_char; SI
 
 const _: () = {
     assert!(size_of::<Reading>() <= std::mem::offset_of!(vmclock_reading, filled));
+    assert!(align_of::<Reading>() <= align_of::<vmclock_reading>());
 };
 
 /// Keeps a reading where C wants it.
 #[inline(always)]
 pub(crate) fn put_reading(place: &mut MaybeUninit<vmclock_reading>, reading: Reading) {
     let place = place.as_mut_ptr();
-    // SAFETY: the words come first in a `vmclock_reading`, and a `Reading` is no larger than they are (checked above).
-    // C aligns them as 64-bit words only.
-    unsafe { place.cast::<Reading>().write_unaligned(reading) };
+    // SAFETY: the words come first in a `vmclock_reading`, and a `Reading` is neither larger than they are nor aligned
+    // more strictly (checked above).
+    unsafe { place.cast::<Reading>().write(reading) };
     // SAFETY: a field of the same place, which is not read.
     let filled = unsafe { &raw mut (*place).filled };
     // SAFETY: as above.
     unsafe { filled.write(FILLED) };
 }
 
-/// The reading that C has kept, if it was filled by us.
+/// The reading that C has kept, if it was filled by us. It is not copied: its words were just stored, one by one, and
+/// larger pieces would have to wait for them.
 #[inline]
-pub(crate) fn reading(kept: Option<&vmclock_reading>) -> Result<Reading, Failure> {
+pub(crate) fn reading(kept: Option<&vmclock_reading>) -> Result<&Reading, Failure> {
     let kept = kept.ok_or(Failure::Argument("reading is NULL"))?;
     if kept.filled != FILLED {
         return Err(Failure::Argument("reading was not filled by vmclock_now(): it failed, or was not called"));
     }
-    // SAFETY: `put_reading` wrote one. Even if C has changed it since: a `Reading` consists of numbers of which every
-    // value is allowed.
-    Ok(unsafe { (&raw const kept.words).cast::<Reading>().read_unaligned() })
+    // SAFETY: `put_reading` wrote one here. Even if C has changed it since: a `Reading` consists of numbers of which
+    // every value is allowed.
+    Ok(unsafe { &*(&raw const *kept).cast::<Reading>() })
 }

@@ -176,7 +176,7 @@ pub extern "C" fn vmclock_now(
     reading: Option<&mut MaybeUninit<vmclock_reading>>,
     error: Option<&mut MaybeUninit<vmclock_error>>,
 ) -> vmclock_result {
-    read(clock, reading, error, VmClock::now)
+    read(clock, reading, error, VmClock::try_now, VmClock::now)
 }
 
 /// Writes the time now as `vmclock_now()` does, without ordering: at half the price, and some tens of nanoseconds early
@@ -187,29 +187,45 @@ pub extern "C" fn vmclock_now_unordered(
     reading: Option<&mut MaybeUninit<vmclock_reading>>,
     error: Option<&mut MaybeUninit<vmclock_error>>,
 ) -> vmclock_result {
-    read(clock, reading, error, VmClock::now_unordered)
+    read(clock, reading, error, VmClock::try_now_unordered, VmClock::now_unordered)
 }
 
+/// The first attempt cannot panic, so that nothing has to be guarded. Its result goes from registers to where C wants it.
 #[inline(always)]
 fn read(
     clock: Option<&vmclock_clock>,
+    mut place: Option<&mut MaybeUninit<vmclock_reading>>,
+    error: Option<&mut MaybeUninit<vmclock_error>>,
+    attempt: impl FnOnce(&VmClock) -> Option<Reading>,
+    read: fn(&VmClock) -> Result<Reading, ReadError>,
+) -> vmclock_result {
+    if let (Some(clock), Some(place)) = (clock, &mut place) {
+        if let Some(reading) = attempt(&clock.clock) {
+            put_reading(place, reading);
+            return vmclock_result::VMCLOCK_OK;
+        }
+    }
+    read_with_care(clock, place, error, read)
+}
+
+#[cold]
+#[inline(never)]
+fn read_with_care(
+    clock: Option<&vmclock_clock>,
     place: Option<&mut MaybeUninit<vmclock_reading>>,
     error: Option<&mut MaybeUninit<vmclock_error>>,
-    read: impl FnOnce(&VmClock) -> Result<Reading, ReadError>,
+    read: fn(&VmClock) -> Result<Reading, ReadError>,
 ) -> vmclock_result {
     guarded(error, |error| {
-        let (Some(clock), Some(place)) = (clock, place) else {
-            return Failure::Argument("clock or reading is NULL").report(error);
-        };
+        let Some(place) = place else { return Failure::Argument("reading is NULL").report(error) };
+        *place = MaybeUninit::zeroed();
+        let Some(clock) = clock else { return Failure::Argument(NO_CLOCK).report(error) };
         match read(&clock.clock) {
             Ok(reading) => {
                 put_reading(place, reading);
                 vmclock_result::VMCLOCK_OK
             }
-            Err(failure) => {
-                *place = MaybeUninit::zeroed();
-                Failure::from(failure).report(error)
-            }
+            Err(failure) => Failure::from(failure).report(error),
         }
     })
 }
@@ -311,7 +327,7 @@ pub extern "C" fn vmclock_wait_until_after(
     error: Option<&mut MaybeUninit<vmclock_error>>,
 ) -> vmclock_result {
     wait(clock, after, error, |clock| {
-        Ok(clock.wait_until_after_within(&border::reading(reading)?, Duration::from_nanos(limit_ns))?)
+        Ok(clock.wait_until_after_within(border::reading(reading)?, Duration::from_nanos(limit_ns))?)
     })
 }
 

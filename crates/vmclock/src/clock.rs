@@ -159,17 +159,34 @@ impl VmClock {
         self.read(counter::read_unordered)
     }
 
+    /// What [`now`](Self::now) tries first, by itself: for bindings, which put the result where they want it.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn try_now(&self) -> Option<Reading> {
+        self.try_read(counter::read_ordered)
+    }
+
+    /// The same without ordering.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn try_now_unordered(&self) -> Option<Reading> {
+        self.try_read(counter::read_unordered)
+    }
+
+    #[inline(always)]
+    fn try_read(&self, counter: impl FnMut() -> u64) -> Option<Reading> {
+        let (words, counter) = self.mapping.as_ref()?.page().try_time_words(counter)?;
+        if self.may_be_cut_short(Some(words.generation_word())) {
+            return None;
+        }
+        Reading::of_words(words, counter, counter::ID)
+    }
+
     #[inline(always)]
     fn read(&self, counter: impl FnMut() -> u64) -> Result<Reading, ReadError> {
         // What does not succeed at once is done anew, out of line: waiting needs what would be in the way of the copying here.
-        if let Some(mapping) = &self.mapping {
-            if let Some((words, counter)) = mapping.page().try_time_words(counter) {
-                if !self.may_be_cut_short(Some(words.generation_word())) {
-                    if let Some(reading) = Reading::of_words(words, counter, counter::ID) {
-                        return Ok(reading);
-                    }
-                }
-            }
+        if let Some(reading) = self.try_read(counter) {
+            return Ok(reading);
         }
         // By value, so that the result of the above need not be in memory, where this one is.
         match self.read_with_care() {
