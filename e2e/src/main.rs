@@ -52,6 +52,10 @@ struct Arguments {
     #[arg(long)]
     vmclock: PathBuf,
 
+    /// A program in C that uses libvmclock, linked statically: it runs in guests on x86-64
+    #[arg(long)]
+    c_program: Option<PathBuf>,
+
     /// The guests' first program
     #[arg(long)]
     init: PathBuf,
@@ -105,6 +109,7 @@ pub(crate) struct Tools {
 pub(crate) struct Lab {
     pub(crate) qemu: PathBuf,
     pub(crate) vmclock: PathBuf,
+    pub(crate) c_program: Option<PathBuf>,
     pub(crate) init: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) tsc_khz: u64,
@@ -145,6 +150,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     let lab = Lab {
         qemu: arguments.qemu,
         vmclock: arguments.vmclock,
+        c_program: arguments.c_program,
         init: arguments.init,
         folder,
         tsc_khz,

@@ -5,8 +5,11 @@
 mod archive;
 mod assets;
 
-use anyhow::Result;
+use std::path::PathBuf;
 
+use anyhow::{Context, Result};
+
+use crate::c_library::{self, compiler, CRATE};
 use crate::cache::Cache;
 use crate::debian;
 use crate::project::Project;
@@ -86,9 +89,23 @@ pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let build = project.cargo("build").args(["--release", "--target", TARGET]).args(packages).arg("--target-dir");
     build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
 
+    let c_program = build_c_program(project)?;
     let built = |name: &str| target.join(TARGET).join("release").join(name);
     let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
-    harness = harness.arg("--init").arg(built("vmclock-e2e-guest"));
+    harness = harness.arg("--c-program").arg(c_program).arg("--init").arg(built("vmclock-e2e-guest"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
     Ok(harness.arg("--chronyd").arg(&assets.chronyd))
+}
+
+/// A program in C that uses libvmclock and runs where no library is.
+fn build_c_program(project: &Project) -> Result<PathBuf> {
+    let folder = project.target("guest-c");
+    let prefix = folder.join("usr");
+    std::fs::create_dir_all(&prefix).with_context(|| format!("cannot make the folder {}", prefix.display()))?;
+    c_library::install(project, &c_library::Options::at(prefix.clone()))?;
+    let program = folder.join("guest");
+    let compile = project.command(compiler("CC", "cc")).args(["-std=c99", "-O2", "-static", "-o"]).arg(&program);
+    let compile = compile.arg("-I").arg(prefix.join("include")).arg(project.path(CRATE).join("tests/c/guest.c"));
+    compile.arg(prefix.join("lib/libvmclock.a")).read()?;
+    Ok(program)
 }

@@ -23,7 +23,8 @@ const SUITE: &str = "trixie";
 const TARGETS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
 /// The crates that promise the oldest Rust. What embeds `acpi_tables` needs a newer one, which its `rust-version` says.
-const PROMISING: [&str; 3] = ["--package=vmclock-core", "--package=vmclock", "--package=vmclock-host"];
+const PROMISING: [&str; 4] =
+    ["--package=vmclock-core", "--package=vmclock", "--package=vmclock-host", "--package=vmclock-capi"];
 
 /// Checks that the crates that promise it build with the oldest Rust, for every architecture.
 pub(crate) fn check(project: &Project) -> Result<Done> {

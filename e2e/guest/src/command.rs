@@ -11,6 +11,7 @@ use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 
 pub(crate) const COMMAND: &str = "/vmclock";
+const C_PROGRAM: &str = "/c-program";
 const WATCHED: &str = "/tmp/watched";
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -23,6 +24,15 @@ pub(crate) fn run(arguments: &[&str]) -> Result<Value> {
         "stdout": String::from_utf8_lossy(&output.stdout),
         "stderr": String::from_utf8_lossy(&output.stderr),
     }))
+}
+
+/// Runs the program in C, which prints JSON.
+pub(crate) fn run_c_program(arguments: &[&str]) -> Result<Value> {
+    let output = Command::new(C_PROGRAM).args(arguments).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot run {C_PROGRAM}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the program in C: {}: {complaint}", output.status);
+    serde_json::from_slice(&output.stdout).context("the program in C prints no JSON")
 }
 
 /// `vmclock watch`, running.

@@ -115,6 +115,7 @@ fn run(
         ["idle", millis] => notify::idle(Duration::from_millis(millis.parse()?)),
         ["observe"] => observe::until_end(region()?),
         ["vmclock", arguments @ ..] => command::run(arguments),
+        ["c-readings", arguments @ ..] => command::run_c_program(arguments),
         ["watch"] => {
             *watch = Some(Watch::start()?);
             Ok(Value::Null)

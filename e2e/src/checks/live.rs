@@ -42,7 +42,10 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     };
     check("fields", &mut fields);
     check("every-field", &mut every_field);
-    check("accuracy", &mut |machine| accuracy(lab, machine));
+    check("accuracy", &mut |machine| accuracy(lab, machine, "readings"));
+    if lab.c_program.is_some() {
+        check("c", &mut |machine| accuracy(lab, machine, "c-readings"));
+    }
     let mut scale = None;
     check("ptp", &mut |machine| {
         let figures = ptp(machine, &mut scale)?;
@@ -130,12 +133,13 @@ fn exchange(machine: &mut Machine, to_publisher: bool) -> Result<(Offset, bool)>
     Ok(exchanged)
 }
 
-/// True time is inside every interval, and half of the errors are small.
-fn accuracy(lab: &Lab, machine: &mut Machine) -> Result<String> {
+/// True time is inside every interval, and half of the errors are small: of readings by the Rust library (`readings`), or by
+/// a program in C (`c-readings`).
+fn accuracy(lab: &Lab, machine: &mut Machine, question: &str) -> Result<String> {
     machine.forget_lines();
     let (before, is_narrow) = exchange(machine, true)?;
     let first_count = machine.region()?.page()?.seq_count;
-    let taken = machine.ask(&format!("readings {READINGS} {PAUSE}"))?;
+    let taken = machine.ask(&format!("{question} {READINGS} {PAUSE}"))?;
     let updates = machine.region()?.page()?.seq_count.wrapping_sub(first_count) / 2;
     let offset = before.intersection(exchange(machine, false)?.0);
     ensure!(offset.low <= offset.high, "the guest's counter moved against the host's meanwhile: {offset:?}");
