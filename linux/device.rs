@@ -12,7 +12,7 @@ use vmclock_core::event::Incarnation;
 use vmclock_core::tai::TaiOffset;
 
 use crate::chardev::{CharDevice, Seen};
-use crate::clock::Clock;
+use crate::clock::{patiently, Clock};
 use crate::ptp::VmClock;
 use crate::region::Region;
 use crate::upstream::bindings::{vmclock_rust_index_get, vmclock_rust_index_put};
@@ -110,7 +110,7 @@ impl Device {
             return Err(EINVAL);
         }
         if shown.announced.is_none() {
-            match crate::clock::patiently(|| self.clock.peek_whole().ok_or(EAGAIN)) {
+            match patiently!(self.clock.peek_whole().ok_or(EAGAIN)) {
                 Ok(page) => self.show(&mut shown, &page)?,
                 Err(_) => {
                     let sequence = self.clock.page().sequence();
