@@ -57,11 +57,9 @@ impl MiscDevice for CharDevice {
         }
         let (from, left) = clock.region().bytes_from(position).ok_or(EINVAL)?;
         let count = to.len().min(PAGE_SIZE - position).min(left);
-        let (words, copied) = patiently(|| {
-            // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
-            let copy = || unsafe { to.copy(from, count) };
-            clock.page().words_with(copy, some_attempts()).map_err(|_| EAGAIN)
-        })?;
+        // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
+        let copy = || unsafe { to.copy(from, count) };
+        let (words, copied) = patiently!(clock.page().words_with(copy, some_attempts()).map_err(|_| EAGAIN))?;
         copied?;
         file.seen.note(&words);
         Ok(count)

@@ -118,17 +118,21 @@ pub(crate) fn some_attempts() -> impl FnMut() -> bool {
     }
 }
 
-/// Does again what gives `EAGAIN`, as it does while an update is in progress, and sleeps in between.
-#[inline]
-pub(crate) fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    match attempt() {
-        Err(error) if error == EAGAIN => again(attempt),
-        result => result,
-    }
+/// Does again what gives `EAGAIN`, as it does while an update is in progress, and sleeps in between. A macro, so that what is done the
+/// first time, and hardly ever again, is not shared with that.
+macro_rules! patiently {
+    ($attempt:expr) => {
+        match $attempt {
+            Err(error) if error == EAGAIN => $crate::clock::again(|| $attempt),
+            result => result,
+        }
+    };
 }
+pub(crate) use patiently;
 
+/// For [`patiently`]. In process context only.
 #[cold]
-fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+pub(crate) fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let begin = Instant::<Monotonic>::now();
     let [mut pause, longest] = PAUSES;
     while begin.elapsed() < READ_TIMEOUT {

@@ -12,7 +12,7 @@ use vmclock_core::event::Epoch;
 use vmclock_core::tai::TaiOffset;
 
 use crate::chardev::{CharDevice, Seen};
-use crate::clock::Clock;
+use crate::clock::{patiently, Clock};
 use crate::ptp::VmClock;
 use crate::region::Region;
 use crate::upstream::bindings::{vmclock_rust_index_get, vmclock_rust_index_put};
@@ -62,6 +62,8 @@ struct Shown {
     ptp: Option<PtpClock>,
     /// What was last announced; none before the first snapshot that was not in the middle of an update.
     announced: Option<Epoch>,
+    /// The page was in the middle of an update when it was last looked at.
+    is_busy: bool,
     /// The next pause until the page is polled.
     poll: u32,
     /// The next pause until something that failed is tried again.
@@ -80,6 +82,7 @@ impl Device {
             node: None,
             ptp: None,
             announced: None,
+            is_busy: false,
             poll: FIRST_POLL,
             retry: FIRST_RETRY,
             complained: None,
@@ -110,7 +113,7 @@ impl Device {
             return Err(EINVAL);
         }
         if shown.announced.is_none() {
-            match crate::clock::patiently(|| self.clock.peek_whole().ok_or(EAGAIN)) {
+            match patiently!(self.clock.peek_whole().ok_or(EAGAIN)) {
                 Ok(page) => self.show(&mut shown, &page)?,
                 Err(_) => {
                     let sequence = self.clock.page().sequence();
@@ -267,11 +270,13 @@ impl Device {
         if shown.is_over {
             return;
         }
-        if self.is_awaited.xchg(false, Relaxed) {
+        let page = self.clock.peek_whole();
+        let was_busy = core::mem::replace(&mut shown.is_busy, page.is_none());
+        if self.is_awaited.xchg(false, Relaxed) || was_busy != shown.is_busy {
             shown.poll = FIRST_POLL;
         }
         // Whoever publishes may be dead in the middle of an update, and be replaced.
-        let Some(page) = self.clock.peek_whole() else { return self.poll_later(&mut shown) };
+        let Some(page) = page else { return self.poll_later(&mut shown) };
         match self.show(&mut shown, &page) {
             Ok(()) => shown.retry = FIRST_RETRY,
             // It has logged why, and the device is no clock.

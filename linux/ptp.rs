@@ -103,17 +103,15 @@ impl VmClock {
 impl PtpClock for VmClock {
     #[inline]
     fn time(&self, mut system: Option<&mut SystemTimestamps>) -> Result<bindings::timespec64> {
-        let (tai, _) = patiently(|| {
-            self.read(|| match &mut system {
-                Some(system) => between(system),
-                None => counter::read_ordered(),
-            })
-        })?;
+        let (tai, _) = patiently!(self.read(|| match &mut system {
+            Some(system) => between(system),
+            None => counter::read_ordered(),
+        }))?;
         Ok(bindings::timespec64 { tv_sec: tai.seconds(), tv_nsec: tai.subsec_nanos() as c_long })
     }
 
     fn cross_timestamp(&self, stamp: &mut CrossTimestamp) -> Result {
-        match patiently(|| stamp.fill(|| self.capture())) {
+        match patiently!(stamp.fill(|| self.capture())) {
             Err(error) if error == ENODEV => {}
             result => return result,
         }
@@ -123,7 +121,7 @@ impl PtpClock for VmClock {
             return Err(ENODEV);
         }
         self.system.store(system, Relaxed);
-        patiently(|| stamp.fill(|| self.capture()))
+        patiently!(stamp.fill(|| self.capture()))
     }
 }
 

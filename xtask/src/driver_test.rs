@@ -54,6 +54,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WORD")]
     only: Vec<String>,
 
+    /// Only kernels of this series, such as 7.3
+    #[arg(long)]
+    series: Option<String>,
+
     /// Only download, build and print the harness's command.
     #[arg(long)]
     prepare: bool,
@@ -71,7 +75,11 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 /// The step of `cargo xtask test`.
 pub(crate) fn step(project: &Project) -> Result<Done> {
-    run_or_skip(project, &Options { kasan: false, bare: false, only: Vec::new(), prepare: false }, Costs::AreShown)
+    run_or_skip(
+        project,
+        &Options { kasan: false, bare: false, only: Vec::new(), series: None, prepare: false },
+        Costs::AreShown,
+    )
 }
 
 /// A timing on a busy machine is no test.
@@ -162,7 +170,9 @@ impl Kernels {
         let all = archive.newest(FLAVOUR, &KERNEL)?;
         let (chosen, mut remarks) = choose(archive.newest(FLAVOUR, &needed)?, &all);
         let mut ours = Vec::new();
-        for release in &chosen {
+        let is_wanted =
+            |release: &&Release| options.series.as_ref().is_none_or(|name| *name == release.series.to_string());
+        for release in chosen.iter().filter(is_wanted) {
             ours.push((Kernel::fetch(cache, release)?, Source::fetch(cache, release, "")?));
         }
         let with_arm64 = options.only.is_empty() || options.only.iter().any(|word| ARM64.contains(word.as_str()));

@@ -74,7 +74,9 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
         ["churn", driver, cycles] => churn(driver, cycles.parse()?),
         ["other-counter"] => other_counter(),
         ["leaks"] => leaks(),
-        ["fail-binding", driver] => fault::each_allocation(|| bind_only(driver), unbind),
+        ["fail-binding", driver] => {
+            fault::each_allocation(format!("{}/bind", folder_of(driver)?).as_ref(), &device()?, unbind)
+        }
         ["fail", "all"] => fault::all_allocations(true),
         ["fail", "none"] => fault::all_allocations(false),
         ["suspend"] => fault::suspend(),

@@ -2,8 +2,9 @@
 //! A kernel in which allocations fail on demand, and that can pretend to sleep.
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 use rustix::io::Errno;
@@ -38,26 +39,29 @@ fn prepare() -> Result<()> {
     set("ignore-gfp-wait", "N")
 }
 
-/// Binds by `bind`, with the first allocation failing, then the second, and so on until none does. Gives how often that was, how often
-/// binding failed, and how.
-pub(crate) fn each_allocation(bind: impl Fn() -> io::Result<()>, unbind: impl Fn() -> Result<()>) -> Result<Value> {
+/// Binds a device by writing its name to a file, with the first allocation failing, then the second, and so on until none does. Gives how
+/// often that was, how often binding failed, and how.
+pub(crate) fn each_allocation(bind: &Path, device: &str, unbind: impl Fn() -> Result<()>) -> Result<Value> {
     prepare()?;
+    // Whatever this thread allocates counts: nothing is opened in between.
+    let bind = File::options().write(true).open(bind).with_context(|| format!("cannot open {}", bind.display()))?;
+    let counter = File::options().read(true).write(true).open(NTH).with_context(|| format!("cannot open {NTH}"))?;
     let (mut failed, mut outcomes) = (0, Vec::new());
     for nth in 1..=MANY {
         unbind()?;
-        fs::write(NTH, nth.to_string()).with_context(|| format!("cannot write {NTH}"))?;
-        let bound = bind();
-        let left = fs::read_to_string(NTH)?;
-        fs::write(NTH, "0")?;
+        counter.write_at(nth.to_string().as_bytes(), 0).with_context(|| format!("cannot write {NTH}"))?;
+        let bound = bind.write_at(device.as_bytes(), 0);
+        let mut left = [0; 16];
+        let len = counter.read_at(&mut left, 0)?;
+        counter.write_at(b"0", 0)?;
+        let outcome = bound.map_err(|error| Errno::from_io_error(&error).map_or(error.to_string(), name));
         // There was no such allocation any more.
-        if left.trim() != "0" {
-            let outcome = bound.map_err(|error| Errno::from_io_error(&error).map_or(error.to_string(), name));
+        if left[..len].trim_ascii() != b"0" {
             ensure!(outcome.is_ok(), "without a failing allocation, binding gives {outcome:?}");
             return Ok(json!({ "allocations": nth - 1, "failed": failed, "outcomes": outcomes }));
         }
-        if let Err(error) = bound {
+        if let Err(outcome) = outcome {
             failed += 1;
-            let outcome = Errno::from_io_error(&error).map_or(error.to_string(), name);
             if !outcomes.contains(&outcome) {
                 outcomes.push(outcome);
             }
@@ -83,11 +87,11 @@ pub(crate) fn all_allocations(fail: bool) -> Result<Value> {
     Ok(Value::Null)
 }
 
-/// Suspends all devices, and resumes them after a moment.
+/// Suspends as far as freezing all other programs, and goes on after a moment. Devices stay as they are: the port to the harness is one.
 pub(crate) fn suspend() -> Result<Value> {
     for (file, value) in [
         ("/sys/module/suspend/parameters/pm_test_delay", "1"),
-        ("/sys/power/pm_test", "devices"),
+        ("/sys/power/pm_test", "freezer"),
         ("/sys/power/state", "freeze"),
     ] {
         fs::write(file, value).with_context(|| format!("cannot write {value} to {file}"))?;

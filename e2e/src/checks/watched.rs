@@ -160,7 +160,7 @@ fn with_faults(lab: &Lab, machine: &mut Machine) -> Result<String> {
         page.disruption_marker ^= 1;
         page.seq_count = page.seq_count.wrapping_add(2);
         machine.region()?.set_bytes(&page.to_bytes())?;
-        ensure!(machine.ask_within(LONG, "driver suspend")? == "resumed", "the machine does not sleep");
+        ensure!(machine.ask("driver suspend")? == "resumed", "the machine does not sleep");
         announced(machine, &[("disrupted", &page)])?;
         machine.region()?.set_bytes(&before.to_bytes())?;
         Ok((before, page))
