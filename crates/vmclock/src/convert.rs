@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+#[cfg(any(feature = "std", feature = "jiff", feature = "chrono"))]
 use crate::reading::Reading;
 
 /// Why a reading cannot be converted.

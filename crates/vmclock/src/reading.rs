@@ -52,12 +52,14 @@ impl Reading {
     }
 
     /// The same of words that certainly give a time; `None` where [`new`](Self::new) knows.
+    #[cfg(feature = "std")]
     #[inline(always)]
     pub(crate) fn of_words(words: TimeWords, counter: u64, cpu: CounterId) -> Option<Self> {
         words.certainly_give_time(cpu).then_some(Self { words, counter })
     }
 
     /// The same, word by word.
+    #[cfg(feature = "std")]
     #[inline(always)]
     pub(crate) fn by_words(&self) -> Self {
         Self { words: self.words.by_words(), counter: self.counter }
