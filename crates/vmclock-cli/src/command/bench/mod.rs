@@ -127,7 +127,7 @@ fn to_text(machine: &Machine, rounds: u32, costs: &Costs, contention: &Contentio
         (counter_ordered, costs.counter_ordered, vdso),
         ("rdtscp", costs.rdtscp, vdso),
         ("clock_gettime(CLOCK_REALTIME), vDSO", costs.vdso, vdso),
-        ("now(): time, bounds, marker, generation", costs.now, vdso),
+        ("now(): a reading, nothing computed yet", costs.now, vdso),
         ("now() and the ends of its interval", costs.now_interval, vdso),
         ("now() and its UTC in nanoseconds", costs.utc, vdso),
         ("now_unordered()", costs.unordered, vdso),
