@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{ioctl, opcode, Updater};
 use rustix::time::{clock_gettime_dynamic, DynamicClockId};
 use serde_json::{json, Value};
-use vmclock::{CrossTimestamp, VmClock};
+use vmclock::{counter, CrossTimestamp, Reading, VmClock};
 
 use crate::driver;
 
@@ -56,10 +56,11 @@ pub(crate) fn compare(count: usize) -> Result<Value> {
     }
     let mut by_ioctl = Vec::with_capacity(count);
     for _ in 0..count.div_ceil(SAMPLES) {
-        let realtime_ahead = realtime_ahead(&clock.cross_timestamp()?)?;
+        let cross = clock.cross_timestamp()?;
+        let (realtime_ahead, unknown) = (realtime_ahead(&cross)?, half_width(&cross)?);
         for [before, device, after] in sys_offset_extended(&file)? {
             let ours = (before + after) / 2 - realtime_ahead;
-            by_ioctl.push(json!([to_i64(device - ours)?, to_i64((after - before) / 2)?]));
+            by_ioctl.push(json!([to_i64(device - ours)?, to_i64((after - before) / 2 + unknown)?]));
         }
     }
     Ok(json!({ "device": path, "gettime": by_gettime, "ioctl": by_ioctl }))
@@ -165,6 +166,13 @@ fn tai(clock: &VmClock) -> Result<i128> {
 fn realtime_ahead(cross: &CrossTimestamp) -> Result<i128> {
     let tai = cross.reading.tai().context("the page gives no TAI")?;
     Ok(cross.realtime.time.floor_nanos() - tai.timestamp().nanos())
+}
+
+/// By how many nanoseconds the middle of a cross timestamp may be off: in an interpreter a system call takes microseconds.
+fn half_width(cross: &CrossTimestamp) -> Result<i128> {
+    let at = |counter| Reading::new(&cross.page, counter, counter::ID).map(|reading| reading.time());
+    let width = at(cross.realtime.after)?.since(at(cross.realtime.before)?).context("a sample of centuries")?;
+    Ok(width.ceil_nanos() / 2 + 1)
 }
 
 fn to_i64(nanos: i128) -> Result<i64> {
