@@ -81,7 +81,7 @@ pub(crate) fn precise() -> Result<i128> {
     let cross = VmClock::open()?.cross_timestamp()?;
     let stamp = sys_offset_precise()?;
     let ours = stamp.realtime.nanos() - realtime_ahead(&cross)?;
-    Ok((stamp.device.nanos() - ours).abs())
+    Ok(((stamp.device.nanos() - ours).abs() - half_width(&cross)?).max(0))
 }
 
 /// Sets the clock, which it should not allow.
