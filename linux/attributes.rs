@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What sysfs has of the clock: `/sys/class/misc/vmclockN/*`, for everyone to read. Nobody waits here: while the page is being updated, it
-//! is as it was before.
+//! What sysfs has of the clock: `/sys/class/misc/vmclockN/*`, for everyone to read. Nobody waits here: while the page
+//! is being updated, it is as it was before.
 
 use core::fmt::{Display, Write};
 

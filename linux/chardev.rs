@@ -83,7 +83,8 @@ impl MiscDevice for CharDevice {
             return Err(EINVAL);
         }
         let frame = file.clock.region().frame().ok_or(ENODEV)?;
-        // SAFETY: the area is one page long, and the frame is the region's, which is at least as long, and not the kernel's own memory.
+        // SAFETY: the area is one page long, and the frame is the region's, which is at least as long, and not the
+        // kernel's own memory.
         unsafe { area.io_remap(frame) }
     }
 
@@ -104,8 +105,8 @@ impl MiscDevice for CharDevice {
     }
 }
 
-/// What of a page was seen last: sequence count, marker and generation. The count alone would not do: where a machine is restored, it
-/// may be the same by chance.
+/// What of a page was seen last: sequence count, marker and generation. The count alone would not do: where a machine
+/// is restored, it may be the same by chance.
 pub(crate) struct Seen([Atomic<u64>; 3]);
 
 impl Seen {

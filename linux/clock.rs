@@ -14,7 +14,8 @@ use crate::region::Region;
 
 /// How long an update may take before a program's read fails.
 const READ_TIMEOUT: Delta = Delta::from_millis(100);
-/// How often a page is read again before anyone sleeps: an update takes less, unless whoever publishes has lost its CPU.
+/// How often a page is read again before anyone sleeps: an update takes less, unless whoever publishes has lost its
+/// CPU.
 const ATTEMPTS: u32 = 50;
 /// How long one sleeps then, in microseconds; each time twice as long, up to the longest.
 const PAUSES: [i64; 2] = [20, 5_000];
@@ -118,8 +119,8 @@ pub(crate) fn some_attempts() -> impl FnMut() -> bool {
     }
 }
 
-/// Does again what gives `EAGAIN`, as it does while an update is in progress, and sleeps in between. A macro, so that what is done the
-/// first time, and hardly ever again, is not shared with that.
+/// Does again what gives `EAGAIN`, as it does while an update is in progress, and sleeps in between. A macro, so that
+/// what is done the first time, and hardly ever again, is not shared with that.
 macro_rules! patiently {
     ($attempt:expr) => {
         match $attempt {

@@ -22,7 +22,8 @@ use crate::upstream::{miscdevice, ptp};
 type Node = Pin<KBox<miscdevice::Registration<CharDevice>>>;
 type PtpClock = Pin<KBox<ptp::Registration<VmClock>>>;
 
-/// How soon a page that does not notify is polled, if somebody waits for it; then after twice as long, and so on. In milliseconds.
+/// How soon a page that does not notify is polled, if somebody waits for it; then after twice as long, and so on. In
+/// milliseconds.
 const FIRST_POLL: u32 = 1_000;
 /// The longest of these pauses while a file is open.
 const LONGEST_POLL: u32 = 32_000;
@@ -148,7 +149,8 @@ impl Device {
         Ok(())
     }
 
-    /// Shows and announces what userspace does not have yet. What fails does not keep the rest from being done, and is left for the next time.
+    /// Shows and announces what userspace does not have yet. What fails does not keep the rest from being done, and is
+    /// left for the next time.
     fn show(self: ArcBorrow<'_, Self>, shown: &mut Shown, page: &Snapshot) -> Result {
         let is_first = shown.announced.is_none();
         if is_first {

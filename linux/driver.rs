@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A driver for VMClock: the page in which a hypervisor tells how the CPU's counter relates to real time, that it was disrupted, and that the
-//! machine was restored.
+//! A driver for VMClock: the page in which a hypervisor tells how the CPU's counter relates to real time, that it was
+//! disrupted, and that the machine was restored.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | [`compat`] | what differs between series of Linux |
 //! | [`upstream`] | what the `kernel` crate lacks, and nothing about VMClocks |
 //!
-//! Layout and arithmetic are `vmclock_core`'s, the same source that programs use. Nothing that the page says can stop the kernel: what is
-//! wrong is refused.
+//! Layout and arithmetic are `vmclock_core`'s, the same source that programs use. Nothing that the page says can stop
+//! the kernel: what is wrong is refused.
 
 use kernel::{acpi, device::Core, of, platform, prelude::*, sync::Arc};
 

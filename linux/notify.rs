@@ -19,8 +19,8 @@ pub(crate) struct Notifications<'bound> {
 }
 
 impl<'bound> Notifications<'bound> {
-    /// Installs what the machine has, which may be nothing but the end of its own sleep. Whether the hypervisor makes use of it the page
-    /// says, and with ACPI may say so later.
+    /// Installs what the machine has, which may be nothing but the end of its own sleep. Whether the hypervisor makes
+    /// use of it the page says, and with ACPI may say so later.
     ///
     /// # Safety
     ///

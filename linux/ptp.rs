@@ -125,8 +125,8 @@ impl PtpClock for VmClock {
     }
 }
 
-/// The counter, with the system's time before and after. Where the system's clock is made of the same counter, all three are of
-/// one reading of it.
+/// The counter, with the system's time before and after. Where the system's clock is made of the same counter, all
+/// three are of one reading of it.
 fn between(system: &mut SystemTimestamps) -> u64 {
     let first = system.take_first();
     let same = if first.cs_id == COUNTER {

@@ -43,8 +43,8 @@ impl Region {
             dev_err!(dev, "{size:#x} bytes at {start:#x} cannot hold the page: it needs {SHORTEST:#x}, aligned to 8\n");
             return Err(EINVAL);
         }
-        // All of the structure is read at once, and what lies beyond the region is not made use of. Memory is mapped by whole pages
-        // in any case: it must not take another one.
+        // All of the structure is read at once, and what lies beyond the region is not made use of. Memory is mapped by
+        // whole pages in any case: it must not take another one.
         let mapped = len.max(STRUCTURE_LEN);
         if mapped > len && start % PAGE_SIZE as u64 + STRUCTURE_LEN as u64 > PAGE_SIZE as u64 {
             dev_err!(dev, "{size:#x} bytes at {start:#x} are too close to the end of a page of memory\n");
@@ -55,7 +55,8 @@ impl Region {
             dev_err!(dev, "{size:#x} bytes at {start:#x} are in this machine's RAM: its firmware must reserve them\n");
             return Err(EINVAL);
         }
-        // SAFETY: the range is the device's, which we are bound to, and what is beyond it is in the same page, and only read.
+        // SAFETY: the range is the device's, which we are bound to, and what is beyond it is in the same page, and only
+        // read.
         let Some(memory) = (unsafe { MemRemap::new(start, mapped) }) else {
             dev_err!(dev, "cannot map {size:#x} bytes at {start:#x}\n");
             return Err(ENOMEM);
@@ -66,8 +67,8 @@ impl Region {
 
     /// The structure at its beginning.
     pub(crate) fn page(&self) -> &Page {
-        // SAFETY: by the invariants it is long enough, aligned, and mapped for as long as `self`; it is read by atomics only, but for
-        // `copy_to_user`, whose accesses are outside of Rust's memory model.
+        // SAFETY: by the invariants it is long enough, aligned, and mapped for as long as `self`; it is read by atomics
+        // only, but for `copy_to_user`, whose accesses are outside of Rust's memory model.
         unsafe { Page::from_ptr(self.memory.as_ptr()) }
     }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A CPU for the guest, and another for who asks it for its counter.
 //!
-//! Two counters are compared by a question and its answer, a microsecond apart, so both sides have to run at one time. On
-//! a busy machine the system may keep them on one CPU for as long as it likes: then whoever asks is in the way of whoever
-//! should answer, and no answer says anything.
+//! Two counters are compared by a question and its answer, a microsecond apart, so both sides have to run at one time.
+//! On a busy machine the system may keep them on one CPU for as long as it likes: then whoever asks is in the way of
+//! whoever should answer, and no answer says anything.
 
 use std::fs;
 use std::process::Child;

@@ -54,8 +54,8 @@ const fn refused(name: &'static str, ranges: &'static [u64], says: &'static str)
     OtherNode { name, ranges, page: None, says }
 }
 
-/// At boot there are only zeros behind the page: for Linux's own driver, which is there first, these are no pages at all,
-/// so that it leaves them alone.
+/// At boot there are only zeros behind the page: for Linux's own driver, which is there first, these are no pages at
+/// all, so that it leaves them alone.
 pub(crate) const OTHER_NODES: [OtherNode; 8] = [
     refused("unaligned", &[REGION + PAGE + 4, PAGE], "aligned to 8"),
     refused("tiny", &[REGION + 2 * PAGE, 0x18], "cannot hold the page"),

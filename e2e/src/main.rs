@@ -64,8 +64,8 @@ struct Arguments {
     #[arg(long = "kernel", num_args = 3, required = true, value_names = ["VERSION", "IMAGE", "DRIVER"])]
     kernels: Vec<String>,
 
-    /// Our own driver in Rust for one of the kernels: scenarios with it too, and the two compared; all of them on the first
-    /// of these kernels, a few on the others
+    /// Our own driver in Rust for one of the kernels: scenarios with it too, and the two compared; all of them on the
+    /// first of these kernels, a few on the others
     #[arg(long = "rust-driver", num_args = 2, value_names = ["VERSION", "DRIVER"])]
     rust_drivers: Vec<String>,
 

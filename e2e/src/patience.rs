@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Waiting with a deadline.
 //!
-//! A deadline is for what hangs, not for what is slow: on a busy machine a guest may get little of a CPU for a while, and
-//! that is no defect. So there is one for everything, in minutes, and nobody waits for it a second time.
+//! A deadline is for what hangs, not for what is slow: on a busy machine a guest may get little of a CPU for a while,
+//! and that is no defect. So there is one for everything, in minutes, and nobody waits for it a second time.
 
 use std::fmt;
 use std::io;

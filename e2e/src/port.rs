@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's program, at the other end of a virtio serial port: a number and words there, a JSON value with that number
-//! back.
+//! The guest's program, at the other end of a virtio serial port: a number and words there, a JSON value with that
+//! number back.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::patience::{connect, is_timeout, TimedOut, PATIENCE};
 
-/// A question to a guest, to which one answer belongs. A guest that was saved meanwhile gives it to whoever restores it,
-/// each time.
+/// A question to a guest, to which one answer belongs. A guest that was saved meanwhile gives it to whoever restores
+/// it, each time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question {
     number: u64,

@@ -32,7 +32,8 @@ pub(crate) struct Registration<T: Notify> {
 unsafe impl<T: Notify> Send for Registration<T> {}
 
 impl<T: Notify> Registration<T> {
-    /// Installs a handler of what concerns the device itself, values from 0x80 on. `None` where the device is not from ACPI.
+    /// Installs a handler of what concerns the device itself, values from 0x80 on. `None` where the device is not from
+    /// ACPI.
     pub(crate) fn new(dev: &Device, to: Arc<T>) -> Result<Option<Self>> {
         let context = Arc::as_ptr(&to).cast_mut().cast::<c_void>();
         let mut handle = null_mut();

@@ -22,14 +22,15 @@ pub(crate) struct MemRemap {
     memory: NonNull<u8>,
 }
 
-// SAFETY: a mapping may be used and unmapped by any thread. What is read and written through it is for its users to answer for.
+// SAFETY: a mapping may be used and unmapped by any thread. What is read and written through it is for its users to
+// answer for.
 unsafe impl Send for MemRemap {}
 // SAFETY: as above.
 unsafe impl Sync for MemRemap {}
 
 impl MemRemap {
-    /// Maps a range cacheable; decrypted, where the memory of guests is encrypted, as it is the hypervisor that writes it. None if it
-    /// cannot be mapped.
+    /// Maps a range cacheable; decrypted, where the memory of guests is encrypted, as it is the hypervisor that writes
+    /// it. None if it cannot be mapped.
     ///
     /// # Safety
     ///

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Misc devices: nodes in `/dev` with a name made at run time, permissions and attributes, that can be read, mapped and polled.
+//! Misc devices: nodes in `/dev` with a name made at run time, permissions and attributes, that can be read, mapped and
+//! polled.
 //!
 //! The `kernel` crate's own have a static name, and no poll(2).
 
@@ -80,9 +81,9 @@ impl<T: MiscDevice> Registration<T> {
                         ..pin_init::zeroed()
                     });
                 }
-                // INVARIANT: registered, or there is no value.
-                // SAFETY: it is complete, does not move, and is deregistered before it goes. The other fields are there, as whoever
-                // opens the node from here on expects.
+                // INVARIANT: registered, or there is no value. SAFETY: it is complete, does not move, and is
+                // deregistered before it goes. The other fields are there, as whoever opens the node from here on
+                // expects.
                 to_result(unsafe { bindings::misc_register(misc) })
             }),
         })
@@ -94,7 +95,8 @@ impl<T: MiscDevice> Registration<T> {
     ///
     /// `dev` must be the device of a `Registration<T>` that is not dropped during `'a`.
     pub(super) unsafe fn of_device<'a>(dev: *mut bindings::device) -> &'a T {
-        // SAFETY: a misc device is its sysfs device's driver data, and the registration begins with it. Only its second field is looked at.
+        // SAFETY: a misc device is its sysfs device's driver data, and the registration begins with it. Only its second
+        // field is looked at.
         unsafe { &(*bindings::dev_get_drvdata(dev).cast::<Self>()).device }
     }
 
@@ -107,7 +109,8 @@ impl<T: MiscDevice> Registration<T> {
         for (word, variable) in words.iter_mut().zip(variables) {
             *word = variable.as_char_ptr().cast_mut();
         }
-        // SAFETY: the device is there as long as the node is registered; the words are strings, with a null behind them, that are only read.
+        // SAFETY: the device is there as long as the node is registered; the words are strings, with a null behind
+        // them, that are only read.
         to_result(unsafe {
             let kobject = &raw mut (*(*self.misc.get()).this_device).kobj;
             bindings::kobject_uevent_env(kobject, bindings::kobject_action_KOBJ_CHANGE, words.as_mut_ptr())
@@ -141,7 +144,8 @@ impl UserBuffer {
         self.position
     }
 
-    /// Copies memory that somebody else may be writing, up to the wanted length. To be done again if what it gave is of no use.
+    /// Copies memory that somebody else may be writing, up to the wanted length. To be done again if what it gave is of
+    /// no use.
     ///
     /// # Safety
     ///
@@ -179,7 +183,8 @@ impl NewArea<'_> {
     ///
     /// # Safety
     ///
-    /// As many frames as the area has pages must be there for userspace to see, and stay for as long as the machine runs.
+    /// As many frames as the area has pages must be there for userspace to see, and stay for as long as the machine
+    /// runs.
     pub(crate) unsafe fn io_remap(&self, frame: usize) -> Result {
         // SAFETY: as the caller says; the area is being made.
         match unsafe { vmclock_rust_io_remap_pfn_range(self.0.as_ptr(), self.0.start(), frame, self.len()) } {
@@ -228,8 +233,8 @@ impl<T: MiscDevice> Calls<T> {
     ///
     /// To be called by the misc layer only.
     unsafe extern "C" fn open(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: the misc layer puts the misc device there, with which the registration begins, and keeps it from being deregistered
-        // until this returns. What is behind it was there before it was registered.
+        // SAFETY: the misc layer puts the misc device there, with which the registration begins, and keeps it from
+        // being deregistered until this returns. What is behind it was there before it was registered.
         let device = unsafe { &(*(*file).private_data.cast::<Registration<T>>()).device };
         let opened = device.open().and_then(|opened| Ok(KBox::new(opened, GFP_KERNEL)?));
         match opened {
@@ -288,7 +293,8 @@ impl<T: MiscDevice> Calls<T> {
     unsafe extern "C" fn poll(file: *mut bindings::file, table: *mut bindings::poll_table_struct) -> c_uint {
         // SAFETY: the file is open.
         let opened = unsafe { Self::of(file) };
-        // SAFETY: as the file system layer gives them, for this call. The file is not read by its descriptor's position here.
+        // SAFETY: as the file system layer gives them, for this call. The file is not read by its descriptor's position
+        // here.
         let waiter = unsafe { Waiter { file: File::from_raw_file(file), table: PollTable::from_raw(table) } };
         T::poll(opened, &waiter)
     }

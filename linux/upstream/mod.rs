@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the `kernel` crate of Linux 7.2 and 7.3 lacks. Nothing in here knows of VMClocks: each module has the shape in which it could become one of
-//! that crate's.
+//! What the `kernel` crate of Linux 7.2 and 7.3 lacks. Nothing in here knows of VMClocks: each module has the shape in
+//! which it could become one of that crate's.
 //!
 //! | module | what it is |
 //! |---|---|

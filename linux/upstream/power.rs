@@ -72,7 +72,8 @@ unsafe extern "C" fn notified<T: Resumed>(
 ) -> c_int {
     let ends = [bindings::PM_POST_SUSPEND, bindings::PM_POST_HIBERNATION, bindings::PM_POST_RESTORE];
     if ends.iter().any(|end| *end as c_ulong == action) {
-        // SAFETY: a registration begins with its block, and lives until it is unregistered. No more of it is referred to than `to`.
+        // SAFETY: a registration begins with its block, and lives until it is unregistered. No more of it is referred
+        // to than `to`.
         unsafe { &*(&raw const (*block.cast::<Registration<T>>()).to) }.resumed();
     }
     bindings::NOTIFY_OK as c_int

@@ -54,7 +54,8 @@ impl SystemTimestamps {
 ///
 /// # Invariants
 ///
-/// `registered` is the clock that was registered with `info`, for as long as this lives; null where the kernel has no PTP clocks.
+/// `registered` is the clock that was registered with `info`, for as long as this lives; null where the kernel has no
+/// PTP clocks.
 #[pin_data(PinnedDrop)]
 #[repr(C)]
 pub(crate) struct Registration<T: PtpClock> {
@@ -89,9 +90,8 @@ impl<T: PtpClock> Registration<T> {
         try_pin_init!(&this in Self {
             info: Opaque::new(info),
             clock,
-            // INVARIANT: registered, or there is no value.
-            // SAFETY: `info` and `clock` are there, and do not move; nobody who is called looks at `registered`. It is unregistered
-            // before it goes.
+            // INVARIANT: registered, or there is no value. SAFETY: `info` and `clock` are there, and do not move;
+            // nobody who is called looks at `registered`. It is unregistered before it goes.
             registered: from_err_ptr(unsafe { ptp_clock_register((*this.as_ptr()).info.get(), raw(parent)) })?,
         })
     }
@@ -100,7 +100,8 @@ impl<T: PtpClock> Registration<T> {
     ///
     /// `info` must be that of a clock that is registered, or being registered, as a `T`.
     unsafe fn of<'a>(info: *mut ptp_clock_info) -> &'a T {
-        // SAFETY: a registration begins with it. No more of it is referred to than `clock`, which is there before it is registered.
+        // SAFETY: a registration begins with it. No more of it is referred to than `clock`, which is there before it is
+        // registered.
         unsafe { &*(&raw const (*info.cast::<Self>()).clock) }
     }
 

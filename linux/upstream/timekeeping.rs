@@ -55,8 +55,9 @@ impl CrossTimestamp {
         unsafe { &mut *stamp.cast() }
     }
 
-    /// Fills it in, of what `capture` gives: the device's time in nanoseconds, and the counter at that instant, which must be what the
-    /// system's clock is made of just then: `ENODEV` otherwise. It may be called again, and must not sleep.
+    /// Fills it in, of what `capture` gives: the device's time in nanoseconds, and the counter at that instant, which
+    /// must be what the system's clock is made of just then: `ENODEV` otherwise. It may be called again, and must not
+    /// sleep.
     pub(crate) fn fill<F: FnMut() -> Result<(i64, SystemCounter)>>(&mut self, mut capture: F) -> Result {
         let context = (&raw mut capture).cast::<c_void>();
         // SAFETY: the context is what `captured` expects, for as long as this call.

@@ -64,7 +64,8 @@ impl DelayedWork {
     ///
     /// # Safety
     ///
-    /// It must become the field number `ID` of a `W`, as [`Worker::from_work`] has it, and be [cancelled](Self::cancel) before that goes.
+    /// It must become the field number `ID` of a `W`, as [`Worker::from_work`] has it, and be [cancelled](Self::cancel)
+    /// before that goes.
     pub(crate) unsafe fn new<W: Worker<ID>, const ID: u64>(
         timer: Timer,
         work: Lock,
@@ -76,8 +77,9 @@ impl DelayedWork {
         };
         pin_init!(Self {
             inner <- Opaque::ffi_init(move |place: *mut bindings::delayed_work| {
-                // SAFETY: the place is for a piece of work that is not used yet, and `run` is for such a piece; names and classes are
-                // static; the function of the timer is that of all delayed work, which asks for the flag `IRQSAFE`.
+                // SAFETY: the place is for a piece of work that is not used yet, and `run` is for such a piece; names
+                // and classes are static; the function of the timer is that of all delayed work, which asks for the
+                // flag `IRQSAFE`.
                 unsafe {
                     bindings::init_work_with_key(
                         &raw mut (*place).work,
@@ -126,6 +128,7 @@ const ANY_CPU: c_int = bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
 ///
 /// To be called by the workqueue, for a piece of work that was made for `W` and `ID`.
 unsafe extern "C" fn run<W: Worker<ID>, const ID: u64>(work: *mut bindings::work_struct) {
-    // SAFETY: it is the first field of what is the only field of `DelayedWork`, which is a field of a `W` that lives until it was cancelled.
+    // SAFETY: it is the first field of what is the only field of `DelayedWork`, which is a field of a `W` that lives
+    // until it was cancelled.
     W::run(unsafe { W::from_work(work.cast()) });
 }

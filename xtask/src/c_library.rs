@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask install-c`: libvmclock, shared and static, with its headers, pkg-config file and manual pages.
 //!
-//! rustc makes an archive of the crate `vmclock-capi` and all of Rust's library that it needs. Both libraries are linked
-//! of that: the shared one with versions of its symbols, which a `cdylib` of rustc's could not have beside the linker
-//! script of rustc's own; and the static one as a single object that defines nothing but the functions of the header, so
-//! that it gets along with other libraries written in Rust.
+//! rustc makes an archive of the crate `vmclock-capi` and all of Rust's library that it needs. Both libraries are
+//! linked of that: the shared one with versions of its symbols, which a `cdylib` of rustc's could not have beside the
+//! linker script of rustc's own; and the static one as a single object that defines nothing but the functions of the
+//! header, so that it gets along with other libraries written in Rust.
 
 mod man;
 

@@ -106,7 +106,8 @@ fn build(project: &Project, version: &str) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// What is done in the clean system, where `/mnt/packages` has the packages. Each line that begins with `=` is a figure.
+/// What is done in the clean system, where `/mnt/packages` has the packages. Each line that begins with `=` is a
+/// figure.
 const SCRIPT: &str = r#"
 name=vmclock-rust
 [ -e /lib/modules/$release/build/.config ]

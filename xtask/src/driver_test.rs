@@ -46,7 +46,8 @@ pub(crate) struct Options {
     #[arg(long)]
     kasan: bool,
 
-    /// Build it for kernels without ACPI, sleep and the KVM clock, on x86-64 and arm64, and nothing else. Prepares two trees
+    /// Build it for kernels without ACPI, sleep and the KVM clock, on x86-64 and arm64, and nothing else. Prepares two
+    /// trees
     #[arg(long, conflicts_with = "kasan")]
     bare: bool,
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask fuzz-host`: the publisher in random worlds that attack it, judged by one who knows the true time. What a world
-//! is, and what is judged, is in the crate `vmclock-sim`; here its program is built and called.
+//! `cargo xtask fuzz-host`: the publisher in random worlds that attack it, judged by one who knows the true time. What
+//! a world is, and what is judged, is in the crate `vmclock-sim`; here its program is built and called.
 
 use anyhow::{anyhow, Result};
 
@@ -23,8 +23,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2)]
     jobs: usize,
 
-    /// Instead, do again what happens in a world that was printed, with what happened last, and find the simplest world in which
-    /// the same goes wrong.
+    /// Instead, do again what happens in a world that was printed, with what happened last, and find the simplest world
+    /// in which the same goes wrong.
     #[arg(long, value_name = "WORLD", conflicts_with_all = ["days", "seed", "jobs"])]
     replay: Option<String>,
 }

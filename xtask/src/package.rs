@@ -7,7 +7,8 @@ use anyhow::{ensure, Context, Result};
 use crate::project::Project;
 use crate::steps::Done;
 
-/// The crates of the registry, each after what it depends on. `vmclock-sim` is not one of them, nor is the command, which has it inside.
+/// The crates of the registry, each after what it depends on. `vmclock-sim` is not one of them, nor is the command,
+/// which has it inside.
 const CRATES: [&str; 5] = ["vmclock-core", "vmclock", "vmclock-host", "vmclock-vmm", "vmclock-qemu"];
 
 /// What each tarball must have.

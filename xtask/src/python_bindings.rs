@@ -13,7 +13,8 @@ use crate::steps::Done;
 const FOLDER: &str = "crates/vmclock-python";
 const REQUIREMENTS: &str = "requirements-test.txt";
 
-/// Lints, the wheel, pytest in an environment that has nothing else, mypy on package and tests, stubs against the module.
+/// Lints, the wheel, pytest in an environment that has nothing else, mypy on package and tests, stubs against the
+/// module.
 pub(crate) fn step(project: &Project) -> Result<Done> {
     let tools = match Tools::of(project) {
         Ok(tools) => tools,

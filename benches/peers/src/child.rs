@@ -2,8 +2,8 @@
 //! Programs in other languages, which measure themselves: a round for each line that they get, so that their rounds
 //! are in turn with ours.
 //!
-//! The program's last argument is the page. It prints a JSON list of `[key, what]`, the last of them its language's own clock, and then, for each line on its standard
-//! input, a JSON list of nanoseconds a call.
+//! The program's last argument is the page. It prints a JSON list of `[key, what]`, the last of them its language's own
+//! clock, and then, for each line on its standard input, a JSON list of nanoseconds a call.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

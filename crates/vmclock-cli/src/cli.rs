@@ -158,8 +158,8 @@ fn published_page() -> PathBuf {
 /// Which page, and in which form to print.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PageArgs {
-    /// The device, or a file with a page in it (default: `$VMCLOCK_PAGE`; else /dev/vmclock0 or /run/vmclock/page, whichever
-    /// exists)
+    /// The device, or a file with a page in it (default: `$VMCLOCK_PAGE`; else /dev/vmclock0 or /run/vmclock/page,
+    /// whichever exists)
     #[arg(long, value_name = "PATH", default_value_os_t = vmclock::default_page(), hide_default_value = true)]
     pub(crate) page: PathBuf,
 

@@ -27,7 +27,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     status.into()
 }
 
-/// Ends where the command line is wrong, or asks for help or the version. The error is an object where JSON is asked for.
+/// Ends where the command line is wrong, or asks for help or the version. The error is an object where JSON is asked
+/// for.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     let asks_for_json =
         std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");

@@ -50,8 +50,9 @@ fn the_environment_names_the_page_where_nothing_else_does() {
     assert!(now(Path::new(&present), &[]).status.success());
     assert!(now(&absent, &["--page", &present]).status.success(), "the option comes first");
     let error = stderr(&now(&absent, &[]));
-    assert_eq!(error.matches(absent.to_str().expect("plain")).count(), 2, "{error}"); // as it is, and in the advice
-                                                                                      // Its publisher is found in the same way.
+    // As it is, and in the advice.
+    assert_eq!(error.matches(absent.to_str().expect("plain")).count(), 2, "{error}");
+    // Its publisher is found in the same way.
     let signalled = vmclock().args(["signal", "soon"]).env("VMCLOCK_PAGE", &present).output().expect("run");
     assert!(signalled.status.success(), "{}", stderr(&signalled));
     assert!(publisher.show()["flags"].to_string().contains("soon"), "{}", publisher.show()["flags"]);

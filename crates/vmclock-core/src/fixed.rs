@@ -27,10 +27,11 @@ pub(crate) const fn mul_shift_ceil(a: u64, b: u64, shift: u8) -> u128 {
     whole.wrapping_add(fraction.wrapping_add(u64::MAX as u128) >> 64)
 }
 
-/// `a * b / 2^shift` for a shift below 128, as a whole number and one in 2^-64, whose last bit is set too where more follows.
+/// `a * b / 2^shift` for a shift below 128, as a whole number and one in 2^-64, whose last bit is set too where more
+/// follows.
 ///
-/// `b` is shifted, and not the product: for a reading `a` is known last, as it comes from the counter, and what does not
-/// depend on it the CPU has computed by then. The branch always goes the same way.
+/// `b` is shifted, and not the product: for a reading `a` is known last, as it comes from the counter, and what does
+/// not depend on it the CPU has computed by then. The branch always goes the same way.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)] // the lower half of what is shifted
 const fn mul_split(a: u64, b: u64, shift: u8) -> (u128, u128) {

@@ -15,10 +15,11 @@
 //! | `nesting` | what was published stays true |
 //! | `base` | the line to which all numbers are relative |
 //!
-//! Everything here is a function of what was passed in, bit for bit: a recorded trace gives the same calibrations again.
+//! Everything here is a function of what was passed in, bit for bit: a recorded trace gives the same calibrations
+//! again.
 
-// Numbers of ticks and nanoseconds become floating-point ones here and back; all are far below 2^53 where it matters, and
-// what is rounded is covered by the bounds.
+// Numbers of ticks and nanoseconds become floating-point ones here and back; all are far below 2^53 where it matters,
+// and what is rounded is covered by the bounds.
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod anchors;
@@ -72,8 +73,8 @@ const ROUNDS: u32 = 3;
 #[non_exhaustive]
 pub struct Settings {
     /// The frequency wander: how far the counter's frequency at any moment may be from its average over any time, in
-    /// parts per 10^12, less than 10^11. It is in the page's error bounds, and in holdover, always; unless `measured_wander`
-    /// is set.
+    /// parts per 10^12, less than 10^11. It is in the page's error bounds, and in holdover, always; unless
+    /// `measured_wander` is set.
     pub wander: u64,
     /// Measure the frequency wander, and assume that it stays within three times the range that was seen in a day, but
     /// no less than this, in parts per 10^12. It takes evidence in 20 of the last 24 hours, and in holdover `wander`
@@ -123,7 +124,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Of a source that is synchronized, and disciplined by nobody. `max_error` is its estimated error too, until that is set.
+    /// Of a source that is synchronized, and disciplined by nobody. `max_error` is its estimated error too, until that
+    /// is set.
     pub const fn new(source: usize, sample: Sample<Tai>, max_error: u64) -> Self {
         Self { source, sample, max_error, estimated_error: max_error, synchronized: true, steering: None }
     }
@@ -454,7 +456,8 @@ impl Estimator {
         State::Tracking(filter)
     }
 
-    /// Something contradicts what was known. If the counter is to blame, what was measured before this round is wrong too.
+    /// Something contradicts what was known. If the counter is to blame, what was measured before this round is wrong
+    /// too.
     fn doubt(&mut self, before: Option<Filter>, now: u64) -> State {
         self.since = self.concluded;
         // A single clock's reading that contradicts is the other time, even if it was answered before.
@@ -741,10 +744,10 @@ impl Estimator {
         Some(calibration)
     }
 
-    /// For `TIME_MONOTONIC`: what was worth publishing, moved so that at `counter`, when readers have just lost the last
-    /// calibration, it is not before that one. To be called while the page's sequence count is odd, and what it gives is
-    /// to be written. `None` where that leaves the bounds that readers had: then the page gives no time until the next
-    /// conclusion.
+    /// For `TIME_MONOTONIC`: what was worth publishing, moved so that at `counter`, when readers have just lost the
+    /// last calibration, it is not before that one. To be called while the page's sequence count is odd, and what it
+    /// gives is to be written. `None` where that leaves the bounds that readers had: then the page gives no time until
+    /// the next conclusion.
     pub fn settle(&mut self, counter: u64) -> Option<Calibration<Tai>> {
         let calibration = self.last?;
         let lag = self.replaced.take().map_or(Span::default(), |replaced| lag(&calibration, &replaced, counter));

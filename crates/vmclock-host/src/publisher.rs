@@ -488,8 +488,8 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
         }
     }
 
-    /// From now on the page is about a guest's counter, which gives no time as long as it is not known; what is measured
-    /// of this machine's clock continues all the same.
+    /// From now on the page is about a guest's counter, which gives no time as long as it is not known; what is
+    /// measured of this machine's clock continues all the same.
     pub fn set_guest_counter(&mut self, counter: Option<GuestCounter>) {
         self.readers = Readers::Guest(counter);
         self.must_publish = true;
@@ -647,8 +647,8 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
             schedule: self.schedule(),
             shift: self.shift(),
             guest,
-            // A guest's counter may be known better later, and then the time goes back; and on UTC an inserted second is
-            // counted twice.
+            // A guest's counter may be known better later, and then the time goes back; and on UTC an inserted second
+            // is counted twice.
             settles: self.recorder.policy().settings().monotonic
                 && guest.is_none()
                 && self.contents().time_type == TimeType::TAI,

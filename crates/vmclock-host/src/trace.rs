@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! All that a publisher's decisions depend on, and what was decided, as text: to find out later why, and to see that the
-//! same is decided again, bit for bit.
+//! All that a publisher's decisions depend on, and what was decided, as text: to find out later why, and to see that
+//! the same is decided again, bit for bit.
 //!
 //! What sources said is recorded as they said it, before UTC is turned into TAI: so decisions about leap seconds are
 //! replayed too. A line for each step, words with a space between them; numbers are whole: counters, 2^-64 s,
-//! nanoseconds, parts per 10^12, seconds, as in the types; `-` where there is none. The first line is `vmclock-trace 2`.
+//! nanoseconds, parts per 10^12, seconds, as in the types; `-` where there is none. The first line is
+//! `vmclock-trace 2`.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, BufRead, Write};

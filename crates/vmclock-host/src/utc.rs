@@ -106,8 +106,8 @@ pub(crate) enum Reading {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UtcKeeper {
     schedule: UtcSchedule,
-    /// What the page is on. Where nobody knew TAI-UTC at the start, what most of the clocks are on: the others cannot be
-    /// used as long as it is not known.
+    /// What the page is on. Where nobody knew TAI-UTC at the start, what most of the clocks are on: the others cannot
+    /// be used as long as it is not known.
     time_type: TimeType,
     /// On a page on UTC whose TAI-UTC became known later: by how much that is more than what was assumed.
     correction: i16,
@@ -116,8 +116,8 @@ pub struct UtcKeeper {
     is_expiry_reported: bool,
     /// Whether the leap second in the schedule comes from announcements of sources.
     is_announced: bool,
-    /// In how many rounds, with none to the contrary between them, a majority announced a leap second that is not in the
-    /// schedule, or none where one is.
+    /// In how many rounds, with none to the contrary between them, a majority announced a leap second that is not in
+    /// the schedule, or none where one is.
     announcing: u32,
     /// In how many rounds in a row a majority made the same claim.
     claiming: Option<(Claim, u32)>,
@@ -223,8 +223,8 @@ impl UtcKeeper {
                     self.schedule.offset = offset;
                 }
             }
-            // Until the end of the month in which a list expired there can be no leap second that it does not have; after
-            // that it takes a clock that would show one.
+            // Until the end of the month in which a list expired there can be no leap second that it does not have;
+            // after that it takes a clock that would show one.
             ((None, _), Some(list)) if self.origin == Origin::List => {
                 if !std::mem::replace(&mut self.is_expiry_reported, true) {
                     findings.push(UtcFinding::ListExpired(list.expires));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Chance: one named generator, in a stream of its own for each part of a simulation, so that one part can be changed or
-//! left out and the others draw the same numbers.
+//! Chance: one named generator, in a stream of its own for each part of a simulation, so that one part can be changed
+//! or left out and the others draw the same numbers.
 
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Exp1, StandardNormal};

@@ -217,8 +217,8 @@ impl Counter {
         self.segment(at).map_or(0.0, |segment| segment.rate as f64 / (1_u64 << FRACTION) as f64 * SECOND as f64)
     }
 
-    /// The host sleeps, and the counter with it if `stopped`; then somebody may write to it. Nobody has read it later than
-    /// at `from`.
+    /// The host sleeps, and the counter with it if `stopped`; then somebody may write to it. Nobody has read it later
+    /// than at `from`.
     pub(crate) fn sleep(&mut self, from: Nanos, until: Nanos, stopped: bool, jump: Nanos) {
         if stopped || jump != 0 {
             self.forget_from(from);

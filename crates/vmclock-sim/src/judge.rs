@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest that reads the page, and a judge who knows the true time.
 //!
-//! All in whole nanoseconds and 2^-64 s, without tolerance: a reading's interval must contain the very nanosecond of the
-//! reading. Between two updates the page's line and its bounds are straight, and true time over the counter is straight
-//! between two bends of the oscillator; whoever reads at the first and the last moment of each calibration and at each bend,
-//! as [`World`](crate::world::World) does, reads where it is worst.
+//! All in whole nanoseconds and 2^-64 s, without tolerance: a reading's interval must contain the very nanosecond of
+//! the reading. Between two updates the page's line and its bounds are straight, and true time over the counter is
+//! straight between two bends of the oscillator; whoever reads at the first and the last moment of each calibration and
+//! at each bend, as [`World`](crate::world::World) does, reads where it is worst.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -438,8 +438,8 @@ fn reference_offset(snapshot: &Snapshot, calibration: &Calibration, calendar: &C
     }
 }
 
-/// The same in nanoseconds as long as nobody can know of the leap second: the offset of before will do, as will the one of
-/// after. A page whose bounds are wider than a second is right by both, and does not go from one to the other.
+/// The same in nanoseconds as long as nobody can know of the leap second: the offset of before will do, as will the one
+/// of after. A page whose bounds are wider than a second is right by both, and does not go from one to the other.
 fn possible_offset(calibration: &Calibration, moment: &Moment<'_>, before: i128) -> Nanos {
     let shown = calibration.time_at(moment.counter).map_or(0, Time::floor_nanos);
     let max_error = calibration.max_error_at(moment.counter).unwrap_or(0);

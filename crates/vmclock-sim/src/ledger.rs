@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a publisher could know: which clocks were right and reachable, and whether a majority of them shows that the counter
-//! was disrupted.
+//! What a publisher could know: which clocks were right and reachable, and whether a majority of them shows that the
+//! counter was disrupted.
 
 use crate::spec::PublisherSpec;
 use crate::units::{Nanos, MINUTE, SECOND};
@@ -47,8 +47,8 @@ pub(crate) enum Notice {
 /// The record of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    /// For how long a measurement counts for the publisher; for how long a clock is what it was, in whatever rounds; and for
-    /// how long after that a page may say what followed from it.
+    /// For how long a measurement counts for the publisher; for how long a clock is what it was, in whatever rounds;
+    /// and for how long after that a page may say what followed from it.
     source_timeout: Nanos,
     timeout: Nanos,
     slack: Nanos,
@@ -130,8 +130,8 @@ impl Ledger {
         self.clocks.iter().filter(|record| record.wrong_until > now).count()
     }
 
-    /// The counter is disrupted, at an instant, while the page has this marker. It can show until `until`, and is no counter
-    /// until `faulty_until`.
+    /// The counter is disrupted, at an instant, while the page has this marker. It can show until `until`, and is no
+    /// counter until `faulty_until`.
     pub(crate) fn disrupted(&mut self, at: Nanos, marker: u64, until: Nanos, faulty_until: Nanos) {
         self.disruption = Some(Disruption { at, marker, until });
         self.right_since = None;
@@ -167,8 +167,8 @@ impl Ledger {
         self.disruption.is_none()
     }
 
-    /// A page that has to give a time, because a majority has been right and reachable for long enough, must not have been
-    /// without one since before this moment.
+    /// A page that has to give a time, because a majority has been right and reachable for long enough, must not have
+    /// been without one since before this moment.
     pub(crate) fn demands_time(&self, now: Nanos) -> Option<Nanos> {
         let since = self.right_since.filter(|_| self.demands_bounds())?;
         self.took_probation(now - since).then_some(now - self.decision)
@@ -184,8 +184,8 @@ impl Ledger {
         self.clocks.iter().any(|record| now - record.synchronized_at <= self.timeout + self.slack)
     }
 
-    /// Before the publisher concludes a round: whether what was measured in it contradicts the page, whose interval at a
-    /// counter value is `interval`.
+    /// Before the publisher concludes a round: whether what was measured in it contradicts the page, whose interval at
+    /// a counter value is `interval`.
     pub(crate) fn notice(&self, now: Nanos, interval: impl Fn(u64) -> Option<(i128, i128)>) -> Notice {
         let Some(disruption) = self.disruption else { return Notice::Nothing };
         // What the publisher knows is a little wider than what it last published.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Simulated worlds that drive the real publisher, and a judge who knows the true time.
 //!
-//! The publisher is the one that the command and the service run, [`vmclock_host::publisher::Publisher`]; simulated are the
-//! machine that it runs on, the clocks that its sources read, and the memory that its page is in. A world is data, drawn from
-//! one number: by a [scenario](SCENARIOS), or, to attack, by [`fuzz()`]. Time is not stepped through: between two moments at
-//! which something happens the counter is a line, so that a round costs little more than the publisher's own work.
+//! The publisher is the one that the command and the service run, [`vmclock_host::publisher::Publisher`]; simulated are
+//! the machine that it runs on, the clocks that its sources read, and the memory that its page is in. A world is data,
+//! drawn from one number: by a [scenario](SCENARIOS), or, to attack, by [`fuzz()`]. Time is not stepped through:
+//! between two moments at which something happens the counter is a line, so that a round costs little more than the
+//! publisher's own work.
 //!
 //! # What is assumed, and judged
 //!
@@ -19,8 +20,8 @@
 //! | A5 | A steered clock says how it is steered: what nobody can know until the next measurement is excused. | |
 //! | A6 | A leap second comes as a list, announcements of a majority, or a majority of clocks that are exact enough show it. | excused until it could be known |
 //!
-//! What must always hold is a [`Rule`] each. All of it is in whole nanoseconds and 2^-64 s, through the real bytes of the
-//! page and the real reader, without tolerance.
+//! What must always hold is a [`Rule`] each. All of it is in whole nanoseconds and 2^-64 s, through the real bytes of
+//! the page and the real reader, without tolerance.
 //!
 //! # Modules
 //!

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a guest without a page has: a daemon of its own, that asks a server over the network about once a minute, and steers
-//! the guest's clock by a control loop.
+//! What a guest without a page has: a daemon of its own, that asks a server over the network about once a minute, and
+//! steers the guest's clock by a control loop.
 
 use crate::chance::Chance;
 use crate::clock::{Clock, ClockSpec, ErrorModel, Stated};

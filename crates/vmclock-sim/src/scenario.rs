@@ -30,8 +30,8 @@ pub struct Scenario {
     pub about: &'static str,
     /// Whether its source is always good to a microsecond, and nothing happens to the host.
     pub is_microsecond_grade: bool,
-    /// Whether it has a single server over a network, that is always reachable and right: then a guest with an NTP daemon can be
-    /// compared.
+    /// Whether it has a single server over a network, that is always reachable and right: then a guest with an NTP
+    /// daemon can be compared.
     pub has_server: bool,
     /// No run is longer, in days.
     pub(crate) longest: f64,
@@ -474,8 +474,8 @@ fn ptp(world: &mut WorldSpec, chance: &mut Chance) {
     });
 }
 
-/// The kernel's clock, kept by a daemon: a narrow measurement of a clock that is off by tens of microseconds, and states at
-/// least a millisecond.
+/// The kernel's clock, kept by a daemon: a narrow measurement of a clock that is off by tens of microseconds, and
+/// states at least a millisecond.
 fn kernel(world: &mut WorldSpec, _: &mut Chance) {
     world.publisher.refresh = 8 * SECOND;
     world.clocks.push(ClockSpec {
@@ -611,7 +611,8 @@ fn together(world: &mut WorldSpec, chance: &mut Chance, sources: &[usize]) {
     }
 }
 
-/// Something happens every now and then, but never twice within a probation and ten minutes, or so soon after the start.
+/// Something happens every now and then, but never twice within a probation and ten minutes, or so soon after the
+/// start.
 fn every(
     world: &mut WorldSpec,
     chance: &mut Chance,

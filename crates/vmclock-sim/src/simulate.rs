@@ -50,8 +50,9 @@ pub struct Outcome {
     pub tally: Tally,
     /// The first violation, in words, and what happened before.
     pub violation: Option<Account>,
-    /// Where the publisher has a single server over a network: of each run, and so of each server that was drawn, the median
-    /// error of the page's time, and that of a guest without a page whose NTP daemon asks the same server, in nanoseconds.
+    /// Where the publisher has a single server over a network: of each run, and so of each server that was drawn, the
+    /// median error of the page's time, and that of a guest without a page whose NTP daemon asks the same server, in
+    /// nanoseconds.
     pub draws: Vec<(u64, u64)>,
 }
 

@@ -56,8 +56,8 @@ impl fmt::Display for WorldSpec {
 /// What a world lets the judge demand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Demanded {
-    /// Fewer than half of the clocks are wrong at any time (A1). Otherwise the world is one in which even a majority that is
-    /// wrong must do no harm, and time need not be given.
+    /// Fewer than half of the clocks are wrong at any time (A1). Otherwise the world is one in which even a majority
+    /// that is wrong must do no harm, and time need not be given.
     pub(crate) a1: bool,
     /// Time again within the probation and five minutes.
     pub(crate) time: bool,

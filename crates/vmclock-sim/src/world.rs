@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated world: true time, the counter, the clocks, the page, and the judge.
 //!
-//! Time passes where somebody waits, and a little where somebody works. Nothing is stepped through: between two moments at
-//! which something happens all is a line.
+//! Time passes where somebody waits, and a little where somebody works. Nothing is stepped through: between two moments
+//! at which something happens all is a line.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;

@@ -261,8 +261,8 @@ fn card(io: u16) -> Vec<Term> {
         // Stopped, and no interrupts yet.
         set("REG0", 0x21),
         set("REGF", 0x00),
-        // A ring of pages 0x40 to 0x80 for frames, with a boundary beyond its end, so that it never becomes full: a frame
-        // that is refused raises no interrupt, and those before the guest's driver is there may be many.
+        // A ring of pages 0x40 to 0x80 for frames, with a boundary beyond its end, so that it never becomes full: a
+        // frame that is refused raises no interrupt, and those before the guest's driver is there may be many.
         set("REG1", 0x40),
         set("REG2", 0x80),
         set("REG3", 0xbf),

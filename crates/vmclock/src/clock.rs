@@ -184,7 +184,8 @@ impl VmClock {
 
     #[inline(always)]
     fn read(&self, counter: impl FnMut() -> u64) -> Result<Reading, ReadError> {
-        // What does not succeed at once is done anew, out of line: waiting needs what would be in the way of the copying here.
+        // What does not succeed at once is done anew, out of line: waiting needs what would be in the way of the
+        // copying here.
         if let Some(reading) = self.try_read(counter) {
             return Ok(reading);
         }

@@ -108,9 +108,9 @@ impl Changes {
 
 /// The events of a machine, from the moment when this was made.
 ///
-/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`], [`AsRawFd`]) with an event
-/// loop of your own, and call `wait` with a timeout of zero whenever it is readable. It stays the same descriptor, also when the page
-/// vanishes and returns. `examples/tokio.rs` does so with tokio.
+/// Either [`wait`](Self::wait) for the next notice; or register the file descriptor ([`AsFd`], [`AsRawFd`]) with an
+/// event loop of your own, and call `wait` with a timeout of zero whenever it is readable. It stays the same
+/// descriptor, also when the page vanishes and returns. `examples/tokio.rs` does so with tokio.
 #[derive(Debug)]
 pub struct Events {
     clock: VmClock,

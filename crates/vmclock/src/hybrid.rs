@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A hybrid logical clock over bounded time.
 //!
-//! Hybrid logical clocks (Kulkarni and others, 2014) give timestamps that are ordered as causes and effects are, and are close to the
-//! time of day. Over a clock without bounds they can be dragged into the future by one bad clock. Here the physical part
-//! is the *earliest* bound of the time:
+//! Hybrid logical clocks (Kulkarni and others, 2014) give timestamps that are ordered as causes and effects are, and
+//! are close to the time of day. Over a clock without bounds they can be dragged into the future by one bad clock. Here
+//! the physical part is the *earliest* bound of the time:
 //!
 //! - No stamp is ahead of true time, as long as the bounds of all clocks hold.
 //! - A stamp that is later than our latest bound proves that the bounds of some clock don't hold: it is refused.
-//! - Of two events, one [certainly before](crate::Interval::certainly_before) the other, the first has the smaller stamp, on whichever machines
-//!   they are, and whether or not these have ever talked.
+//! - Of two events, one [certainly before](crate::Interval::certainly_before) the other, the first has the smaller
+//!   stamp, on whichever machines they are, and whether or not these have ever talked.
 //!
 //! Stamps of one clock differ. Those of two machines may be equal, and so may those of two clones: add the machine's
 //! number, and make that anew when the [epoch](crate::VmClock::epoch) changes.
@@ -108,7 +108,8 @@ pub enum StampError {
     NoBounds,
     /// The time is outside the years 1678 to 2262, or all stamps are used up.
     OutOfRange,
-    /// A received stamp is later than it can be now: the error bounds of its clock, of ours, or of one between them don't hold.
+    /// A received stamp is later than it can be now: the error bounds of its clock, of ours, or of one between them
+    /// don't hold.
     Ahead {
         /// The stamp.
         stamp: Stamp,
@@ -133,7 +134,8 @@ impl fmt::Display for StampError {
 
 impl core::error::Error for StampError {}
 
-/// A hybrid logical clock: the last stamp that was made or received. Keep one in each process, behind a lock if threads share it.
+/// A hybrid logical clock: the last stamp that was made or received. Keep one in each process, behind a lock if threads
+/// share it.
 ///
 /// ```
 /// use vmclock::hybrid::HybridClock;
@@ -182,8 +184,8 @@ impl HybridClock {
         Ok(next)
     }
 
-    /// A stamp for the arrival of a message with a stamp of its own: greater than that and than all before. What is refused changes
-    /// nothing.
+    /// A stamp for the arrival of a message with a stamp of its own: greater than that and than all before. What is
+    /// refused changes nothing.
     pub fn receive(&mut self, stamp: Stamp, now: Option<Interval<Tai>>) -> Result<Stamp, StampError> {
         let latest = now.ok_or(StampError::NoBounds)?.latest;
         if stamp.time() > latest {

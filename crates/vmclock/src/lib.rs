@@ -16,11 +16,11 @@
 //! notice that too, and continue with the new page. Where a page gives no time, so does this library, with the reason;
 //! where it gives no error bounds, there are none.
 //!
-//! [`VmClock::wait_until_after`] is a database's commit-wait, and [`hybrid`] a hybrid logical clock that no bad clock drags into the
-//! future.
+//! [`VmClock::wait_until_after`] is a database's commit-wait, and [`hybrid`] a hybrid logical clock that no bad clock
+//! drags into the future.
 //!
-//! With `default-features = false` the crate is `no_std` and consists of [`Reading`] and [`hybrid`]. The features `jiff` and `chrono`
-//! convert a reading's UTC to these crates' types.
+//! With `default-features = false` the crate is `no_std` and consists of [`Reading`] and [`hybrid`]. The features
+//! `jiff` and `chrono` convert a reading's UTC to these crates' types.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 

@@ -30,8 +30,8 @@ use vmclock_core::time::{Certainty, Interval, Monotonic, PageScale, SmearedUtc, 
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Undecoded, and nothing is computed yet: to copy words while the CPU waits for its counter costs nothing, and what is computed
-    /// of the counter comes on top.
+    /// Undecoded, and nothing is computed yet: to copy words while the CPU waits for its counter costs nothing, and
+    /// what is computed of the counter comes on top.
     words: TimeWords,
     counter: u64,
 }

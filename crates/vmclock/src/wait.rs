@@ -17,7 +17,8 @@ use crate::vanished::Vanished;
 /// How long [`VmClock::wait_until_after`] waits at most.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The last of a wait is spun: a thread that sleeps wakes up to 50 us late, by the kernel's default timer slack, and more.
+/// The last of a wait is spun: a thread that sleeps wakes up to 50 us late, by the kernel's default timer slack, and
+/// more.
 const SPUN: Duration = Duration::from_micros(100);
 
 /// The longest sleep: each is followed by a look at the page and its file.
@@ -40,7 +41,8 @@ const SLEPT: Duration = Duration::from_millis(10);
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// The counter was disrupted, or the machine restored or cloned: what was to be committed may be another machine's too.
+    /// The counter was disrupted, or the machine restored or cloned: what was to be committed may be another machine's
+    /// too.
     Disrupted {
         /// The epoch before.
         from: Epoch,
@@ -106,11 +108,12 @@ impl From<ReadError> for WaitError {
 
 impl VmClock {
     /// Waits until every clock has certainly passed `reading`, and returns a reading that is
-    /// [certainly after](Reading::certainly_after) it: from then on no clock with true bounds, here or elsewhere, gives a time that may be
-    /// before it. That is a database's commit-wait. It takes about twice the maximum error; it sleeps for most of that, and spins for
-    /// the last 100 us.
+    /// [certainly after](Reading::certainly_after) it: from then on no clock with true bounds, here or elsewhere, gives
+    /// a time that may be before it. That is a database's commit-wait. It takes about twice the maximum error; it
+    /// sleeps for most of that, and spins for the last 100 us.
     ///
-    /// It gives up after 10 s, and as soon as the epoch is not `reading`'s any more, or the page gives no time or no bounds.
+    /// It gives up after 10 s, and as soon as the epoch is not `reading`'s any more, or the page gives no time or no
+    /// bounds.
     ///
     /// ```no_run
     /// # fn write(at: &vmclock::Reading) {}

@@ -429,13 +429,14 @@ impl Tally {
     }
 }
 
-/// Binds and unbinds, while others read, map, poll, show attributes and read the PTP clock, of files from before and after. Gives what they
-/// saw, all of which should have happened.
+/// Binds and unbinds, while others read, map, poll, show attributes and read the PTP clock, of files from before and
+/// after. Gives what they saw, all of which should have happened.
 fn churn(driver: &str, cycles: u32) -> Result<Value> {
     let ended = AtomicBool::new(false);
     let tally = Tally::default();
-    // Linux 7.2 lets a PTP clock be opened before `posix_clock_register` has noted its device, and then drops a reference that was
-    // never taken. That is no driver's business: here nobody opens one while it is being registered. While it is unregistered, everybody may.
+    // Linux 7.2 lets a PTP clock be opened before `posix_clock_register` has noted its device, and then drops a
+    // reference that was never taken. That is no driver's business: here nobody opens one while it is being registered.
+    // While it is unregistered, everybody may.
     let registering = Mutex::new(());
     let alone = || registering.lock().unwrap_or_else(PoisonError::into_inner);
     let gone = |result: &io::Result<usize>| {
@@ -532,7 +533,8 @@ fn churn(driver: &str, cycles: u32) -> Result<Value> {
     Ok(json!({ "cycles": cycles, "seen": tally.to_json() }))
 }
 
-/// With the system's clock made of another counter than the page's: what a cross timestamp gives, and the PTP clock beside our reader.
+/// With the system's clock made of another counter than the page's: what a cross timestamp gives, and the PTP clock
+/// beside our reader.
 fn other_counter() -> Result<Value> {
     const FOLDER: &str = "/sys/devices/system/clocksource/clocksource0";
     let chosen = format!("{FOLDER}/current_clocksource");

@@ -39,8 +39,8 @@ fn prepare() -> Result<()> {
     set("ignore-gfp-wait", "N")
 }
 
-/// Binds a device by writing its name to a file, with the first allocation failing, then the second, and so on until none does. Gives how
-/// often that was, how often binding failed, and how.
+/// Binds a device by writing its name to a file, with the first allocation failing, then the second, and so on until
+/// none does. Gives how often that was, how often binding failed, and how.
 pub(crate) fn each_allocation(bind: &Path, device: &str, unbind: impl Fn() -> Result<()>) -> Result<Value> {
     prepare()?;
     // Whatever this thread allocates counts: nothing is opened in between.
@@ -87,7 +87,8 @@ pub(crate) fn all_allocations(fail: bool) -> Result<Value> {
     Ok(Value::Null)
 }
 
-/// Suspends as far as freezing all other programs, and goes on after a moment. Devices stay as they are: the port to the harness is one.
+/// Suspends as far as freezing all other programs, and goes on after a moment. Devices stay as they are: the port to
+/// the harness is one.
 pub(crate) fn suspend() -> Result<Value> {
     for (file, value) in [
         ("/sys/module/suspend/parameters/pm_test_delay", "1"),

@@ -168,7 +168,8 @@ fn realtime_ahead(cross: &CrossTimestamp) -> Result<i128> {
     Ok(cross.realtime.time.floor_nanos() - tai.timestamp().nanos())
 }
 
-/// By how many nanoseconds the middle of a cross timestamp may be off: in an interpreter a system call takes microseconds.
+/// By how many nanoseconds the middle of a cross timestamp may be off: in an interpreter a system call takes
+/// microseconds.
 fn half_width(cross: &CrossTimestamp) -> Result<i128> {
     let at = |counter| Reading::new(&cross.page, counter, counter::ID).map(|reading| reading.time());
     let width = at(cross.realtime.after)?.since(at(cross.realtime.before)?).context("a sample of centuries")?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Other devices like the clock's, many of which our driver must not take, as the memory that they name cannot be a page's.
+//! Other devices like the clock's, many of which our driver must not take, as the memory that they name cannot be a
+//! page's.
 #![forbid(unsafe_code)]
 
 use std::fs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A publisher in here, for which the page of this machine, or Linux's PTP clock of it, is the source: as on a host that is
-//! itself a guest.
+//! A publisher in here, for which the page of this machine, or Linux's PTP clock of it, is the source: as on a host
+//! that is itself a guest.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};

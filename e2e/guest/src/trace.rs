@@ -15,8 +15,8 @@ const FOLDER: &str = "/sys/kernel/tracing";
 const AT_REST: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How often a workqueue did work of a VMClock driver within a time from now on; and, before that, of which kinds the timers of
-/// delayed work are that were started since the last question.
+/// How often a workqueue did work of a VMClock driver within a time from now on; and, before that, of which kinds the
+/// timers of delayed work are that were started since the last question.
 pub(crate) fn work_within(span: Duration) -> Result<Value> {
     let path = |name: &str| format!("{FOLDER}/{name}");
     if !fs::exists(path("trace"))? {

@@ -110,8 +110,8 @@ fn silent(machine: &mut Machine) -> Result<String> {
     Ok("no interrupt of a page that does not notify, one of a page that does".to_owned())
 }
 
-/// Nodes like the clock's: with memory that no page can be in, each is refused; pages in the others are taken. Each with one line
-/// that says so.
+/// Nodes like the clock's: with memory that no page can be in, each is refused; pages in the others are taken. Each
+/// with one line that says so.
 fn nodes(machine: &mut Machine) -> Result<String> {
     let clock = machine.region()?.page()?;
     for node in &OTHER_NODES {

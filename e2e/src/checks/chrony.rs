@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `vmclock serve` with a real chronyd for its source, which has another real chronyd for its server. Neither touches this
-//! machine's clock.
+//! `vmclock serve` with a real chronyd for its source, which has another real chronyd for its server. Neither touches
+//! this machine's clock.
 
 use std::fs::{self, File};
 use std::net::UdpSocket;

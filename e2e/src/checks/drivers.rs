@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Linux's own driver and ours, one after the other on the same device of one guest: what each allows, refuses, notices and costs.
+//! Linux's own driver and ours, one after the other on the same device of one guest: what each allows, refuses, notices
+//! and costs.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -21,14 +22,15 @@ const BOOTS: [usize; 2] = [8, 2];
 const ROUNDS: usize = 2;
 const CALLS: u32 = 400;
 const WAKES: u32 = 6;
-/// How often the guest is notified. Some sixty notifications before its kernel listens fill the doorbell's ring for good:
-/// with this, a boot may take a few seconds between the two.
+/// How often the guest is notified. Some sixty notifications before its kernel listens fill the doorbell's ring for
+/// good: with this, a boot may take a few seconds between the two.
 const REFRESH: &str = "100ms";
 /// How long nothing may happen where that is judged, and where it is only shown.
 const AT_REST: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3)];
 /// How much more anything may cost than with Linux's own driver.
 const RATIO: f64 = 1.10;
-/// How far a sample of two clocks may be off beyond what it says itself, in nanoseconds: the guest's clocks run apart meanwhile.
+/// How far a sample of two clocks may be off beyond what it says itself, in nanoseconds: the guest's clocks run apart
+/// meanwhile.
 const APART: i64 = 100_000;
 /// Readings of two clocks at moments that are not the same, in nanoseconds.
 const NEAR: i64 = 1_000_000_000;
@@ -541,7 +543,8 @@ fn at_rest(guest: &mut Guest) -> Result<String> {
     })
 }
 
-/// The driver polls a page that stays in the middle of an update, ever more rarely: after 1, 3, 7 s and so on, or later, as it wakes no CPU.
+/// The driver polls a page that stays in the middle of an update, ever more rarely: after 1, 3, 7 s and so on, or
+/// later, as it wakes no CPU.
 fn endless_update(guest: &mut Guest) -> Result<String> {
     const WITHIN: Duration = Duration::from_secs(6);
     let driver = guest.driver;
@@ -590,7 +593,8 @@ fn bad_pages(guest: &mut Guest) -> Result<String> {
     Ok(answers.join(", "))
 }
 
-/// With the system's clock on another counter than the page's, the PTP clock has to bracket its own by two readings of it.
+/// With the system's clock on another counter than the page's, the PTP clock has to bracket its own by two readings of
+/// it.
 fn other_counter(guest: &mut Guest) -> Result<String> {
     let mut crossed = Vec::new();
     let mut figures = String::new();
@@ -613,8 +617,9 @@ fn other_counter(guest: &mut Guest) -> Result<String> {
     Ok(format!("{figures}cross timestamps: ENODEV from both"))
 }
 
-/// In turns, so that both meet the same machine: the best of all rounds, and of the wake-ups, whose way through QEMU and ACPI is long and
-/// never twice the same, the median. In some machines, as each puts its modules elsewhere, which alone may be worth a tenth under TCG.
+/// In turns, so that both meet the same machine: the best of all rounds, and of the wake-ups, whose way through QEMU
+/// and ACPI is long and never twice the same, the median. In some machines, as each puts its modules elsewhere, which
+/// alone may be worth a tenth under TCG.
 fn cost(lab: &Lab, both: &Kernel) -> Result<String> {
     let mut calls = [[f64::MAX; 2]; 2];
     let mut wakes = [Vec::new(), Vec::new()];

@@ -38,7 +38,8 @@ pub(super) fn run_rust(machine: &mut Machine) -> Result<String> {
     Ok(format!("{} pages, no time from any, neither of PTP; {refused} of them refused when bound to", count()))
 }
 
-/// Puts each page in the place of the publisher's, and tells the guest where we can. Gives how long the slowest look took, in milliseconds.
+/// Puts each page in the place of the publisher's, and tells the guest where we can. Gives how long the slowest look
+/// took, in milliseconds.
 fn each(machine: &mut Machine, mut look: impl FnMut(&mut Machine) -> Result<u64>) -> Result<u64> {
     let kept = machine.region()?.bytes()?;
     let mut slowest = 0;
@@ -107,7 +108,8 @@ fn pages(good: &Bytes) -> Vec<(&'static str, Bytes)> {
     ]
 }
 
-/// Lets the guest's programs try everything, PTP among what must fail or not. Gives how long the slowest took, in milliseconds.
+/// Lets the guest's programs try everything, PTP among what must fail or not. Gives how long the slowest took, in
+/// milliseconds.
 fn attempt(machine: &mut Machine, ptp: bool) -> Result<u64> {
     let mut slowest = attempt_once(machine, ptp)?;
     // A guest that was put off took longer than it should.

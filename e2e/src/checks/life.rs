@@ -98,7 +98,8 @@ fn snapshot(lab: &Lab, kernel: &Kernel, mut machine: Machine) -> Result<String> 
     Ok(format!("{count} generations, all different; restored: {}", all.join("; again: ")))
 }
 
-/// A snapshot that is saved and loaded in one process, which takes the page back to what it was: seen as a restore, each time.
+/// A snapshot that is saved and loaded in one process, which takes the page back to what it was: seen as a restore,
+/// each time.
 pub(super) fn load(lab: &Lab, kernel: &Kernel) -> Result<String> {
     Machine::boot(lab, kernel, "load", &Clock::Ours(&OPTIONS))?.do_and_quit(|machine| {
         machine.wait_for("calibrated")?;

@@ -133,8 +133,8 @@ fn exchange(machine: &mut Machine, to_publisher: bool) -> Result<(Offset, bool)>
     Ok(exchanged)
 }
 
-/// True time is inside every interval, and half of the errors are small: of readings by the Rust library (`readings`), or by
-/// a program in C (`c-readings`).
+/// True time is inside every interval, and half of the errors are small: of readings by the Rust library (`readings`),
+/// or by a program in C (`c-readings`).
 fn accuracy(lab: &Lab, machine: &mut Machine, question: &str) -> Result<String> {
     machine.forget_lines();
     let (before, is_narrow) = exchange(machine, true)?;

@@ -26,7 +26,8 @@ use crate::{Lab, Tools};
 /// Since 2017; and what the page must say, with the other sign.
 pub(crate) const TAI_MINUS_UTC: i64 = 37;
 
-/// How often it is tried to do something quickly enough: a guest that is put off meanwhile takes longer, and that is no defect.
+/// How often it is tried to do something quickly enough: a guest that is put off meanwhile takes longer, and that is no
+/// defect.
 const ATTEMPTS: usize = 10;
 
 /// A machine and the checks for it.

@@ -82,7 +82,8 @@ fn complaints(machine: &Machine) -> Result<Vec<String>> {
     Ok(text.lines().filter(|line| COMPLAINTS.iter().any(|word| line.contains(word))).map(str::to_owned).collect())
 }
 
-/// Our driver, bound and unbound with files open, mapped, polled and shown, while the page is updated; then every hostile page.
+/// Our driver, bound and unbound with files open, mapped, polled and shown, while the page is updated; then every
+/// hostile page.
 fn churn(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let mut machine = boot(lab, kernel, "churn", "2ms")?;
     ensure!(machine.ask("driver load")? == "loaded", "our driver cannot be loaded");
@@ -118,9 +119,9 @@ fn leaks(machine: &mut Machine) -> Result<Vec<String>> {
     Ok(objects.filter(|object| object.contains("vmclock")).map(str::to_owned).collect())
 }
 
-/// Each allocation of binding fails once, and binding fails or does without. All allocations of the driver fail while the counter is
-/// disrupted and the machine restored, and both are announced once they do not. And what happened while the machine slept is announced
-/// when it is awake, though nobody notified.
+/// Each allocation of binding fails once, and binding fails or does without. All allocations of the driver fail while
+/// the counter is disrupted and the machine restored, and both are announced once they do not. And what happened while
+/// the machine slept is announced when it is awake, though nobody notified.
 fn faults(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let mut machine = boot(lab, kernel, "faults", "1s")?;
     let figures = with_faults(lab, &mut machine).map_err(|error| machine.explain(error))?;
@@ -188,7 +189,8 @@ fn announced(machine: &mut Machine, expected: &[(&str, &Snapshot)]) -> Result<()
     Ok(())
 }
 
-/// Linux's own driver, with a file that is open across an unbinding: known, and here to show that this kernel would have seen it of ours.
+/// Linux's own driver, with a file that is open across an unbinding: known, and here to show that this kernel would
+/// have seen it of ours.
 fn use_after_free(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let mut machine = boot(lab, kernel, "uaf", "1s")?;
     // Whatever it answers, or whether it answers at all.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Kernels to build a driver for: Debian's stock kernels, whose trees are only prepared, and one of the same source that watches memory and locks.
+//! Kernels to build a driver for: Debian's stock kernels, whose trees are only prepared, and one of the same source
+//! that watches memory and locks.
 
 use std::fs;
 use std::hash::Hash;
@@ -190,8 +191,8 @@ impl BuildTree {
         &self.name
     }
 
-    /// The driver compiled for a kernel that nobody has built: what it needs of that kernel is not known to be there, but for ACPI,
-    /// which is not.
+    /// The driver compiled for a kernel that nobody has built: what it needs of that kernel is not known to be there,
+    /// but for ACPI, which is not.
     pub(super) fn compile_driver(&self, project: &Project, workshop: &Workshop) -> Result<()> {
         let said = self.make_driver(project, workshop, "KBUILD_MODPOST_WARN=1")?;
         let wrong = |line: &&str| {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where kernels and modules are built: Debian's compilers in a folder, of the release that built Debian's kernel, entered by chroot. The machine's own
-//! compilers could not serve: Debian's kernel takes modules only from the very compiler that built it.
+//! Where kernels and modules are built: Debian's compilers in a folder, of the release that built Debian's kernel,
+//! entered by chroot. The machine's own compilers could not serve: Debian's kernel takes modules only from the very
+//! compiler that built it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -29,7 +30,8 @@ const RUST: [&str; 2] = ["rust-src", "rustc"];
 /// A kernel that watches its memory has to have all of it compiled by one compiler's back end, Rust's.
 const CLANG: [&str; 3] = ["clang-19", "lld-19", "llvm-19"];
 
-/// Enters a root folder, with folders of the machine in its `/mnt`, and runs a script there. All mounts end with the last process in there.
+/// Enters a root folder, with folders of the machine in its `/mnt`, and runs a script there. All mounts end with the
+/// last process in there.
 const ENTER: &str = r#"
 root=$1; script=$2; shift 2
 mount --rbind /proc "$root/proc"
@@ -77,7 +79,8 @@ impl Workshop {
         &self.tree
     }
 
-    /// Runs a script in here, with folders of the machine under these names in `/mnt`. What it prints is shown only if it fails.
+    /// Runs a script in here, with folders of the machine under these names in `/mnt`. What it prints is shown only if
+    /// it fails.
     pub(super) fn run(&self, folders: &[(&str, &Path)], script: &str) -> Result<String> {
         enter(&self.tree.path(""), folders, script).context("in the folder of Debian's compilers")
     }

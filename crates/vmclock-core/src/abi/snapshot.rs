@@ -12,8 +12,8 @@ use crate::tai::TaiOffset;
 /// over to be published. A field that lies outside `size` holds zero; the accessor methods say whether a field is
 /// *present*, which takes the size and, where the field has one, its flag.
 ///
-/// Other crates make one of [`Snapshot::BLANK`] or another snapshot, by [`with`](Self::with): a version of the structure that has
-/// more fields then breaks nobody.
+/// Other crates make one of [`Snapshot::BLANK`] or another snapshot, by [`with`](Self::with): a version of the
+/// structure that has more fields then breaks nobody.
 ///
 /// ```
 /// use vmclock_core::abi::{Flags, Snapshot};

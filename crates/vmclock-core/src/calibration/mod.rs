@@ -324,7 +324,8 @@ impl<S: Scale> Calibration<S> {
     }
 }
 
-/// A function of its own, so that it is a branch that is hardly ever taken, not a longer way from the counter to all else.
+/// A function of its own, so that it is a branch that is hardly ever taken, not a longer way from the counter to all
+/// else.
 #[cold]
 #[inline(never)]
 const fn negated(ticks: i64) -> u64 {

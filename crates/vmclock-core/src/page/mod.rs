@@ -109,8 +109,8 @@ impl Page {
         self.seq_count.read(|| (counter(), self.load()), wait).map(|(counter, words)| (words, counter))
     }
 
-    /// The words that the page's time depends on, and what `counter` returns at a moment when these were the page's words;
-    /// `None` where the page is being updated: [`words_with`](Self::words_with) waits.
+    /// The words that the page's time depends on, and what `counter` returns at a moment when these were the page's
+    /// words; `None` where the page is being updated: [`words_with`](Self::words_with) waits.
     #[doc(hidden)]
     #[inline(always)]
     pub fn try_time_words<C>(&self, mut counter: impl FnMut() -> C) -> Option<(TimeWords, C)> {

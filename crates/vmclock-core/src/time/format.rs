@@ -10,9 +10,9 @@ use crate::leap::{date, UtcTime};
 /// Digits of a nanosecond.
 const NANO_DIGITS: usize = 9;
 
-/// UTC as in RFC 3339, `2016-12-31T23:59:59.500000000Z`. TAI and smeared UTC have their name in place of the `Z`, and a scale
-/// without a calendar is in seconds. A precision (`{:.3}`) limits the digits of the fraction; what is cut off is cut off,
-/// as in any time of day.
+/// UTC as in RFC 3339, `2016-12-31T23:59:59.500000000Z`. TAI and smeared UTC have their name in place of the `Z`, and a
+/// scale without a calendar is in seconds. A precision (`{:.3}`) limits the digits of the fraction; what is cut off is
+/// cut off, as in any time of day.
 ///
 /// A leap second shows as the second before it, whose number it has: [`UtcTime`] can tell.
 ///

@@ -52,7 +52,8 @@ impl<S: Scale> Interval<S> {
         self.earliest <= other.latest && other.earliest <= self.latest
     }
 
-    /// The nanoseconds between the end of the earlier and the start of the later, whichever that is; `None` where they overlap.
+    /// The nanoseconds between the end of the earlier and the start of the later, whichever that is; `None` where they
+    /// overlap.
     ///
     /// ```
     /// # use vmclock_core::time::{Interval, Tai, Timestamp};

@@ -96,8 +96,8 @@ impl Filter {
         let rates = self.rates(wander);
         let at = vote.sample.middle();
         let half = self.base.elapsed(vote.sample.before, vote.sample.after).abs() / 2.0;
-        // A counter is read in whole ticks, the end of the exchange and the reader's own moment up to one early, and the
-        // middle is rounded by a half; and a clock shows whole nanoseconds.
+        // A counter is read in whole ticks, the end of the exchange and the reader's own moment up to one early, and
+        // the middle is rounded by a half; and a clock shows whole nanoseconds.
         let error = vote.max_error + half * (1.0 + rates.magnitude()) + 2.5 * self.base.nanos_per_tick() + 1.0;
         Range::around(self.base.ahead(at, vote.sample.time), error).grown(self.base.elapsed(at, now), rates)
     }
@@ -152,9 +152,9 @@ impl Filter {
     }
 }
 
-/// Where time against the counter is at any moment, if its average is in `rate` and the counter's frequency wanders so far
-/// from its own. The wander is relative to the counter's frequency, not to the base's: far from the nominal frequency,
-/// their sum would be parts per 10^8 too small.
+/// Where time against the counter is at any moment, if its average is in `rate` and the counter's frequency wanders so
+/// far from its own. The wander is relative to the counter's frequency, not to the base's: far from the nominal
+/// frequency, their sum would be parts per 10^8 too small.
 fn wandered(rate: Range, wander: f64) -> Range {
     Range::new((1.0 + rate.low) / (1.0 + wander) - 1.0, (1.0 + rate.high) / (1.0 - wander) - 1.0)
 }

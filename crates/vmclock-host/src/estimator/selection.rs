@@ -25,8 +25,8 @@ const fn tolerated(configured: usize) -> usize {
 /// What these votes prove where so many clocks are configured, and true time is known to be within a range.
 ///
 /// Of `m` votes at least `m` less the tolerated are right, and so true time is where that many intersect, within the
-/// range: in the hull of those places (after Marzullo). That holds also while some clocks are unreachable; but then it is
-/// no majority.
+/// range: in the hull of those places (after Marzullo). That holds also while some clocks are unreachable; but then it
+/// is no majority.
 pub(super) fn select(votes: &[Range], configured: usize, known: Option<Range>) -> Selection {
     let Some(right) = votes.len().checked_sub(tolerated(configured)).filter(|right| *right > 0) else {
         return Selection::TooFew;

@@ -578,8 +578,8 @@ fn given(simulation: &Simulation, counter: u64) -> Option<(i128, i128)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever an honest source shows, in whatever rhythm, with a frequency that wanders as far as it may: bounds hold,
-    /// each calibration is inside the bounds of the one before, and, if that is asked for, time never goes back.
+    /// Whatever an honest source shows, in whatever rhythm, with a frequency that wanders as far as it may: bounds
+    /// hold, each calibration is inside the bounds of the one before, and, if that is asked for, time never goes back.
     #[test]
     fn bounds_hold_and_are_nested(
         monotonic in any::<bool>(),

@@ -101,8 +101,8 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Of a source that is synchronized, announces nothing, and is disciplined by nobody. `max_error` is its estimated error
-    /// too, until that is set.
+    /// Of a source that is synchronized, announces nothing, and is disciplined by nobody. `max_error` is its estimated
+    /// error too, until that is set.
     pub fn new(stamp: Stamp, max_error: u64) -> Self {
         let (estimated_error, leap) = (max_error, LeapNotice::default());
         Self { stamp, max_error, estimated_error, synchronized: true, leap, era: 0, steering: None }

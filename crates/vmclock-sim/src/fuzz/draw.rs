@@ -11,7 +11,8 @@ use crate::scenario::any_wander;
 use crate::spec::{Delay, Demanded, Incident, Knowledge, PublisherSpec, Reach, SourceSpec, WorldSpec};
 use crate::units::{rounded, Nanos, DAY, HOUR, MICRO, MILLI, MINUTE, PPM, SECOND};
 
-/// Ends of months, in UTC seconds since 1970: 2027-01-01, 2027-07-01, at which there may be a leap second, and 2027-03-01.
+/// Ends of months, in UTC seconds since 1970: 2027-01-01, 2027-07-01, at which there may be a leap second, and
+/// 2027-03-01.
 const MONTHS: [i64; 3] = [1_798_761_600, 1_814_400_000, 1_803_859_200];
 
 /// The world of a number.
@@ -269,8 +270,8 @@ fn falsetickers(chance: &mut Chance, world: &mut WorldSpec) {
     world.episodes.sort_by_key(|episode| episode.from);
 }
 
-/// A leap second that is neither listed nor announced is shown by a majority (A6): of clocks that are right, and clear enough
-/// to show it.
+/// A leap second that is neither listed nor announced is shown by a majority (A6): of clocks that are right, and clear
+/// enough to show it.
 fn show_leap(world: &mut WorldSpec) {
     if !is_ambiguous(world) {
         return;
@@ -299,8 +300,8 @@ fn is_ambiguous(world: &WorldSpec) -> bool {
     world.calendar.leap.is_some() && !(world.knowledge.lists_leap && world.knowledge.kernel_from.is_none())
 }
 
-/// Whether clocks on UTC may show a leap second that nobody announced: then a counter that jumps by about a second cannot be
-/// told from one.
+/// Whether clocks on UTC may show a leap second that nobody announced: then a counter that jumps by about a second
+/// cannot be told from one.
 fn may_leap(world: &WorldSpec) -> bool {
     let is_half_year = MONTHS[..2].iter().any(|month| {
         let begins = world.calendar.instant(month + OFFSET);
@@ -310,8 +311,8 @@ fn may_leap(world: &WorldSpec) -> bool {
     is_half_year && !is_listed && world.clocks.iter().any(|clock| !clock.tai)
 }
 
-/// Whether a majority of the clocks is right and reachable all the time. Without, nobody gives the time again before the
-/// counter may be disrupted the next time; and then a second disruption hides behind the first.
+/// Whether a majority of the clocks is right and reachable all the time. Without, nobody gives the time again before
+/// the counter may be disrupted the next time; and then a second disruption hides behind the first.
 fn has_steady_majority(world: &WorldSpec) -> bool {
     let is_steady = |clock: &usize| {
         world.episodes.iter().all(|episode| episode.clock != *clock)

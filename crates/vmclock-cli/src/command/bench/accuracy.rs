@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How good the published time is on this machine, while it is busy: a publisher in a process of its own against the clock
-//! that it takes for the truth, and what that publisher costs.
+//! How good the published time is on this machine, while it is busy: a publisher in a process of its own against the
+//! clock that it takes for the truth, and what that publisher costs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -17,8 +17,8 @@ const READERS: u32 = 2;
 const CALLS: u32 = 100_000;
 /// Time between two updates: 10 kHz.
 const PERIOD: Duration = Duration::from_micros(100);
-/// A round counts only if the threads read side by side for nine tenths of it, and, with a writer, saw nine in ten of the
-/// updates that were due. On a busy machine somebody may get no CPU, and then there is nothing to measure.
+/// A round counts only if the threads read side by side for nine tenths of it, and, with a writer, saw nine in ten of
+/// the updates that were due. On a busy machine somebody may get no CPU, and then there is nothing to measure.
 const ENOUGH: f64 = 0.9;
 
 /// What a `now()` costs.

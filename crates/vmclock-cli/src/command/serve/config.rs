@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a publisher does: from the command line and, where that is not enough, a file in TOML. `docs/serve.toml` has all
-//! keys.
+//! What a publisher does: from the command line and, where that is not enough, a file in TOML. `docs/serve.toml` has
+//! all keys.
 
 use std::fs::File;
 use std::net::SocketAddr;

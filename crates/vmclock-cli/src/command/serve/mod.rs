@@ -41,8 +41,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         // /run is empty after each boot.
         std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create the folder", folder.display()))?;
     }
-    // Before anything is published, so that no signal finds us without the means to take the page back; and who does not
-    // get the socket has written nothing.
+    // Before anything is published, so that no signal finds us without the means to take the page back; and who does
+    // not get the socket has written nothing.
     let stop = stop_signal()?;
     let control = Control::listen(&path_for(&args.page, args.control.as_deref()))?;
     let log = Log { json: args.json };

@@ -224,7 +224,8 @@ fn per_day(count: u64, days: f64) -> f64 {
     count as f64 / days
 }
 
-/// Of the scenarios with a source that is always good to a microsecond: half of the interval over the worst error of a day.
+/// Of the scenarios with a source that is always good to a microsecond: half of the interval over the worst error of a
+/// day.
 fn microsecond_ratio(outcomes: &[Outcome]) -> Option<f64> {
     let good = outcomes.iter().filter(|outcome| outcome.scenario.is_microsecond_grade);
     median(good.flat_map(|outcome| outcome.tally.statistics.ratios()).copied())
