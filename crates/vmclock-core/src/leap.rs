@@ -94,7 +94,7 @@ impl UtcRule {
         };
         let reference = i64::try_from(page.time_sec).ok()?.checked_add(offset)?;
         if page.leap_indicator == LeapIndicator::NONE {
-            // Without a look at the calendar, which costs more than all else.
+            // Without the calendar, which costs more than all else.
             return Some(Self { to_linear: offset, to_utc_after: offset, changes_at: i64::MIN, leap: None });
         }
         let this_month = month_start(reference);

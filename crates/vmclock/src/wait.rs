@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// more.
 const SPUN: Duration = Duration::from_micros(100);
 
-/// The longest sleep: each is followed by a look at the page and its file.
+/// The longest sleep: after each, page and file are read again.
 const SLEPT: Duration = Duration::from_millis(10);
 
 /// Why a moment has not certainly passed.

@@ -56,7 +56,7 @@ impl Hook<'_> {
     }
 }
 
-/// Asks a command and all that it started to end; then ends them.
+/// Asks a command and all that it started to end; and ends them as soon as the command has, or its time is over.
 fn kill(child: &Child) -> Result<(), String> {
     let group = Pid::from_child(child);
     for signal in [Signal::TERM, Signal::KILL] {
@@ -64,7 +64,6 @@ fn kill(child: &Child) -> Result<(), String> {
             Ok(()) | Err(Errno::SRCH) => {}
             Err(errno) => return Err(format!("cannot be killed: {errno}")),
         }
-        // Also where the shell ends at once, what it started gets its time.
         let _ = ends_within(child, GRACE);
     }
     Ok(())
