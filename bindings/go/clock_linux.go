@@ -68,7 +68,7 @@ func (o Options) openFile(path string, file *os.File) (*Clock, error) {
 	clock := &Clock{
 		plain: plain, options: o, path: absolute(path), file: file, needed: needed, hadName: links(info) > 0,
 	}
-	if !o.NoMap && !(plain && o.NoMapFiles) {
+	if !o.NoMap && !(plain && (o.NoMapFiles || raceDetector)) {
 		// Where mapping is refused, the page is read through the file.
 		if clock.mapping, err = newMapping(file); err == nil {
 			atomic.StorePointer(&clock.page, unsafe.Pointer(clock.mapping.page()))

@@ -23,7 +23,8 @@ type Options struct {
 	// is 0, not at all where it is negative.
 	MaxWait time.Duration
 	// NoMapFiles has plain files read by system calls. Otherwise they are mapped, and a reading is guarded against the
-	// file being cut short under the mapping, at the price of some nanoseconds. Devices cannot shrink.
+	// file being cut short under the mapping, at the price of some nanoseconds. Devices cannot shrink. With the race
+	// detector (go test -race), plain files are never mapped: it could not be guarded there.
 	NoMapFiles bool
 	// NoMap has everything read by system calls.
 	NoMap bool
