@@ -3,9 +3,31 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`config`], [`duration`] | the configuration |
+//! | [`watch`] | what tells that something happened: the page, or `VMGenID` |
+//! | [`source`] | who vouches for the time: the page, or the hypervisor's PTP clock |
+//! | [`clock`] | the system clock, as something to set |
 //! | [`measure`] | how far `CLOCK_REALTIME` is from UTC, with bounds, and who vouches for it |
+//! | [`discipline`] | keeping the clock on the page |
+//! | [`policy`] | all decisions, a function of what happens |
+//! | [`report`] | what people are told |
+//! | [`tell`] | what systemd and the host are told |
+//! | [`control`] | the agent's socket |
+//! | [`state`] | what an agent leaves to the next one |
 //!
 //! The binary `vmclock-agent` runs all of it; each module is of use by itself.
 #![deny(unsafe_code)]
 
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod discipline;
+pub mod duration;
 pub mod measure;
+pub mod policy;
+pub mod report;
+pub mod source;
+pub mod state;
+mod sys;
+pub mod tell;
+pub mod watch;
