@@ -3,9 +3,11 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`feed`] | time for daemons, and for programs that ask for error bounds |
 //! | [`measure`] | how far `CLOCK_REALTIME` is from UTC, with bounds, and who vouches for it |
 //!
 //! The binary `vmclock-agent` runs all of it; each module is of use by itself.
 #![deny(unsafe_code)]
 
+pub mod feed;
 pub mod measure;
