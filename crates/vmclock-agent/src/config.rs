@@ -208,6 +208,9 @@ pub struct FeedConfig {
     /// chronyd's command socket, as a rule `/run/chrony/chronyd.sock`: after each event chronyd is told to forget what
     /// it measured.
     pub chronyd: Option<PathBuf>,
+    /// Samples for daemons are right within this, which their configuration has to say too; worse ones are withheld.
+    #[serde(deserialize_with = "duration")]
+    pub max_error: Duration,
     /// How often they are fed.
     #[serde(deserialize_with = "duration")]
     pub interval: Duration,
@@ -215,7 +218,7 @@ pub struct FeedConfig {
 
 impl Default for FeedConfig {
     fn default() -> Self {
-        Self { chrony: None, ntpd_rs: None, clockbound: None, chronyd: None, interval: Duration::from_secs(1) }
+        Self { chrony: None, ntpd_rs: None, clockbound: None, chronyd: None, max_error: Duration::from_micros(100), interval: Duration::from_secs(1) }
     }
 }
 
@@ -318,6 +321,7 @@ impl Config {
             trust_any: self.clock.trust == Trust::Any,
             allow_backwards: self.clock.allow_backwards,
             set_at_start: self.clock.set_at_start,
+            always: false,
             hold_timeout: self.hold.timeout,
             on_timeout: self.hold.on_timeout,
             quiesce_timeout: self.hold.quiesce_timeout,

@@ -275,7 +275,7 @@ impl Policy {
             return self.right(measured, now);
         }
         let threshold = if self.holds() { 0 } else { self.settings.step_threshold };
-        let wanted = self.recovery.is_some() || self.may_step || self.holds();
+        let wanted = self.recovery.is_some() || self.may_step || self.settings.always || self.holds();
         if !ahead.certainly_off_by_more_than(threshold) {
             let mut actions = if wanted { vec![Action::Slew(-ahead.middle())] } else { Vec::new() };
             actions.extend(self.right(measured, now));

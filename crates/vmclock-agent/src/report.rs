@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the agent tells people: one line each, for journald or for a console.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vmclock_core::event::Epoch;
 
 use crate::measure::Ahead;
+use crate::runner::HookResult;
 
 /// How much a report matters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Something that is required failed.
@@ -39,26 +41,26 @@ impl Level {
 /// let report = Report::new(Level::Info, "thawed", "the workload goes on".to_owned());
 /// assert_eq!(report.to_string(), "thawed: the workload goes on");
 /// ```
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// How much it matters.
     pub level: Level,
     /// The one word for it.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// For people.
     pub text: String,
     /// By how many nanoseconds the clock was stepped.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_ns: Option<i128>,
     /// How long it took from the event to the right clock, in nanoseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ns: Option<u64>,
 }
 
 impl Report {
     /// A report without numbers.
     pub const fn new(level: Level, name: &'static str, text: String) -> Self {
-        Self { level, name, text, step_ns: None, took_ns: None }
+        Self { level, name: Cow::Borrowed(name), text, step_ns: None, took_ns: None }
     }
 
     pub(crate) fn happened(names: &[&str], epoch: Option<Epoch>) -> Self {
@@ -70,6 +72,17 @@ impl Report {
             }
         }
         Self::new(Level::Info, "happened", text)
+    }
+
+    pub(crate) fn hook(result: &HookResult) -> Self {
+        let level = match (result.has_succeeded(), result.required) {
+            (true, _) => Level::Info,
+            (false, true) => Level::Error,
+            (false, false) => Level::Warning,
+        };
+        let (name, order, millis) = (&result.name, result.order, result.duration_ms);
+        let attempts = if result.attempts == 1 { String::new() } else { format!(", {} attempts", result.attempts) };
+        Self::new(level, "hook", format!("{order:02}-{name}: {} in {millis} ms{attempts}", result.status))
     }
 
     pub(crate) fn stepped(by: i128, ahead: Ahead) -> Self {

@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vmclock::VmClock;
+use vmclock::{Reading, VmClock};
 use vmclock_core::abi::ClockStatus;
 use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
 use vmclock_core::event::Epoch;
 use vmclock_core::leap::LeapStatus;
+use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Time, Utc};
 use vmclock_host::kernel::{KernelClock, Quality};
 use vmclock_host::source::ptp::{PtpClock, PtpError, PtpScale};
@@ -41,9 +42,15 @@ pub fn compare_with_page(clock: &VmClock) -> Result<Measured, String> {
         max_error,
         estimated_error: estimated.map_or(max_error, |nanos| u64::try_from(nanos).unwrap_or(max_error)),
         synchronized: cross.page.clock_status == ClockStatus::SYNCHRONIZED,
-        leap: LeapStatus::of(&cross.page),
+        leap: LeapStatus { tai_offset: tai_offset(&cross.reading), indicator: cross.page.leap_indicator },
         epoch: Some(Epoch::of(&cross.page)),
     })
+}
+
+/// TAI-UTC at the reading, which may be later than a leap second that the page announces.
+fn tai_offset(reading: &Reading) -> Option<TaiOffset> {
+    let offset = reading.tai()?.seconds().checked_sub(reading.utc()?.time.seconds())?;
+    TaiOffset::from_seconds(i16::try_from(offset).ok()?)
 }
 
 /// A PTP clock that the hypervisor has for its guests, and the error that somebody states for it.

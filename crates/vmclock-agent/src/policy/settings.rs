@@ -36,6 +36,8 @@ pub struct Settings {
     pub allow_backwards: bool,
     /// Whether the clock is stepped also when the agent starts, and when a page without time has one again.
     pub set_at_start: bool,
+    /// Whether it is stepped at any time: somebody keeps it on the source.
+    pub always: bool,
     /// How long a disruption or restore may take until it is given up, and what is held is dealt with.
     pub hold_timeout: Duration,
     /// What becomes of a workload that is held then.
@@ -54,6 +56,7 @@ impl Default for Settings {
             trust_any: false,
             allow_backwards: false,
             set_at_start: true,
+            always: false,
             hold_timeout: Duration::from_secs(60),
             on_timeout: OnTimeout::Hold,
             quiesce_timeout: Duration::from_secs(60),
