@@ -120,19 +120,18 @@ impl<C: SystemClock> Agent<C> {
     /// What the configuration names, opened.
     fn configure(&mut self) -> Result<(), String> {
         let paths = &self.config.hold.cgroups;
-        self.freezer = match paths.is_empty() {
-            true => None,
-            false => Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?),
+        self.freezer = if paths.is_empty() {
+            None
+        } else {
+            Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?)
         };
         let runner = Runner::start(&self.program, &self.config.hooks.folder);
         self.hooks = Some(runner.map_err(|error| format!("hooks cannot be run: {error}"))?);
         self.open_ptp();
-        for report in self.feeding.configure(&self.config.feed) {
-            self.report(&report);
-        }
-        for report in self.steady.configure(&self.config.clock, &mut self.clock) {
-            self.report(&report);
-        }
+        let reports = self.feeding.configure(&self.config.feed);
+        self.report_all(&reports);
+        let reports = self.steady.configure(&self.config.clock, &mut self.clock);
+        self.report_all(&reports);
         self.status.disciplines = self.steady.is_active();
         self.policy.reconfigure(Settings { always: self.steady.is_active(), ..self.config.policy() });
         Ok(())
@@ -164,7 +163,11 @@ impl<C: SystemClock> Agent<C> {
             let ready = self.wait(&*signals)?;
             if ready.signals {
                 match signals.take() {
-                    Some(Signal::End) => return Ok(self.end()),
+                    Some(Signal::End) => {
+                        self.report(&Report::new(Level::Info, "ended", "the agent ends".to_owned()));
+                        self.log.flush();
+                        return Ok(());
+                    }
                     Some(Signal::Reload) => self.reload(),
                     None => {}
                 }
@@ -187,7 +190,8 @@ impl<C: SystemClock> Agent<C> {
         let completed = match state::load(&self.config.state.path) {
             Ok(completed) => completed,
             Err(error) => {
-                let text = format!("{}: {error}: it is not known what happened before", self.config.state.path.display());
+                let text =
+                    format!("{}: {error}: it is not known what happened before", self.config.state.path.display());
                 self.report(&Report::new(Level::Warning, "state", text));
                 None
             }
@@ -200,11 +204,6 @@ impl<C: SystemClock> Agent<C> {
             self.act(Action::Complete(epoch));
             self.act(Action::Ready);
         }
-    }
-
-    fn end(&mut self) {
-        self.report(&Report::new(Level::Info, "ended", "the agent ends".to_owned()));
-        self.log.flush();
     }
 
     fn reload(&mut self) {
@@ -417,7 +416,7 @@ impl<C: SystemClock> Agent<C> {
             Action::ResetFeeds => {
                 self.steady.restart();
                 let reports = self.feeding.disrupted(self.now());
-                reports.iter().for_each(|report| self.report(report));
+                self.report_all(&reports);
             }
             Action::Complete(epoch) => self.complete(epoch),
             Action::Ready => self.ready(),
@@ -480,7 +479,10 @@ impl<C: SystemClock> Agent<C> {
     }
 
     fn hook_event(&self, names: &[&'static str]) -> HookEvent {
-        let mut variables = Vec::new();
+        let mut variables = vec![
+            ("VMCLOCK_EVENT".to_owned(), names.first().copied().unwrap_or_default().to_owned()),
+            ("VMCLOCK_EVENTS".to_owned(), names.join(" ")),
+        ];
         if let Some(epoch) = self.policy.epoch() {
             variables.push(("VMCLOCK_DISRUPTION_MARKER".to_owned(), format!("{:#018x}", epoch.disruption_marker)));
             if let Some(generation) = epoch.generation {
@@ -535,6 +537,12 @@ impl<C: SystemClock> Agent<C> {
         self.log.keep(report);
     }
 
+    fn report_all(&mut self, reports: &[Report]) {
+        for report in reports {
+            self.report(report);
+        }
+    }
+
     /// Compares and adjusts, where the clock is kept on the page all the time.
     fn keep_steady(&mut self) {
         let now = self.now();
@@ -552,7 +560,7 @@ impl<C: SystemClock> Agent<C> {
             // What is so far off is stepped.
             Ok(measured) if !measured.ahead.certainly_off_by_more_than(self.config.policy().step_threshold) => {
                 let reports = self.steady.adjust(measured, now, &mut self.clock);
-                reports.iter().for_each(|report| self.report(report));
+                self.report_all(&reports);
             }
             _ => self.steady.skip(now),
         }
@@ -568,7 +576,7 @@ impl<C: SystemClock> Agent<C> {
                 Err(_) => self.feeding.skip(now),
             }
         }
-        reports.iter().for_each(|report| self.report(report));
+        self.report_all(&reports);
     }
 }
 

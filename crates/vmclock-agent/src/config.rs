@@ -218,7 +218,14 @@ pub struct FeedConfig {
 
 impl Default for FeedConfig {
     fn default() -> Self {
-        Self { chrony: None, ntpd_rs: None, clockbound: None, chronyd: None, max_error: Duration::from_micros(100), interval: Duration::from_secs(1) }
+        Self {
+            chrony: None,
+            ntpd_rs: None,
+            clockbound: None,
+            chronyd: None,
+            max_error: Duration::from_micros(100),
+            interval: Duration::from_secs(1),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::env;
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -155,7 +156,7 @@ fn check(path: Option<&Path>) -> Result<ExitCode, String> {
     let (hooks, errors) = hook::load(&config.hooks.folder);
     let mut text = format!("the configuration is in order; {} hooks\n", hooks.len());
     for hook in &hooks {
-        text.push_str(&format!("  {:02}-{}: {}\n", hook.order, hook.name, hook.settings.events.join(" ")));
+        let _ = writeln!(text, "  {:02}-{}: {}", hook.order, hook.name, hook.settings.events.join(" "));
     }
     print(&text)?;
     if errors.is_empty() {

@@ -176,7 +176,8 @@ mod tests {
     fn metrics_are_exact_and_in_seconds() {
         let status = Status { ahead_ns: Some(-1_500_000_001), steps: 3, held: true, ..Status::default() };
         let text = status.metrics();
-        for line in ["vmclock_agent_ahead_seconds -1.500000001", "vmclock_agent_steps_total 3", "vmclock_agent_held 1"] {
+        for line in ["vmclock_agent_ahead_seconds -1.500000001", "vmclock_agent_steps_total 3", "vmclock_agent_held 1"]
+        {
             assert!(text.lines().any(|other| other == line), "{text}");
         }
         assert!(!text.contains("recovery"), "nothing has happened: {text}");

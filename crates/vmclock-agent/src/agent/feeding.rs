@@ -59,8 +59,10 @@ impl Feeding {
 
     /// After how long there is something to do.
     pub(super) fn due(&self, now: Moment) -> Option<Duration> {
-        let conversation =
-            self.conversation.as_ref().map(|conversation| conversation.deadline().saturating_duration_since(Instant::now()));
+        let conversation = self
+            .conversation
+            .as_ref()
+            .map(|conversation| conversation.deadline().saturating_duration_since(Instant::now()));
         let next = (!self.feeds.is_empty()).then(|| self.next.saturating_sub(now));
         [conversation, next].into_iter().flatten().min()
     }
@@ -83,7 +85,7 @@ impl Feeding {
     /// What was passed on does not hold any more.
     pub(super) fn disrupted(&mut self, now: Moment) -> Vec<Report> {
         self.next = now;
-        let mut reports = self.each(Feed::disrupted);
+        let mut reports = self.each(|feed| feed.disrupted());
         if let Some(chronyd) = &self.chronyd {
             match chronyd.start(&[Command::ResetSources, Command::MakeStep], Instant::now()) {
                 Ok(conversation) => self.conversation = Some(conversation),
@@ -95,7 +97,8 @@ impl Feeding {
 
     /// Goes on with what is under way.
     pub(super) fn advance(&mut self) -> Vec<Report> {
-        let Some(result) = self.conversation.as_mut().and_then(|conversation| conversation.advance(Instant::now())) else {
+        let Some(result) = self.conversation.as_mut().and_then(|conversation| conversation.advance(Instant::now()))
+        else {
             return Vec::new();
         };
         self.conversation = None;

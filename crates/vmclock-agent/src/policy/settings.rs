@@ -24,6 +24,7 @@ pub enum OnTimeout {
 /// assert!(settings.max_step > settings.step_threshold);
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is a setting of its own
 pub struct Settings {
     /// The clock is stepped where it is certainly off by more than this, and slewed otherwise; in nanoseconds. A
     /// workload that is held has its clock stepped in any case.
