@@ -56,6 +56,14 @@ struct Arguments {
     #[arg(long)]
     c_program: Option<PathBuf>,
 
+    /// The guest agent, built statically: it runs in guests on x86-64
+    #[arg(long)]
+    agent: Option<PathBuf>,
+
+    /// How often the agent's snapshots are restored
+    #[arg(long, default_value_t = 3)]
+    restores: u32,
+
     /// The guests' first program
     #[arg(long)]
     init: PathBuf,
@@ -114,6 +122,9 @@ pub(crate) struct Lab {
     pub(crate) qemu: PathBuf,
     pub(crate) vmclock: PathBuf,
     pub(crate) c_program: Option<PathBuf>,
+    pub(crate) agent: Option<PathBuf>,
+    /// How often the agent's snapshots are restored.
+    pub(crate) restores: u32,
     pub(crate) init: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) tsc_khz: u64,
@@ -155,6 +166,8 @@ fn run(arguments: Arguments) -> Result<bool> {
         qemu: arguments.qemu,
         vmclock: arguments.vmclock,
         c_program: arguments.c_program,
+        agent: arguments.agent,
+        restores: arguments.restores,
         init: arguments.init,
         folder,
         tsc_khz,

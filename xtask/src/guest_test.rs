@@ -30,6 +30,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WORD")]
     only: Vec<String>,
 
+    /// How often the agent's snapshots are restored.
+    #[arg(long, value_name = "N")]
+    restores: Option<u32>,
+
     /// Only download, build and print the harness's command.
     #[arg(long)]
     prepare: bool,
@@ -47,7 +51,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 /// The step of `cargo xtask test`.
 pub(crate) fn step(project: &Project) -> Result<Done> {
-    run_or_skip(project, &Options { only: Vec::new(), prepare: false })
+    run_or_skip(project, &Options { only: Vec::new(), restores: None, prepare: false })
 }
 
 fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
@@ -68,6 +72,8 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
     for kernel in &kernels {
         harness = with_kernel(harness, kernel);
     }
+    let restores = options.restores.map(|restores| restores.to_string());
+    let harness = harness.args(restores.iter().flat_map(|restores| ["--restores", restores]));
     let harness = harness.args(options.only.iter().flat_map(|word| ["--only", word]));
     if options.prepare {
         say(&harness.to_string());
@@ -86,7 +92,7 @@ pub(crate) fn with_kernel(harness: Cmd, kernel: &Kernel) -> Cmd {
 pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let target = project.target("guest");
     let packages = ["--package=vmclock-e2e", "--package=vmclock-e2e-guest", "--package=vmclock-cli"];
-    let feed = ["--package=vmclock-agent", "--example=feed"];
+    let feed = ["--package=vmclock-agent", "--bins", "--example=feed"];
     for wanted in [&packages[..], &feed] {
         let build = project.cargo("build").args(["--release", "--target", TARGET]).args(wanted).arg("--target-dir");
         build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
@@ -96,6 +102,7 @@ pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let built = |name: &str| target.join(TARGET).join("release").join(name);
     let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
     harness = harness.arg("--c-program").arg(c_program).arg("--init").arg(built("vmclock-e2e-guest"));
+    harness = harness.arg("--agent").arg(built("vmclock-agent"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
     Ok(harness.arg("--chronyd").arg(&assets.chronyd).arg("--feed").arg(built("examples/feed")))
 }

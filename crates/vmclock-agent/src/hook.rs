@@ -9,7 +9,7 @@
 //! timeout = "30s"         # for each attempt; ms, s, min or h, up to 24h
 //! retries = 0             # how many more attempts there are after one that failed; up to 100
 //! user = "postgres"       # a name or uid of /etc/passwd, or "uid:gid"; without it, the hook runner's own user
-//! required = false        # whether what waits for the run (a thawed workload) needs it to succeed
+//! required = false        # whether what waits for the run (a held workload) needs it to succeed
 //! ```
 //!
 //! Whoever can change a hook runs programs with the hook runner's rights. So the folder and all files in it have to

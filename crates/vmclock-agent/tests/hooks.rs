@@ -175,7 +175,7 @@ fn process_of(runner: &Runner) -> OwnedFd {
 fn a_hook_has_the_events_variables_and_nothing_else() {
     let scene = Scene::new();
     scene.hook("10-env", "", "env; echo stdin: $(cat); pwd; ls /proc/self/fd");
-    scene.hook("20-other", "events = ['held']", "exit 1");
+    scene.hook("20-other", "events = ['thawed']", "exit 1");
     let mut runner = scene.runner();
     let hostile = "$(touch /tmp/x); `id` \"'\n*";
     let mut asked = event("restored");
@@ -380,7 +380,7 @@ fn runs_are_done_one_after_the_other() {
     let scene = Scene::new();
     scene.hook(
         "10-log",
-        "events = ['restored', 'held']",
+        "events = ['restored', 'thawed']",
         "mkdir $traces/alone && echo $VMCLOCK_EVENT && rmdir $traces/alone",
     );
     let mut runner = scene.runner();
