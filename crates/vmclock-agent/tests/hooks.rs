@@ -174,7 +174,7 @@ fn process_of(runner: &Runner) -> OwnedFd {
 #[test]
 fn a_hook_has_the_events_variables_and_nothing_else() {
     let scene = Scene::new();
-    scene.hook("10-env", "", "env; echo stdin: $(cat); pwd; ls /proc/self/fd");
+    scene.hook("10-env", "", "umask; env; echo stdin: $(cat); pwd; ls /proc/self/fd");
     scene.hook("20-other", "events = ['held']", "exit 1");
     let mut runner = scene.runner();
     let hostile = "$(touch /tmp/x); `id` \"'\n*";
@@ -195,6 +195,7 @@ fn a_hook_has_the_events_variables_and_nothing_else() {
     let here = Command::new("sh").args(["-c", "ls /proc/self/fd"]).stdin(Stdio::null()).output().unwrap();
     let files = String::from_utf8(here.stdout).unwrap();
     assert!(result.tail.ends_with(&format!("\nstdin:\n/\n{files}")), "{files:?}: {}", result.tail);
+    assert!(result.tail.starts_with("0022\n"), "{}", result.tail);
     let variables: BTreeSet<_> =
         result.tail.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     let expected = ["LANG", "PATH", "PWD", "VMCLOCK_EVENT", "VMCLOCK_OLD_GENERATION"];
@@ -319,7 +320,7 @@ fn the_end_of_a_flood_is_kept() {
     assert_eq!(results[0].status, HookStatus::Succeeded);
     assert_eq!(results[0].tail, "x".repeat(4096 - 8) + "the end\u{fffd}");
     assert_eq!(results[1].status, HookStatus::TimedOut);
-    assert_eq!(results[1].tail.len(), 4096);
+    assert!(results[1].tail.len() <= 4096);
 }
 
 #[test]
