@@ -9,7 +9,7 @@
 //! timeout = "30s"         # for each attempt; ms, s, min or h, up to 24h
 //! retries = 0             # how many more attempts there are after one that failed; up to 100
 //! user = "postgres"       # a name or uid of /etc/passwd, or "uid:gid"; without it, the hook runner's own user
-//! required = false        # whether what waits for the run (a held workload) needs it to succeed
+//! required = false        # whether what waits for the run (a thawed workload) needs it to succeed
 //! ```
 //!
 //! Whoever can change a hook runs programs with the hook runner's rights. So the folder and all files in it have to
@@ -31,29 +31,16 @@ use rustix::process::{getegid, geteuid};
 pub use account::Account;
 pub use settings::Settings;
 
-/// The events that hooks can be for: those of [`vmclock_core::event::Event::name`], and the agent's own.
+/// The events that hooks can be for: some of [`vmclock_core::event::Event::name`], and the agent's own.
 ///
 /// | event | when |
 /// |---|---|
+/// | `restored`, `disrupted` | after that, once the system clock is right, before the workload is thawed |
+/// | `maintenance-soon`, `-imminent`, `-cleared` | the host announces a disruption within a day, within an hour, or none |
 /// | `quiesce` | before a snapshot, before the workload is frozen |
-/// | `held` | the workload is frozen |
-/// | `clock-set` | the system clock was stepped, and is certainly right |
 /// | `thawed` | the workload runs again |
-pub const EVENTS: [&str; 13] = [
-    "disrupted",
-    "restored",
-    "maintenance-soon",
-    "maintenance-imminent",
-    "maintenance-cleared",
-    "status",
-    "counter",
-    "time-scale",
-    "refreshed",
-    "quiesce",
-    "held",
-    "clock-set",
-    "thawed",
-];
+pub const EVENTS: [&str; 7] =
+    ["restored", "disrupted", "maintenance-soon", "maintenance-imminent", "maintenance-cleared", "quiesce", "thawed"];
 
 /// An executable that is run for events.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -252,26 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn every_event_of_a_page_can_have_hooks() {
-        use vmclock_core::abi::{ClockStatus, CounterId};
+    fn every_disruption_and_announcement_can_have_hooks() {
         use vmclock_core::event::{Event, Maintenance};
         let maintenance = |to| Event::Maintenance { from: Maintenance::None, to };
-        let counter = CounterId(0);
-        let status = ClockStatus(0);
         let events = [
             Event::Disrupted { from: 1, to: 2 },
             Event::Restored { from: 1, to: 2 },
             maintenance(Maintenance::None),
             maintenance(Maintenance::Soon),
             maintenance(Maintenance::Imminent),
-            Event::Status { from: status, to: status },
-            Event::Counter { from: counter, to: counter },
-            Event::Refreshed,
         ];
         for event in events {
             assert!(EVENTS.contains(&event.name()), "{event}");
         }
-        assert!(EVENTS.contains(&"time-scale"));
     }
 
     #[test]
@@ -309,7 +289,7 @@ mod tests {
         let folder = folder(&[
             ("10-writable", 0o757, SCRIPT),
             ("20-plain", 0o644, SCRIPT),
-            ("20-plain.toml", 0o644, "events = ['held']"),
+            ("20-plain.toml", 0o644, "events = ['thawed']"),
             ("30-gone.toml", 0o644, "required = true"),
             ("40-settings", 0o755, SCRIPT),
             ("40-settings.toml", 0o644, "\nretrys = 1"),
@@ -328,7 +308,7 @@ mod tests {
         assert!(of("writable").problem.starts_with("everyone can write to it (mode 0757)"), "{errors:?}");
         assert!(!of("writable").required);
         assert!(of("plain").to_string().ends_with("20-plain: is not executable: chmod +x it, or remove it"));
-        assert!(of("plain").concerns("held") && !of("plain").concerns("restored"));
+        assert!(of("plain").concerns("thawed") && !of("plain").concerns("restored"));
         assert!(of("gone").required && of("gone").problem.starts_with("is not there"));
         assert!(of("settings").to_string().contains("40-settings.toml:2: retrys: "), "{}", of("settings"));
         assert!(of("settings").required && of("settings").concerns("quiesce"), "what it asks for cannot be known");

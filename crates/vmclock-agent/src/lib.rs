@@ -3,15 +3,43 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`agent`] | the loop that does it all |
+//! | [`config`], [`duration`] | the configuration |
+//! | [`watch`] | what tells that something happened: the page, or `VMGenID` |
+//! | [`source`] | who vouches for the time: the page, or the hypervisor's PTP clock |
+//! | [`clock`] | the system clock, as something to set |
+//! | [`feed`] | time for daemons, and for programs that ask for error bounds |
 //! | [`measure`] | how far `CLOCK_REALTIME` is from UTC, with bounds, and who vouches for it |
-//! | [`hook`] | executables that repair what a restore broke: where they come from, and what they ask for |
-//! | [`runner`] | runs them, in a process of its own |
-//! | [`cgroup`] | freezes the workload, and thaws it |
+//! | [`hook`], [`runner`] | hooks, and the process that runs them |
+//! | [`cgroup`] | the workload, frozen and thawed |
+//! | [`discipline`] | keeping the clock on the page |
+//! | [`policy`] | all decisions, a function of what happens |
+//! | [`report`] | what people are told |
+//! | [`tell`] | what systemd and the host are told |
+//! | [`control`] | the agent's socket |
+//! | [`status`], [`log`] | how the agent is |
+//! | [`state`] | what an agent leaves to the next one |
 //!
 //! The binary `vmclock-agent` runs all of it; each module is of use by itself.
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod cgroup;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod discipline;
+pub mod duration;
+pub mod feed;
 pub mod hook;
+pub mod log;
 pub mod measure;
+pub mod policy;
+pub mod report;
 pub mod runner;
+pub mod source;
+pub mod state;
+pub mod status;
+mod sys;
+pub mod tell;
+pub mod watch;

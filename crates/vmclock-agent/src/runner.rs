@@ -23,6 +23,7 @@ mod stage;
 mod tail;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -33,21 +34,21 @@ use serde::{Deserialize, Serialize};
 pub use client::{Runner, MOST_RUNS};
 pub use serve::serve;
 
-/// An event that hooks are run for.
+/// What hooks are run for: an event, or several at once.
 ///
 /// ```
 /// use vmclock_agent::runner::HookEvent;
 /// let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
 /// let generation = variable("VMCLOCK_GENERATION", "7");
-/// let event = HookEvent { name: "restored".to_owned(), variables: vec![generation.clone()] };
+/// let event = HookEvent { names: vec!["restored".to_owned()], variables: vec![generation.clone()] };
 /// assert!(event.check().is_ok());
 /// let preload = variable("LD_PRELOAD", "/tmp/it.so");
 /// assert!(HookEvent { variables: vec![generation, preload], ..event }.check().is_err());
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HookEvent {
-    /// One of [`crate::hook::EVENTS`].
-    pub name: String,
+    /// Some of [`crate::hook::EVENTS`]. A hook that is for several of them runs once.
+    pub names: Vec<String>,
     /// The hooks' environment: names of `A` to `Z`, `0` to `9` and `_` that begin with `VMCLOCK_`, and their values.
     pub variables: Vec<(String, String)>,
 }
@@ -107,6 +108,25 @@ pub struct HookResult {
     pub duration_ms: u64,
     /// The last 4 KiB of what the last attempt wrote. What is not UTF-8 is replaced.
     pub tail: String,
+}
+
+impl HookResult {
+    /// Whether it succeeded.
+    pub fn has_succeeded(&self) -> bool {
+        self.status == HookStatus::Succeeded
+    }
+}
+
+impl fmt::Display for HookStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded => f.write_str("succeeded"),
+            Self::Failed { exit_code } => write!(f, "failed with exit status {exit_code}"),
+            Self::Killed { signal } => write!(f, "killed by signal {signal}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::CannotStart { reason } => write!(f, "cannot start: {reason}"),
+        }
+    }
 }
 
 /// How an attempt ended.

@@ -130,7 +130,7 @@ fn program() -> &'static Path {
 }
 
 fn event(name: &str) -> HookEvent {
-    HookEvent { name: name.to_owned(), variables: vec![("VMCLOCK_EVENT".to_owned(), name.to_owned())] }
+    HookEvent { names: vec![name.to_owned()], variables: vec![("VMCLOCK_EVENT".to_owned(), name.to_owned())] }
 }
 
 fn wait_for(fd: impl AsFd, flags: PollFlags) {
@@ -386,7 +386,7 @@ fn runs_are_done_one_after_the_other() {
     );
     let mut runner = scene.runner();
     let wanted: Vec<_> = (0..MOST_RUNS as u64).collect();
-    for (&id, name) in wanted.iter().zip(["restored", "held"].into_iter().cycle()) {
+    for (&id, name) in wanted.iter().zip(["restored", "thawed"].into_iter().cycle()) {
         runner.run(id / 2, &event(name)).unwrap();
     }
     let error = runner.run(99, &event("restored")).unwrap_err();
@@ -397,7 +397,7 @@ fn runs_are_done_one_after_the_other() {
         for report in runner.receive().unwrap() {
             match report {
                 Report::Hook(result) => {
-                    let expected = ["restored\n", "held\n"][finished.len() % 2];
+                    let expected = ["restored\n", "thawed\n"][finished.len() % 2];
                     assert_eq!((&result.status, &*result.tail), (&HookStatus::Succeeded, expected));
                 }
                 Report::Finished { id, succeeded: true } => finished.push(id),
@@ -417,10 +417,12 @@ fn only_variables_of_ours_are_passed() {
     for (name, value) in
         [("LD_PRELOAD", "x"), ("VMCLOCK_", "x"), ("VMCLOCK_a", "x"), ("VMCLOCK_A=B", "x"), ("VMCLOCK_A", "\0")]
     {
-        let event = HookEvent { name: "restored".to_owned(), variables: vec![(name.to_owned(), value.to_owned())] };
+        let event =
+            HookEvent { names: vec!["restored".to_owned()], variables: vec![(name.to_owned(), value.to_owned())] };
         assert_eq!(runner.run(1, &event).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
     }
-    let long = HookEvent { name: "restored".to_owned(), variables: vec![("VMCLOCK_A".to_owned(), "x".repeat(70_000))] };
+    let long =
+        HookEvent { names: vec!["restored".to_owned()], variables: vec![("VMCLOCK_A".to_owned(), "x".repeat(70_000))] };
     assert_eq!(runner.run(1, &long).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     assert_eq!(runner.unfinished().count(), 0);
 }

@@ -170,9 +170,9 @@ mod tests {
 
     #[test]
     fn all_keys() {
-        let text = "events = ['quiesce', \"held\"]\ntimeout = '2min'\nretries = 3\nuser = '7:8'\nrequired = true\n";
+        let text = "events = ['quiesce', \"thawed\"]\ntimeout = '2min'\nretries = 3\nuser = '7:8'\nrequired = true\n";
         let expected = Settings {
-            events: vec!["quiesce", "held"],
+            events: vec!["quiesce", "thawed"],
             timeout: Duration::from_secs(120),
             retries: 3,
             user: Some(Account { uid: 7, gid: 8, groups: vec![] }),

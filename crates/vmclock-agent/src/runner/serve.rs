@@ -216,11 +216,13 @@ impl Run {
         let Request { id, event } = request;
         let (hooks, errors) = hook::load(folder);
         let mut succeeded = true;
-        for error in errors.iter().filter(|error| error.concerns(&event.name)) {
+        for error in errors.iter().filter(|error| event.names.iter().any(|name| error.concerns(name))) {
             succeeded &= !error.required;
             reports.push_back(Report::Hook(not_loaded(id, error)));
         }
-        let wanted = hooks.into_iter().filter(|hook| hook.settings.events.contains(&event.name.as_str()));
+        let wanted = hooks
+            .into_iter()
+            .filter(|hook| event.names.iter().any(|name| hook.settings.events.contains(&name.as_str())));
         let waiting = wanted.map(|hook| Job { hook, attempts: 0, began: now, not_before: now }).collect();
         Self { id, event, waiting, running: Vec::new(), succeeded }
     }

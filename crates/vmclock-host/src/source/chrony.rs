@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's clock with the error that chronyd states, by chronyd's own command protocol (version 6, as since chrony
-//! 2.2): a datagram there and one back, on a port that chronyd opens to this machine only.
+//! 2.2): a datagram there and one back, on a port that chronyd opens to this machine only. [`protocol`] has its frame.
+
+pub mod protocol;
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use vmclock_core::leap::{next_month_start, LeapKind};
 
+use self::protocol::{Command, ReplyError};
 use super::kernel::{knows_tai, measurement, quality, SYSTEM_CLOCK};
 use super::{LeapNotice, Measure, Measurement, SourceError, Stamp};
 
@@ -16,19 +19,11 @@ const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 /// How long an answer may take, to the first request and to another: a datagram may be lost.
 const TIMEOUTS: [Duration; 2] = [Duration::from_millis(250); 2];
 
-const VERSION: u8 = 6;
-const REQUEST: u8 = 1;
-const REPLY: u8 = 2;
-const TRACKING_REQUEST: u16 = 33;
-const TRACKING_REPLY: u16 = 5;
 /// What chronyd calls its own clock, 127.127.1.1: with `local` it is synchronized to itself, and states no error.
 const ITSELF: u32 = 0x7f7f_0101;
 /// How fast the error of a clock that chronyd disciplines grows beside its skew, in seconds per second: chronyd's
 /// default of `maxclockerror`.
 const CLOCK_ERROR: f64 = 1e-6;
-const HEADER_LEN: usize = 28;
-/// Of the answer; a request has to be as long, so that nobody can use chronyd to multiply traffic.
-const TRACKING_LEN: usize = HEADER_LEN + 76;
 
 /// The kernel's clock, disciplined by chronyd, which is asked for its error each time. That takes up to half a second.
 ///
@@ -62,7 +57,7 @@ impl Chrony {
         }
     }
 
-    fn ask(&mut self) -> io::Result<Result<Tracking, &'static str>> {
+    fn ask(&mut self) -> io::Result<Result<Tracking, ReplyError>> {
         let any: SocketAddr =
             if self.address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any)?;
@@ -71,7 +66,7 @@ impl Chrony {
         self.sequence = self.sequence.wrapping_add(1);
         for (attempt, timeout) in (0..).zip(self.timeouts) {
             socket.set_read_timeout(Some(timeout))?;
-            socket.send(&request(self.sequence, attempt))?;
+            socket.send(&Command::Tracking.request(self.sequence, attempt))?;
             let sent = Instant::now();
             while sent.elapsed() < timeout {
                 let mut answer = [0; 1024];
@@ -108,7 +103,7 @@ impl Measure for Chrony {
         let asked = Instant::now();
         let tracking = self.ask().map_err(failed)?;
         let no_time = |reason: &str| SourceError::NoTime { name: self.name.clone(), reason: reason.to_owned() };
-        let tracking = tracking.map_err(no_time)?;
+        let tracking = tracking.map_err(|error| no_time(&error.to_string()))?;
         let (max_error, estimated_error) = tracking
             .errors()
             .ok_or_else(|| no_time("is not synchronized to anything but itself; see `chronyc sources`"))?;
@@ -117,16 +112,6 @@ impl Measure for Chrony {
         let leap = LeapNotice { today: exact.leap.today.or(tracking.leap_on_day_of(&exact)), ..exact.leap };
         Ok(Measurement { max_error, estimated_error, leap, ..exact })
     }
-}
-
-fn request(sequence: u32, attempt: u32) -> [u8; TRACKING_LEN] {
-    let mut bytes = [0; TRACKING_LEN];
-    bytes[0] = VERSION;
-    bytes[1] = REQUEST;
-    bytes[4..6].copy_from_slice(&TRACKING_REQUEST.to_be_bytes());
-    bytes[6..8].copy_from_slice(&u16::try_from(attempt).unwrap_or(u16::MAX).to_be_bytes());
-    bytes[8..12].copy_from_slice(&sequence.to_be_bytes());
-    bytes
 }
 
 /// What chronyd states of the clock, in seconds.
@@ -145,23 +130,13 @@ struct Tracking {
 }
 
 impl Tracking {
-    fn parse(answer: &[u8], sequence: u32) -> Result<Self, &'static str> {
-        let bytes: &[u8; TRACKING_LEN] =
-            answer.get(..TRACKING_LEN).and_then(|bytes| bytes.try_into().ok()).ok_or("sent too short an answer")?;
+    fn parse(answer: &[u8], sequence: u32) -> Result<Self, ReplyError> {
+        let bytes = Command::Tracking.parse_reply(answer, sequence)?;
         let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if bytes[0] != VERSION || bytes[1] != REPLY {
-            return Err("sent an answer of another version of its protocol; chrony 2.2 or later is known");
-        }
-        if half(8) != 0 {
-            return Err("refuses to answer; see its configuration for cmdallow and cmdport");
-        }
-        if half(4) != TRACKING_REQUEST || half(6) != TRACKING_REPLY || word(16) != sequence {
-            return Err("sent an answer to something else");
-        }
-        let number = |at: usize| number(word(HEADER_LEN + at));
-        let reference = word(HEADER_LEN);
-        let (stratum, leap_status) = (half(HEADER_LEN + 24), half(HEADER_LEN + 26));
+        let number = |at: usize| number(word(at));
+        let reference = word(0);
+        let (stratum, leap_status) = (half(24), half(26));
         Ok(Self {
             is_synchronized: leap_status < 3 && stratum > 0 && reference != 0 && reference != ITSELF,
             leap: match leap_status {
@@ -225,11 +200,12 @@ mod tests {
     use vmclock_core::tai::TaiOffset;
     use vmclock_core::time::{Scale, Time};
 
+    const HEADER_LEN: usize = 28;
+    const TRACKING_LEN: usize = HEADER_LEN + 76;
+
     fn answer(sequence: u32) -> Vec<u8> {
         let mut bytes = vec![0; TRACKING_LEN];
-        bytes[..2].copy_from_slice(&[VERSION, REPLY]);
-        bytes[4..6].copy_from_slice(&TRACKING_REQUEST.to_be_bytes());
-        bytes[6..8].copy_from_slice(&TRACKING_REPLY.to_be_bytes());
+        bytes[..8].copy_from_slice(&[6, 2, 0, 0, 0, 33, 0, 5]);
         bytes[16..20].copy_from_slice(&sequence.to_be_bytes());
         bytes[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&[192, 0, 2, 1]);
         bytes[HEADER_LEN + 24..HEADER_LEN + 26].copy_from_slice(&2_u16.to_be_bytes());
@@ -309,12 +285,13 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_refused() {
-        assert!(Tracking::parse(&answer(7)[..TRACKING_LEN - 1], 7).expect_err("short").contains("too short"));
-        assert!(Tracking::parse(&answer(7), 8).expect_err("late").contains("something else"));
+        let refused = |bytes: &[u8], sequence| Tracking::parse(bytes, sequence).expect_err("no answer").to_string();
+        assert!(refused(&answer(7)[..TRACKING_LEN - 1], 7).contains("too short"));
+        assert!(refused(&answer(7), 8).contains("something else"));
         for (at, value, part) in [(0, 5, "version"), (1, 1, "version"), (9, 2, "refuses"), (7, 9, "something else")] {
             let mut wrong = answer(7);
             wrong[at] = value;
-            assert!(Tracking::parse(&wrong, 7).expect_err(part).contains(part));
+            assert!(refused(&wrong, 7).contains(part));
         }
     }
 

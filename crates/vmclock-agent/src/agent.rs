@@ -1,0 +1,598 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The agent: one poll loop, which asks the [policy](crate::policy) and does what it says.
+
+mod feeding;
+mod steady;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use serde_json::{json, Value};
+use vmclock::VmClock;
+use vmclock_core::event::Epoch;
+
+use crate::cgroup::Freezer;
+use crate::clock::SystemClock;
+use crate::config::{Config, TimeSource};
+use crate::control::{Control, Request};
+use crate::feed::Leap;
+use crate::log::Log;
+use crate::measure::Measured;
+use crate::policy::{Action, Input, Policy, Settings};
+use crate::report::{Level, Report};
+use crate::runner::{self, HookEvent, Runner};
+use crate::source::{compare_with_page, HypervisorClock};
+use crate::state;
+use crate::status::Status;
+use crate::tell::{Listeners, Message};
+use crate::watch::{Happened, Watch};
+
+use feeding::Feeding;
+use steady::Steady;
+
+/// A page that has had time gets so long to have it again, before the next best clock is asked.
+const PAGE_FIRST: Duration = Duration::from_secs(2);
+
+/// How soon a page is looked for again where there is none.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// Who the system calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Signal {
+    /// End.
+    End,
+    /// Read the configuration again.
+    Reload,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent<C> {
+    config: Config,
+    config_path: Option<PathBuf>,
+    /// This program, to start hooks with.
+    program: PathBuf,
+    policy: Policy,
+    clock: C,
+    watch: Option<Watch>,
+    ptp: Option<HypervisorClock>,
+    page_had_time: bool,
+    no_page_time_since: Option<Instant>,
+    hooks: Option<Runner>,
+    freezer: Option<Freezer>,
+    freezing: bool,
+    control: Control,
+    quiescing: Vec<u64>,
+    listeners: Listeners,
+    feeding: Feeding,
+    steady: Steady,
+    status: Status,
+    log: Log,
+    started: Instant,
+    reopen_at: Option<Instant>,
+}
+
+impl<C: SystemClock> Agent<C> {
+    /// An agent that has looked at its machine, but done nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Another agent runs, or a setting names something that is not there.
+    pub fn new(config: Config, config_path: Option<PathBuf>, program: &Path, clock: C) -> Result<Self, String> {
+        let control = Control::open(&config.control.socket)?;
+        let (listeners, errors) = Listeners::of_environment(&config.tell.to);
+        let mut agent = Self {
+            policy: Policy::new(config.policy()),
+            clock,
+            watch: None,
+            ptp: None,
+            page_had_time: false,
+            no_page_time_since: None,
+            hooks: None,
+            freezer: None,
+            freezing: false,
+            control,
+            quiescing: Vec::new(),
+            listeners,
+            feeding: Feeding::default(),
+            steady: Steady::default(),
+            status: Status::default(),
+            log: Log::new(),
+            started: Instant::now(),
+            reopen_at: None,
+            program: program.to_owned(),
+            config_path,
+            config,
+        };
+        for error in errors {
+            agent.report(&Report::new(Level::Error, "tell", error));
+        }
+        agent.configure()?;
+        Ok(agent)
+    }
+
+    /// What the configuration names, opened.
+    fn configure(&mut self) -> Result<(), String> {
+        let paths = &self.config.hold.cgroups;
+        self.freezer = if paths.is_empty() {
+            None
+        } else {
+            Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?)
+        };
+        let runner = Runner::start(&self.program, &self.config.hooks.folder);
+        self.hooks = Some(runner.map_err(|error| format!("hooks cannot be run: {error}"))?);
+        self.open_ptp();
+        let reports = self.feeding.configure(&self.config.feed);
+        self.report_all(&reports);
+        let reports = self.steady.configure(&self.config.clock, &mut self.clock);
+        self.report_all(&reports);
+        self.status.disciplines = self.steady.is_active();
+        self.policy.reconfigure(Settings { always: self.steady.is_active(), ..self.config.policy() });
+        Ok(())
+    }
+
+    fn open_ptp(&mut self) {
+        self.ptp = None;
+        if self.config.time.source == TimeSource::Page {
+            return;
+        }
+        let path = self.config.time.ptp.clone().or_else(|| HypervisorClock::find(Path::new("/sys/class/ptp")));
+        let max_error = u64::try_from(self.config.time.ptp_max_error.as_nanos()).unwrap_or(u64::MAX);
+        match path.map(|path| HypervisorClock::open(&path, max_error)) {
+            Some(Ok(clock)) => {
+                let text = format!("{} is the hypervisor's PTP clock", clock.path().display());
+                self.report(&Report::new(Level::Info, "ptp", text));
+                self.ptp = Some(clock);
+            }
+            Some(Err(error)) => self.report(&Report::new(Level::Warning, "ptp", error)),
+            None => {}
+        }
+    }
+
+    /// Runs until `signals` says that it is to end. `signals` is polled for reading, and then asked.
+    pub fn run(&mut self, signals: &mut impl Signals) -> Result<(), String> {
+        self.start();
+        loop {
+            self.log.flush();
+            let ready = self.wait(&*signals)?;
+            if ready.signals {
+                match signals.take() {
+                    Some(Signal::End) => {
+                        self.report(&Report::new(Level::Info, "ended", "the agent ends".to_owned()));
+                        self.log.flush();
+                        return Ok(());
+                    }
+                    Some(Signal::Reload) => self.reload(),
+                    None => {}
+                }
+            }
+            // Each looks for itself whether there is anything: that is cheap, and misses nothing.
+            self.poll_watch();
+            self.poll_hooks();
+            self.poll_freezer();
+            self.poll_control();
+            self.keep_steady();
+            self.feed();
+            if self.policy.deadline().is_some_and(|at| at <= self.now()) {
+                self.handle(Input::Due);
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        self.open_watch();
+        let completed = match state::load(&self.config.state.path) {
+            Ok(completed) => completed,
+            Err(error) => {
+                let text =
+                    format!("{}: {error}: it is not known what happened before", self.config.state.path.display());
+                self.report(&Report::new(Level::Warning, "state", text));
+                None
+            }
+        };
+        let epoch = self.epoch();
+        let frozen = self.freezer.as_ref().is_some_and(|freezer| freezer.is_frozen().unwrap_or(false));
+        self.handle(Input::Started { epoch, completed, frozen });
+        if !self.policy.recovers() {
+            // Nothing happened: that is dealt with.
+            self.act(Action::Complete(epoch));
+            self.act(Action::Ready);
+        }
+    }
+
+    fn reload(&mut self) {
+        let result = Config::load(self.config_path.as_deref()).map_err(|error| error.to_string()).and_then(|config| {
+            let previous = std::mem::replace(&mut self.config, config);
+            self.configure().inspect_err(|_| self.config = previous)
+        });
+        let report = match result {
+            Ok(()) => {
+                self.open_watch();
+                Report::new(Level::Info, "reloaded", "the configuration was read again".to_owned())
+            }
+            Err(error) => Report::new(Level::Error, "reload", format!("{error}; nothing was changed")),
+        };
+        self.report(&report);
+    }
+
+    fn open_watch(&mut self) {
+        self.reopen_at = None;
+        match Watch::open(self.config.page.path.as_deref(), self.config.page.interval) {
+            Ok(watch) => {
+                self.status.watches = watch.name();
+                self.report(&Report::new(Level::Info, "watches", watch.name()));
+                self.watch = Some(watch);
+            }
+            Err(error) => {
+                if self.status.watches != error {
+                    self.report(&Report::new(Level::Warning, "watches", error.clone()));
+                    self.status.watches = error;
+                }
+                self.reopen_at = Some(Instant::now() + REOPEN);
+            }
+        }
+    }
+
+    /// Since the agent started.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.page()?.epoch().ok()
+    }
+
+    fn page(&self) -> Option<&VmClock> {
+        self.watch.as_ref()?.clock()
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, signals: &impl Signals) -> Result<Ready, String> {
+        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![readable(signals.as_fd())];
+        fds.extend(self.watch.as_ref().map(|watch| readable(watch.as_fd())));
+        fds.extend(self.hooks.as_ref().map(|hooks| readable(hooks.as_fd())));
+        fds.extend(self.control.fds().map(readable));
+        fds.extend(self.feeding.fds().map(readable));
+        if let Some(freezer) = self.freezer.as_ref().filter(|_| self.freezing) {
+            fds.extend(freezer.changes().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::PRI)));
+        }
+        let now = self.now();
+        let policy = self.policy.deadline().map(|at| at.saturating_sub(now));
+        let reopen = self.reopen_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let others = [self.steady.due().map(|at| at.saturating_sub(now)), self.feeding.due(now)];
+        let timeout = [policy, reopen].into_iter().chain(others).flatten().min();
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(Ready { signals: !fds[0].revents().is_empty() }),
+            Err(errno) => Err(format!("poll: {errno}")),
+        }
+    }
+
+    fn poll_watch(&mut self) {
+        if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
+            self.open_watch();
+            if self.watch.is_some() {
+                let epoch = self.epoch();
+                self.handle(Input::Started { epoch, completed: self.policy.epoch(), frozen: self.policy.holds() });
+            }
+        }
+        let Some(watch) = &mut self.watch else { return };
+        match watch.poll() {
+            Ok(list) => {
+                for happened in list {
+                    self.happened(happened);
+                }
+            }
+            Err(error) => {
+                // It is tried again: a page that is busy now may be in order later.
+                if self.status.no_time.as_ref() != Some(&error) {
+                    self.report(&Report::new(Level::Warning, "page", error.clone()));
+                    self.status.no_time = Some(error);
+                }
+            }
+        }
+    }
+
+    fn happened(&mut self, happened: Happened) {
+        match happened {
+            Happened::Epoch { names, epoch } => self.handle(Input::Happened { names, epoch }),
+            Happened::Announced(name) => self.handle(Input::Announced(name)),
+            Happened::TimeChanged => self.handle(Input::TimeChanged),
+            Happened::Vanished(text) => self.report(&Report::new(Level::Warning, "page", text)),
+        }
+    }
+
+    fn poll_hooks(&mut self) {
+        let Some(hooks) = &mut self.hooks else { return };
+        let reports = match hooks.receive() {
+            Ok(reports) => reports,
+            Err(error) => {
+                self.report(&Report::new(Level::Error, "hooks", format!("the hook runner: {error}")));
+                vec![runner::Report::Died]
+            }
+        };
+        for report in reports {
+            match report {
+                runner::Report::Hook(result) => {
+                    self.report(&Report::hook(&result));
+                    self.status.hook_ended(result);
+                }
+                runner::Report::Finished { id, succeeded } => self.handle(Input::HooksFinished { run: id, succeeded }),
+                runner::Report::Died => self.restart_hooks(),
+            }
+        }
+    }
+
+    /// Whoever killed the runner: the runs that it had are lost, and have failed.
+    fn restart_hooks(&mut self) {
+        let lost: Vec<u64> = self.hooks.take().map(|hooks| hooks.unfinished().collect()).unwrap_or_default();
+        match Runner::start(&self.program, &self.config.hooks.folder) {
+            Ok(hooks) => self.hooks = Some(hooks),
+            Err(error) => self.report(&Report::new(Level::Error, "hooks", format!("hooks cannot be run: {error}"))),
+        }
+        let text = format!("the hook runner died; {} runs are lost, and it is started again", lost.len());
+        self.report(&Report::new(Level::Error, "hooks", text));
+        for run in lost {
+            self.handle(Input::HooksFinished { run, succeeded: false });
+        }
+    }
+
+    fn poll_freezer(&mut self) {
+        if self.freezing && self.freezer.as_ref().is_none_or(|freezer| freezer.is_frozen().unwrap_or(true)) {
+            self.freezing = false;
+            self.handle(Input::Frozen);
+        }
+    }
+
+    fn poll_control(&mut self) {
+        for (connection, request) in self.control.requests() {
+            match request {
+                Request::Status => {
+                    let answer = self.status_now();
+                    self.control.answer(connection, &answer);
+                }
+                Request::Quiesce => {
+                    self.quiescing.push(connection);
+                    self.handle(Input::Quiesce);
+                }
+                Request::Thaw => {
+                    self.handle(Input::Thaw);
+                    self.control.answer(connection, &json!({"held": self.policy.holds()}));
+                }
+            }
+        }
+    }
+
+    fn status_now(&mut self) -> Value {
+        let epoch = self.epoch().or(self.policy.epoch());
+        self.status.held = self.policy.holds();
+        self.status.disruption_marker_hex = epoch.map(|epoch| format!("{:#018x}", epoch.disruption_marker));
+        self.status.generation_hex =
+            epoch.and_then(|epoch| epoch.generation).map(|generation| format!("{generation:#018x}"));
+        if !self.policy.recovers() {
+            let measured = self.measure();
+            self.status.measured(&measured);
+        }
+        serde_json::to_value(&self.status).unwrap_or_default()
+    }
+
+    /// Gives an input to the policy, does what it says, and gives it what came of that.
+    fn handle(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let now = self.now();
+            for action in self.policy.on(input, now) {
+                inputs.extend(self.act(action));
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::Measure => {
+                let measured = self.measure();
+                self.status.measured(&measured);
+                return Some(Input::Measured(measured));
+            }
+            Action::Step(by) => {
+                self.steady.restart();
+                return failed(self.clock.step(by));
+            }
+            Action::Slew(by) if !self.steady.is_active() => return failed(self.clock.slew(by)),
+            Action::Slew(_) => {}
+            Action::RunHooks { run, names } => return self.run_hooks(run, &names),
+            Action::Freeze => return self.freeze(),
+            Action::Thaw => self.thaw(),
+            Action::ResetFeeds => {
+                self.steady.restart();
+                let reports = self.feeding.disrupted(self.now());
+                self.report_all(&reports);
+            }
+            Action::Complete(epoch) => self.complete(epoch),
+            Action::Ready => self.ready(),
+            Action::AnswerQuiesce(result) => {
+                let answer = match result {
+                    Ok(()) => json!({"held": true}),
+                    Err(error) => json!({"error": error}),
+                };
+                for connection in std::mem::take(&mut self.quiescing) {
+                    self.control.answer(connection, &answer);
+                }
+            }
+            Action::Report(report) => self.report(&report),
+        }
+        None
+    }
+
+    /// Compares `CLOCK_REALTIME` with whoever vouches for the time.
+    fn measure(&mut self) -> Result<Measured, String> {
+        let from_page = match (self.config.time.source, self.page()) {
+            (TimeSource::Ptp, _) => Err("time.source is ptp".to_owned()),
+            (_, Some(clock)) => compare_with_page(clock),
+            (_, None) => Err("there is no page".to_owned()),
+        };
+        let reason = match from_page {
+            Ok(measured) => {
+                (self.page_had_time, self.no_page_time_since) = (true, None);
+                self.vouches(|agent| agent.page().map_or_else(String::new, |page| page.path().display().to_string()));
+                return Ok(measured);
+            }
+            Err(reason) => reason,
+        };
+        let since = *self.no_page_time_since.get_or_insert_with(Instant::now);
+        if self.page_had_time && since.elapsed() < PAGE_FIRST {
+            return Err(reason);
+        }
+        let Some(ptp) = &mut self.ptp else { return Err(reason) };
+        let measured = ptp.compare().map_err(|error| format!("{reason}; {error}"))?;
+        self.vouches(|agent| agent.ptp.as_ref().map_or_else(String::new, |ptp| ptp.path().display().to_string()));
+        Ok(measured)
+    }
+
+    fn vouches(&mut self, name: impl Fn(&Self) -> String) {
+        let name = name(self);
+        if self.status.time_source != name {
+            self.report(&Report::new(Level::Info, "time", format!("{name} vouches for the time")));
+            self.status.time_source = name;
+        }
+    }
+
+    fn run_hooks(&mut self, run: u64, names: &[&'static str]) -> Option<Input> {
+        let event = self.hook_event(names);
+        let error = match self.hooks.as_mut().map(|hooks| hooks.run(run, &event)) {
+            Some(Ok(())) => return None,
+            Some(Err(error)) => error,
+            None => io::Error::other("the hook runner does not run"),
+        };
+        self.report(&Report::new(Level::Error, "hooks", format!("{}: {error}", names.join(" "))));
+        Some(Input::HooksFinished { run, succeeded: false })
+    }
+
+    fn hook_event(&self, names: &[&'static str]) -> HookEvent {
+        let mut variables = vec![
+            ("VMCLOCK_EVENT".to_owned(), names.first().copied().unwrap_or_default().to_owned()),
+            ("VMCLOCK_EVENTS".to_owned(), names.join(" ")),
+        ];
+        if let Some(epoch) = self.policy.epoch() {
+            variables.push(("VMCLOCK_DISRUPTION_MARKER".to_owned(), format!("{:#018x}", epoch.disruption_marker)));
+            if let Some(generation) = epoch.generation {
+                variables.push(("VMCLOCK_GENERATION".to_owned(), format!("{generation:#018x}")));
+            }
+        }
+        HookEvent { names: names.iter().map(|name| (*name).to_owned()).collect(), variables }
+    }
+
+    fn freeze(&mut self) -> Option<Input> {
+        let Some(freezer) = &mut self.freezer else { return Some(Input::Frozen) };
+        let errors = freezer.freeze();
+        for error in &errors {
+            self.report(&Report::new(Level::Error, "freeze", error.to_string()));
+        }
+        self.freezing = true;
+        None
+    }
+
+    fn thaw(&mut self) {
+        self.freezing = false;
+        let errors = self.freezer.as_mut().map(Freezer::thaw).unwrap_or_default();
+        for error in errors {
+            self.report(&Report::new(Level::Error, "thaw", error.to_string()));
+        }
+    }
+
+    fn complete(&mut self, epoch: Option<Epoch>) {
+        let Some(epoch) = epoch else { return };
+        if let Err(error) = state::save(&self.config.state.path, epoch) {
+            let text = format!(
+                "{}: {error}: if the agent is started again, it deals with this event once more",
+                self.config.state.path.display()
+            );
+            self.report(&Report::new(Level::Warning, "state", text));
+        }
+    }
+
+    fn ready(&mut self) {
+        self.status.ready = true;
+        let mut message = Message::new("the machine is ready").ready();
+        if let Some(epoch) = self.policy.epoch() {
+            message = message.epoch(epoch);
+        }
+        for error in self.listeners.tell(&message) {
+            self.report(&Report::new(Level::Warning, "tell", error));
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.status.reported(report);
+        self.log.keep(report);
+    }
+
+    fn report_all(&mut self, reports: &[Report]) {
+        for report in reports {
+            self.report(report);
+        }
+    }
+
+    /// Compares and adjusts, where the clock is kept on the page all the time.
+    fn keep_steady(&mut self) {
+        let now = self.now();
+        if !self.steady.is_due(now) {
+            return;
+        }
+        let measured = self.measure();
+        self.status.measured(&measured);
+        if measured.as_ref().is_ok_and(|measured| Leap::of(measured) == Leap::Close) {
+            // The kernel does what it was told before, and a comparison could be off by the second.
+            self.steady.skip(now);
+            return;
+        }
+        match &measured {
+            // What is so far off is stepped.
+            Ok(measured) if !measured.ahead.certainly_off_by_more_than(self.config.policy().step_threshold) => {
+                let reports = self.steady.adjust(measured, now, &mut self.clock);
+                self.report_all(&reports);
+            }
+            _ => self.steady.skip(now),
+        }
+        self.handle(Input::Measured(measured));
+    }
+
+    fn feed(&mut self) {
+        let now = self.now();
+        let mut reports = self.feeding.advance();
+        if self.feeding.is_due(now) && !self.policy.recovers() {
+            match self.measure() {
+                Ok(measured) => reports.extend(self.feeding.update(&measured, now)),
+                Err(_) => self.feeding.skip(now),
+            }
+        }
+        self.report_all(&reports);
+    }
+}
+
+struct Ready {
+    signals: bool,
+}
+
+/// Where the system's signals come from.
+pub trait Signals: AsFd {
+    /// The next one, if there is any.
+    fn take(&mut self) -> Option<Signal>;
+}
+
+fn failed(result: io::Result<()>) -> Option<Input> {
+    result.err().map(|error| {
+        let hint = if error.kind() == io::ErrorKind::PermissionDenied { ": it takes CAP_SYS_TIME" } else { "" };
+        Input::ClockFailed(format!("{error}{hint}"))
+    })
+}
