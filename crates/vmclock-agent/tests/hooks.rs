@@ -175,7 +175,7 @@ fn process_of(runner: &Runner) -> OwnedFd {
 fn a_hook_has_the_events_variables_and_nothing_else() {
     let scene = Scene::new();
     scene.hook("10-env", "", "umask; env; echo stdin: $(cat); pwd; ls /proc/self/fd");
-    scene.hook("20-other", "events = ['held']", "exit 1");
+    scene.hook("20-other", "events = ['thawed']", "exit 1");
     let mut runner = scene.runner();
     let hostile = "$(touch /tmp/x); `id` \"'\n*";
     let mut asked = event("restored");
@@ -377,11 +377,27 @@ fn a_hundred_hooks() {
 }
 
 #[test]
+fn few_file_descriptors_only_mean_fewer_at_once() {
+    let scene = Scene::new();
+    for index in 0..40 {
+        scene.hook(&format!("10-hook-{index}"), "required = true", "exit 0");
+    }
+    // By way of a shell, which lowers the limit, and then is the runner.
+    let few = scene.trace("few");
+    fs::write(&few, format!("#!/bin/sh\nulimit -n 40 && exec '{}' \"$@\"\n", program().display())).unwrap();
+    fs::set_permissions(&few, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut runner = Runner::start(&few, scene.hooks.path()).unwrap();
+    runner.run(1, &event("restored")).unwrap();
+    let (results, succeeded) = until_finished(&mut runner, 1);
+    assert!(succeeded && results.len() == 40, "{results:?}");
+}
+
+#[test]
 fn runs_are_done_one_after_the_other() {
     let scene = Scene::new();
     scene.hook(
         "10-log",
-        "events = ['restored', 'held']",
+        "events = ['restored', 'thawed']",
         "mkdir $traces/alone && echo $VMCLOCK_EVENT && rmdir $traces/alone",
     );
     let mut runner = scene.runner();
@@ -406,8 +422,21 @@ fn runs_are_done_one_after_the_other() {
         }
     }
     assert_eq!(finished, wanted.iter().map(|id| id / 2).collect::<Vec<_>>());
-    runner.run(99, &event("thawed")).unwrap();
+    runner.run(99, &event("quiesce")).unwrap();
     assert_eq!(until_finished(&mut runner, 99), (vec![], true));
+}
+
+#[test]
+fn a_hook_for_several_of_the_events_runs_once() {
+    let scene = Scene::new();
+    scene.hook("10-both", "events = ['restored', 'disrupted']", "echo both");
+    scene.hook("20-second", "events = ['disrupted']", "echo second");
+    scene.hook("30-neither", "events = ['quiesce']", "echo neither");
+    let mut runner = scene.runner();
+    let names = vec!["restored".to_owned(), "disrupted".to_owned()];
+    runner.run(1, &HookEvent { names, variables: vec![] }).unwrap();
+    let (results, _) = until_finished(&mut runner, 1);
+    assert_eq!(results.iter().map(|result| &*result.tail).collect::<Vec<_>>(), ["both\n", "second\n"]);
 }
 
 #[test]
@@ -533,7 +562,7 @@ fn what_a_broken_agent_writes_ends_the_runner() {
     use rustix::net::{send, SendFlags};
     let runner = Scene::new().runner();
     let process = process_of(&runner);
-    let hostile = br#"{"id":1,"event":{"name":"restored","variables":[["LD_PRELOAD","x"]]}}"#;
+    let hostile = br#"{"id":1,"event":{"names":["restored"],"variables":[["LD_PRELOAD","x"]]}}"#;
     send(&runner, hostile, SendFlags::NOSIGNAL).unwrap();
     wait_for(&process, PollFlags::IN);
 }
