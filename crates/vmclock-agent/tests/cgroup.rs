@@ -114,6 +114,7 @@ fn a_cgroup_that_vanished_is_reported_and_stops_no_other() {
     until(&freezer, true);
     gone.remove();
     assert!(freezer.is_frozen().unwrap(), "what is not there does not run");
+    assert_eq!(freezer.changes().count(), 1, "what is not there does not wake anybody up");
     let problems = freezer.thaw();
     assert!(matches!(&problems[..], [CgroupError::Vanished(path)] if *path == gone.path), "{problems:?}");
     let rest = Freezer::new(std::slice::from_ref(&stays.path)).unwrap();

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{mkfifoat, OFlags, CWD};
-use rustix::process::{geteuid, kill_process, pidfd_open, Pid, PidfdFlags, Signal};
+use rustix::io::Errno;
+use rustix::process::{geteuid, kill_process, pidfd_open, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use vmclock_agent::runner::{HookEvent, HookResult, HookStatus, Report, Runner, MOST_RUNS};
 
 /// A machine may be busy; a test that waits for so long has failed.
@@ -501,6 +502,10 @@ fn an_idle_runner_ends_with_its_agent() {
     let process = process_of(&runner);
     drop(runner);
     wait_for(&process, PollFlags::IN);
+    // It is no zombie once there is another.
+    drop(Scene::new().runner());
+    let waited = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    assert_eq!(waited.err(), Some(Errno::CHILD));
 }
 
 #[test]
