@@ -103,6 +103,10 @@ pub(crate) struct Tools {
     /// The NTP daemon of chrony
     #[arg(long)]
     pub(crate) chronyd: PathBuf,
+
+    /// The agent's example that feeds a daemon from a page
+    #[arg(long)]
+    pub(crate) feed: PathBuf,
 }
 
 /// What all checks share.

@@ -86,15 +86,18 @@ pub(crate) fn with_kernel(harness: Cmd, kernel: &Kernel) -> Cmd {
 pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let target = project.target("guest");
     let packages = ["--package=vmclock-e2e", "--package=vmclock-e2e-guest", "--package=vmclock-cli"];
-    let build = project.cargo("build").args(["--release", "--target", TARGET]).args(packages).arg("--target-dir");
-    build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
+    let feed = ["--package=vmclock-agent", "--example=feed"];
+    for wanted in [&packages[..], &feed] {
+        let build = project.cargo("build").args(["--release", "--target", TARGET]).args(wanted).arg("--target-dir");
+        build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
+    }
 
     let c_program = build_c_program(project)?;
     let built = |name: &str| target.join(TARGET).join("release").join(name);
     let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
     harness = harness.arg("--c-program").arg(c_program).arg("--init").arg(built("vmclock-e2e-guest"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
-    Ok(harness.arg("--chronyd").arg(&assets.chronyd))
+    Ok(harness.arg("--chronyd").arg(&assets.chronyd).arg("--feed").arg(built("examples/feed")))
 }
 
 /// A program in C that uses libvmclock and runs where no library is.

@@ -53,10 +53,11 @@ pub(super) fn run(lab: &Lab, chronyd: &Path) -> Result<String> {
 }
 
 /// Killed when dropped.
-struct Daemon(Child);
+pub(super) struct Daemon(pub(super) Child);
 
 impl Daemon {
-    fn start(chronyd: &Path, folder: &Path, name: &str, config: &str) -> Result<Self> {
+    /// Starts a chronyd that leaves this machine's clock alone.
+    pub(super) fn start(chronyd: &Path, folder: &Path, name: &str, config: &str) -> Result<Self> {
         let path = |suffix: &str| -> PathBuf { folder.join(format!("{name}.{suffix}")) };
         let own = format!("\npidfile {}\nbindcmdaddress 127.0.0.1\n", path("pid").display());
         fs::write(path("conf"), config.to_owned() + &own)?;
@@ -79,6 +80,6 @@ impl Drop for Daemon {
 }
 
 /// A port that nobody has, just now.
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
 }

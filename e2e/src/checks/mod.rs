@@ -5,6 +5,7 @@ mod arm64;
 mod attach;
 mod chrony;
 mod drivers;
+mod feed;
 mod hostile;
 mod judge;
 mod life;
@@ -48,6 +49,9 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
     }
     if wanted("chrony") {
         report.check("chrony", || chrony::run(lab, &tools.chronyd));
+    }
+    if wanted("feed") {
+        report.check("feed", || feed::run(lab, tools));
     }
     for kernel in kernels {
         for (name, scenario) in SCENARIOS {

@@ -71,7 +71,7 @@ impl Sock {
     }
 
     /// What the daemon's configuration has to say for this feed: chrony counts half of `delay` to the maximum error,
-    /// ntpd-rs takes `precision` for a standard deviation.
+    /// ntpd-rs takes `precision` for a standard deviation, and before 1.5 was told its square.
     pub fn configuration(&self) -> String {
         #[allow(clippy::cast_precision_loss)] // of no consequence: rounded to nanoseconds below
         let seconds = self.max_error as f64 * 1e-9;
@@ -83,7 +83,12 @@ impl Sock {
                 writeln!(text, "refclock SOCK {path} refid VMCL poll 0 precision 1e-6 delay {:.9}", 2.0 * seconds)
             }
             Receiver::NtpdRs => {
-                writeln!(text, "[[source]]\nmode = \"sock\"\npath = \"{path}\"\nprecision = {seconds:.9}")
+                let variance = seconds * seconds;
+                writeln!(
+                    text,
+                    "[[source]]\nmode = \"sock\"\npath = \"{path}\"\n\
+                     precision = {seconds:.9} # ntpd-rs 1.4: measurement_noise_estimate = {variance:e}"
+                )
             }
         };
         text
@@ -289,7 +294,10 @@ mod tests {
         let chrony = Sock::new(Receiver::Chrony, "/run/a", 25_000).expect("a feed").configuration();
         assert_eq!(chrony, "refclock SOCK /run/a refid VMCL poll 0 precision 1e-6 delay 0.000050000\n");
         let ntpd_rs = Sock::new(Receiver::NtpdRs, "/run/a", 25_000).expect("a feed").configuration();
-        assert_eq!(ntpd_rs, "[[source]]\nmode = \"sock\"\npath = \"/run/a\"\nprecision = 0.000025000\n");
+        let expected = "[[source]]\nmode = \"sock\"\npath = \"/run/a\"\n\
+                        precision = 0.000025000 # ntpd-rs 1.4: measurement_noise_estimate = ";
+        let variance: f64 = ntpd_rs.strip_prefix(expected).and_then(|rest| rest.trim().parse().ok()).expect(&ntpd_rs);
+        assert!((variance / 6.25e-10 - 1.0).abs() < 1e-9, "{ntpd_rs}");
     }
 
     proptest! {

@@ -134,7 +134,7 @@ impl Tracking {
         let bytes = Command::Tracking.parse_reply(answer, sequence)?;
         let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let number = |at: usize| number(word(at));
+        let number = |at: usize| protocol::number(word(at));
         let reference = word(0);
         let (stratum, leap_status) = (half(24), half(26));
         Ok(Self {
@@ -181,14 +181,6 @@ impl Tracking {
         let to_come = next_month_start(utc.seconds()).saturating_sub(utc.seconds());
         self.leap.filter(|_| to_come <= DAY && !measured.leap.now)
     }
-}
-
-/// chronyd's floating-point numbers: an exponent of 7 bits, a coefficient of 25, both in two's complement.
-fn number(word: u32) -> f64 {
-    // Shifting up and down again extends the sign.
-    #[allow(clippy::cast_possible_wrap)]
-    let (exponent, coefficient) = (word as i32 >> 25, (word as i32) << 7 >> 7);
-    f64::from(coefficient) * 2_f64.powi(exponent - 25)
 }
 
 #[cfg(test)]
@@ -273,14 +265,6 @@ mod tests {
         let tai = Stamp::Tai(sample(36));
         assert_eq!(expected(1).leap_on_day_of(&measured(tai, now)), None, "it is under way");
         assert_eq!(expected(1).leap_on_day_of(&measured(tai, before)), Some(LeapKind::Inserted));
-    }
-
-    #[test]
-    fn numbers() {
-        // 1.0 as chrony writes it: a coefficient of 2^23 and an exponent of 2.
-        assert_eq!(number(0x0480_0000).to_bits(), 1.0_f64.to_bits());
-        assert_eq!(number(coded(-0.25)).to_bits(), (-0.25_f64).to_bits());
-        assert_eq!(number(0).to_bits(), 0.0_f64.to_bits());
     }
 
     #[test]

@@ -118,6 +118,18 @@ fn reason(status: u16) -> String {
     }
 }
 
+/// chronyd's floating-point numbers: an exponent of 7 bits, a coefficient of 25, both in two's complement.
+///
+/// ```
+/// assert_eq!(vmclock_host::source::chrony::protocol::number(0x0080_0000), 0.25);
+/// ```
+pub fn number(word: u32) -> f64 {
+    // Shifting up and down again extends the sign.
+    #[allow(clippy::cast_possible_wrap)]
+    let (exponent, coefficient) = (word as i32 >> 25, (word as i32) << 7 >> 7);
+    f64::from(coefficient) * 2_f64.powi(exponent - 25)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +175,14 @@ mod tests {
             let mut refusal = good[..HEADER_LEN].to_vec();
             refusal[6..10].copy_from_slice(&[0, 1, 0, 3]);
             assert_eq!(command.parse_reply(&refusal, 7), Err(ReplyError::Refused(3)));
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        // 1.0 as chrony writes it: a coefficient of 2^23 and an exponent of 2.
+        for (word, value) in [(0x0480_0000, 1.0_f64), (0x0180_0000, -0.25), (0xfe80_0000, 0.125), (0, 0.0)] {
+            assert_eq!(number(word).to_bits(), value.to_bits());
         }
     }
 
