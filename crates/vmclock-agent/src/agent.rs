@@ -65,6 +65,8 @@ pub struct Agent<C> {
     page_had_time: bool,
     no_page_time_since: Option<Instant>,
     hooks: Option<Runner>,
+    /// Runs that no runner will finish.
+    lost_runs: Vec<u64>,
     freezer: Option<Freezer>,
     freezing: bool,
     control: Control,
@@ -95,6 +97,7 @@ impl<C: SystemClock> Agent<C> {
             page_had_time: false,
             no_page_time_since: None,
             hooks: None,
+            lost_runs: Vec::new(),
             freezer: None,
             freezing: false,
             control,
@@ -120,13 +123,23 @@ impl<C: SystemClock> Agent<C> {
     /// What the configuration names, opened.
     fn configure(&mut self) -> Result<(), String> {
         let paths = &self.config.hold.cgroups;
-        self.freezer = if paths.is_empty() {
-            None
-        } else {
-            Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?)
+        let freezer = match &paths[..] {
+            [] => None,
+            paths => Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?),
         };
-        let runner = Runner::start(&self.program, &self.config.hooks.folder);
-        self.hooks = Some(runner.map_err(|error| format!("hooks cannot be run: {error}"))?);
+        // Of what was held before, nothing stays frozen by accident.
+        let holds = self.policy.holds();
+        if let Some(mut before) = std::mem::replace(&mut self.freezer, freezer).filter(|_| holds) {
+            before.thaw();
+            self.freeze();
+        }
+        if self.hooks.as_ref().is_none_or(|hooks| hooks.folder() != self.config.hooks.folder) {
+            let runner = Runner::start(&self.program, &self.config.hooks.folder);
+            let runner = runner.map_err(|error| format!("hooks cannot be run: {error}"))?;
+            if let Some(before) = self.hooks.replace(runner) {
+                self.lost_runs.extend(before.unfinished());
+            }
+        }
         self.open_ptp();
         let reports = self.feeding.configure(&self.config.feed);
         self.report_all(&reports);
@@ -313,6 +326,9 @@ impl<C: SystemClock> Agent<C> {
     }
 
     fn poll_hooks(&mut self) {
+        for run in std::mem::take(&mut self.lost_runs) {
+            self.handle(Input::HooksFinished { run, succeeded: false });
+        }
         let Some(hooks) = &mut self.hooks else { return };
         let reports = match hooks.receive() {
             Ok(reports) => reports,
@@ -328,19 +344,15 @@ impl<C: SystemClock> Agent<C> {
                     self.status.hook_ended(result);
                 }
                 runner::Report::Finished { id, succeeded } => self.handle(Input::HooksFinished { run: id, succeeded }),
-                runner::Report::Died => self.restart_hooks(),
+                runner::Report::Died => self.lose_runner(),
             }
         }
     }
 
-    /// Whoever killed the runner: the runs that it had are lost, and have failed.
-    fn restart_hooks(&mut self) {
+    /// Whoever killed the runner: the runs that it had are lost, and have failed. The next run starts another.
+    fn lose_runner(&mut self) {
         let lost: Vec<u64> = self.hooks.take().map(|hooks| hooks.unfinished().collect()).unwrap_or_default();
-        match Runner::start(&self.program, &self.config.hooks.folder) {
-            Ok(hooks) => self.hooks = Some(hooks),
-            Err(error) => self.report(&Report::new(Level::Error, "hooks", format!("hooks cannot be run: {error}"))),
-        }
-        let text = format!("the hook runner died; {} runs are lost, and it is started again", lost.len());
+        let text = format!("the hook runner died; {} runs are lost", lost.len());
         self.report(&Report::new(Level::Error, "hooks", text));
         for run in lost {
             self.handle(Input::HooksFinished { run, succeeded: false });
@@ -348,9 +360,20 @@ impl<C: SystemClock> Agent<C> {
     }
 
     fn poll_freezer(&mut self) {
-        if self.freezing && self.freezer.as_ref().is_none_or(|freezer| freezer.is_frozen().unwrap_or(true)) {
-            self.freezing = false;
-            self.handle(Input::Frozen);
+        if !self.freezing {
+            return;
+        }
+        match self.freezer.as_ref().map_or(Ok(true), Freezer::is_frozen) {
+            Ok(true) => {
+                self.freezing = false;
+                self.handle(Input::Frozen);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                // In the end the time for it is up.
+                self.freezing = false;
+                self.report(&Report::new(Level::Error, "freeze", error.to_string()));
+            }
         }
     }
 
@@ -469,10 +492,13 @@ impl<C: SystemClock> Agent<C> {
 
     fn run_hooks(&mut self, run: u64, names: &[&'static str]) -> Option<Input> {
         let event = self.hook_event(names);
+        if self.hooks.is_none() {
+            self.hooks = Runner::start(&self.program, &self.config.hooks.folder).ok();
+        }
         let error = match self.hooks.as_mut().map(|hooks| hooks.run(run, &event)) {
             Some(Ok(())) => return None,
             Some(Err(error)) => error,
-            None => io::Error::other("the hook runner does not run"),
+            None => io::Error::other("the hook runner cannot be started"),
         };
         self.report(&Report::new(Level::Error, "hooks", format!("{}: {error}", names.join(" "))));
         Some(Input::HooksFinished { run, succeeded: false })
