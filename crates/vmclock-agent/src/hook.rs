@@ -36,7 +36,7 @@ pub use settings::Settings;
 /// | event | when |
 /// |---|---|
 /// | `restored`, `disrupted` | after that, once the system clock is right, before the workload is thawed |
-/// | `maintenance-soon`, `-imminent`, `-cleared` | the host announces a disruption within a day, within an hour, or none |
+/// | `maintenance-soon`, `-imminent`, `-cleared` | a disruption is announced within a day, within an hour, or none |
 /// | `quiesce` | before a snapshot, before the workload is frozen |
 /// | `thawed` | the workload runs again |
 pub const EVENTS: [&str; 7] =

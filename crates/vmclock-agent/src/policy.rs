@@ -296,7 +296,8 @@ impl Policy {
         let limit = self.settings.max_step;
         if !self.settings.trust_any && by.saturating_abs() > limit {
             return Some(format!(
-                "the source says that the clock is off by {} s, more than max_step ({} s): set it by hand, or trust = \"any\"",
+                "the source says that the clock is off by {} s, more than max_step ({} s): set it by hand, or \
+                 trust = \"any\"",
                 -by / 1_000_000_000,
                 limit / 1_000_000_000,
             ));
