@@ -64,6 +64,14 @@ struct Arguments {
     #[arg(long, default_value_t = 3)]
     restores: u32,
 
+    /// How often the agent is killed
+    #[arg(long, default_value_t = 8)]
+    kills: u32,
+
+    /// How long the agent's discipline is watched, in seconds
+    #[arg(long, default_value_t = 10)]
+    steady_seconds: u64,
+
     /// The guests' first program
     #[arg(long)]
     init: PathBuf,
@@ -125,6 +133,10 @@ pub(crate) struct Lab {
     pub(crate) agent: Option<PathBuf>,
     /// How often the agent's snapshots are restored.
     pub(crate) restores: u32,
+    /// How often it is killed.
+    pub(crate) kills: u32,
+    /// How long its discipline is watched.
+    pub(crate) steady_seconds: u64,
     pub(crate) init: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) tsc_khz: u64,
@@ -168,6 +180,8 @@ fn run(arguments: Arguments) -> Result<bool> {
         c_program: arguments.c_program,
         agent: arguments.agent,
         restores: arguments.restores,
+        kills: arguments.kills,
+        steady_seconds: arguments.steady_seconds,
         init: arguments.init,
         folder,
         tsc_khz,

@@ -34,6 +34,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     restores: Option<u32>,
 
+    /// How often the agent is killed.
+    #[arg(long, value_name = "N")]
+    kills: Option<u32>,
+
+    /// How long the agent's discipline is watched.
+    #[arg(long, value_name = "SECONDS")]
+    steady_seconds: Option<u64>,
+
     /// Only download, build and print the harness's command.
     #[arg(long)]
     prepare: bool,
@@ -51,7 +59,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 /// The step of `cargo xtask test`.
 pub(crate) fn step(project: &Project) -> Result<Done> {
-    run_or_skip(project, &Options { only: Vec::new(), restores: None, prepare: false })
+    run_or_skip(
+        project,
+        &Options { only: Vec::new(), restores: None, kills: None, steady_seconds: None, prepare: false },
+    )
 }
 
 fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
@@ -72,8 +83,11 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
     for kernel in &kernels {
         harness = with_kernel(harness, kernel);
     }
-    let restores = options.restores.map(|restores| restores.to_string());
-    let harness = harness.args(restores.iter().flat_map(|restores| ["--restores", restores]));
+    let number = |name: &str, number: Option<u64>| number.map(|number| format!("--{name}={number}"));
+    let harness = harness
+        .args(number("restores", options.restores.map(Into::into)))
+        .args(number("kills", options.kills.map(Into::into)))
+        .args(number("steady-seconds", options.steady_seconds));
     let harness = harness.args(options.only.iter().flat_map(|word| ["--only", word]));
     if options.prepare {
         say(&harness.to_string());

@@ -78,6 +78,8 @@ pub struct Agent<C> {
     log: Log,
     started: Instant,
     reopen_at: Option<Instant>,
+    /// A page that cannot be read is left alone until then: it may stay readable, and would keep us busy.
+    watch_again_at: Option<Instant>,
 }
 
 impl<C: SystemClock> Agent<C> {
@@ -109,6 +111,7 @@ impl<C: SystemClock> Agent<C> {
             log: Log::new(),
             started: Instant::now(),
             reopen_at: None,
+            watch_again_at: None,
             program: program.to_owned(),
             config_path,
             config,
@@ -227,6 +230,7 @@ impl<C: SystemClock> Agent<C> {
         let report = match result {
             Ok(()) => {
                 self.open_watch();
+                self.handle(Input::Reopened(self.epoch()));
                 Report::new(Level::Info, "reloaded", "the configuration was read again".to_owned())
             }
             Err(error) => Report::new(Level::Error, "reload", format!("{error}; nothing was changed")),
@@ -269,7 +273,9 @@ impl<C: SystemClock> Agent<C> {
     fn wait(&self, signals: &impl Signals) -> Result<Ready, String> {
         let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![readable(signals.as_fd())];
-        fds.extend(self.watch.as_ref().map(|watch| readable(watch.as_fd())));
+        if self.watch_again_at.is_none() {
+            fds.extend(self.watch.as_ref().map(|watch| readable(watch.as_fd())));
+        }
         fds.extend(self.hooks.as_ref().map(|hooks| readable(hooks.as_fd())));
         fds.extend(self.control.fds().map(readable));
         fds.extend(self.feeding.fds().map(readable));
@@ -278,9 +284,10 @@ impl<C: SystemClock> Agent<C> {
         }
         let now = self.now();
         let policy = self.policy.deadline().map(|at| at.saturating_sub(now));
-        let reopen = self.reopen_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let (reopen, watch) = (self.reopen_at.map(until), self.watch_again_at.map(until));
         let others = [self.steady.due().map(|at| at.saturating_sub(now)), self.feeding.due(now)];
-        let timeout = [policy, reopen].into_iter().chain(others).flatten().min();
+        let timeout = [policy, reopen, watch].into_iter().chain(others).flatten().min();
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -295,10 +302,13 @@ impl<C: SystemClock> Agent<C> {
         if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
             self.open_watch();
             if self.watch.is_some() {
-                let epoch = self.epoch();
-                self.handle(Input::Started { epoch, completed: self.policy.epoch(), frozen: self.policy.holds() });
+                self.handle(Input::Reopened(self.epoch()));
             }
         }
+        if self.watch_again_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.watch_again_at = None;
         let Some(watch) = &mut self.watch else { return };
         match watch.poll() {
             Ok(list) => {
@@ -307,7 +317,8 @@ impl<C: SystemClock> Agent<C> {
                 }
             }
             Err(error) => {
-                // It is tried again: a page that is busy now may be in order later.
+                // A page that is busy now may be in order later.
+                self.watch_again_at = Some(Instant::now() + REOPEN);
                 if self.status.no_time.as_ref() != Some(&error) {
                     self.report(&Report::new(Level::Warning, "page", error.clone()));
                     self.status.no_time = Some(error);
@@ -596,10 +607,10 @@ impl<C: SystemClock> Agent<C> {
     fn feed(&mut self) {
         let now = self.now();
         let mut reports = self.feeding.advance();
-        if self.feeding.is_due(now) && !self.policy.recovers() {
+        if self.feeding.is_due(now) {
             match self.measure() {
-                Ok(measured) => reports.extend(self.feeding.update(&measured, now)),
-                Err(_) => self.feeding.skip(now),
+                Ok(measured) if !self.policy.recovers() => reports.extend(self.feeding.update(&measured, now)),
+                _ => self.feeding.skip(now),
             }
         }
         self.report_all(&reports);

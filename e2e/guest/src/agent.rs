@@ -16,10 +16,11 @@ use anyhow::{bail, ensure, Context, Result};
 use rustix::mount::{mount, MountFlags};
 use rustix::time::{clock_gettime, ClockId};
 use serde_json::{json, Value};
-use vmclock::{Reading, Snapshot, VmClock};
+use vmclock::{Reading, Snapshot, TaiOffset, VmClock};
 use vmclock_core::counter;
 use vmclock_core::event::Epoch;
 use vmclock_e2e_guest::WOKEN_AT;
+use vmclock_host::kernel::{KernelClock, Quality};
 
 use crate::region::Region;
 
@@ -63,8 +64,9 @@ pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Proce
             processes.agent = Some(spawn()?);
             Ok(Value::Null)
         }
-        ["kill"] => {
+        ["kill", micros] => {
             let agent = processes.agent.as_mut().context("no agent runs")?;
+            sleep(Duration::from_micros(micros.parse()?));
             agent.kill()?;
             agent.wait()?;
             Ok(Value::Null)
@@ -75,7 +77,13 @@ pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Proce
         ["hooks"] => Ok(fs::read_to_string(HOOK_RAN).unwrap_or_default().lines().collect()),
         ["observe"] => observe(region?),
         ["cost"] => cost(processes),
-        ["clocks", count, pause] => clocks(count.parse()?, Duration::from_millis(pause.parse()?)),
+        ["idle", millis] => {
+            sleep(Duration::from_millis(millis.parse()?));
+            cost(processes)
+        }
+        ["steady", millis, pause] => {
+            steady(Duration::from_millis(millis.parse()?), Duration::from_millis(pause.parse()?))
+        }
         ["workload"] => start_workload(processes),
         ["stamps"] => stamps(),
         other => bail!("the guest does not know the words {other:?} of the agent"),
@@ -172,18 +180,66 @@ fn observe(region: &Region) -> Result<Value> {
     }
 }
 
-/// How far `CLOCK_REALTIME` and `CLOCK_TAI` were from the page, so many times.
-fn clocks(count: usize, pause: Duration) -> Result<Value> {
+/// How far `CLOCK_REALTIME` and `CLOCK_TAI` are from the page's UTC and TAI for so long: quantiles in nanoseconds, without
+/// what the comparison itself may be wrong by; and whether the kernel's own maximum error was true. Within 60 ms of a
+/// leap second's beginning and end the kernel may not have noticed, and nothing is compared.
+fn steady(time: Duration, pause: Duration) -> Result<Value> {
+    const NEAR: i128 = 60_000_000;
     let clock = VmClock::open()?;
-    let mut ahead = Vec::with_capacity(count);
-    for _ in 0..count {
-        let cross = clock.cross_timestamp()?;
-        let (low, high) = cross.realtime_ahead_nanos().context("the page gives no UTC, or no bounds")?;
-        let error = i128::try_from(cross.reading.max_error_nanos().unwrap_or(0))?;
-        ahead.push(json!([i64::try_from((low + high) / 2)?, i64::try_from((high - low) / 2 - error)?]));
+    let (mut realtimes, mut tais) = (Vec::new(), Vec::new());
+    let (mut untrue, mut leaps, mut offsets) = (0, 0, Vec::new());
+    let start = Instant::now();
+    while start.elapsed() < time {
         sleep(pause);
+        let max_error = Quality::now()?.max_error;
+        let tai_before = counter::read_ordered();
+        let tai = KernelClock::tai().time().floor_nanos();
+        let tai_after = counter::read_ordered();
+        let cross = clock.cross_timestamp()?;
+        let utc = cross.reading.utc().context("the page gives no UTC")?;
+        let to_second = utc.time.floor_nanos().rem_euclid(86_400_000_000_000);
+        let is_near = utc.leap_second && to_second.rem_euclid(1_000_000_000) < NEAR
+            || !(NEAR..86_400_000_000_000 - NEAR).contains(&to_second);
+        leaps += u32::from(utc.leap_second);
+        if is_near {
+            continue;
+        }
+        let (low, high) = cross.realtime_ahead_nanos().context("the page has no bounds")?;
+        realtimes.push(distance(low, high, i128::try_from(cross.reading.max_error_nanos().unwrap_or(0))?));
+        untrue += u32::from(low > i128::from(max_error) || high < -i128::from(max_error));
+        let at = |counter| {
+            let reading = Reading::new(&cross.page, counter, counter::ID).ok()?;
+            Some(reading.tai()?.floor_nanos())
+        };
+        let (Some(before), Some(after)) = (at(tai_before), at(tai_after)) else { bail!("the page gives no TAI") };
+        tais.push(distance(tai - after, tai - before, 0));
+        let offset = Quality::now()?.tai_offset.map(TaiOffset::seconds);
+        if offsets.last() != Some(&offset) {
+            offsets.push(offset);
+        }
     }
-    Ok(json!(ahead))
+    Ok(json!({
+        "realtime": quantiles(realtimes), "tai": quantiles(tais), "untrue": untrue, "leaps": leaps, "offsets": offsets,
+    }))
+}
+
+/// How far an interval is from zero, where so much of it is no error of the comparison; the comparison's own half width
+/// does not count.
+fn distance(low: i128, high: i128, counted: i128) -> i128 {
+    let (middle, half) = ((low + high) / 2, (high - low) / 2 - counted);
+    (middle.abs() - half.max(0)).max(0)
+}
+
+/// How many, the median, the 99.9th percentile and the largest.
+fn quantiles(mut list: Vec<i128>) -> Value {
+    list.sort_unstable();
+    let at = |part: usize| list.get(((list.len() * part) / 1_000).min(list.len().saturating_sub(1)));
+    json!([
+        list.len(),
+        at(500).map(ToString::to_string),
+        at(999).map(ToString::to_string),
+        list.last().map(ToString::to_string)
+    ])
 }
 
 /// What the agent has cost: CPU time in ticks of 1/100 s, its context switches, and its memory in KiB.

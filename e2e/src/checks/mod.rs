@@ -63,8 +63,10 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         }
     }
     if let Some(kernel) = kernels.first() {
-        let checks: [(&str, Check); 5] = [
+        let checks: [(&str, Check); 7] = [
             ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
+            ("agent-steady", agent::discipline),
+            ("agent-killed", agent::killed),
             ("stock", other::stock),
             ("read-only", other::read_only),
             ("pc", other::pc),
