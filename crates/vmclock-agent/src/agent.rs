@@ -15,10 +15,12 @@ use rustix::io::Errno;
 use serde_json::{json, Value};
 use vmclock::VmClock;
 use vmclock_core::event::Epoch;
+use vmclock_core::tai::TaiOffset;
+use vmclock_host::source::ptp::PtpScale;
 
 use crate::cgroup::Freezer;
 use crate::clock::SystemClock;
-use crate::config::{Config, TimeSource};
+use crate::config::{Config, Scale, TimeSource};
 use crate::control::{Control, Request};
 use crate::feed::Leap;
 use crate::log::Log;
@@ -160,9 +162,14 @@ impl<C: SystemClock> Agent<C> {
         }
         let path = self.config.time.ptp.clone().or_else(|| HypervisorClock::find(Path::new("/sys/class/ptp")));
         let max_error = u64::try_from(self.config.time.ptp_max_error.as_nanos()).unwrap_or(u64::MAX);
-        match path.map(|path| HypervisorClock::open(&path, max_error)) {
+        let scale = match self.config.time.ptp_scale {
+            Scale::Utc => PtpScale::Utc,
+            Scale::Tai => PtpScale::Tai,
+        };
+        let tai_offset = self.config.time.tai_offset.and_then(TaiOffset::from_seconds);
+        match path.map(|path| HypervisorClock::open(&path, scale, max_error, tai_offset)) {
             Some(Ok(clock)) => {
-                let text = format!("{} is the hypervisor's PTP clock", clock.path().display());
+                let text = format!("{} is the PTP clock", clock.path().display());
                 self.report(&Report::new(Level::Info, "ptp", text));
                 self.ptp = Some(clock);
             }
