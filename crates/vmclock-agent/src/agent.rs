@@ -132,18 +132,18 @@ impl<C: SystemClock> Agent<C> {
             [] => None,
             paths => Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?),
         };
-        // Of what was held before, nothing stays frozen by accident.
-        let holds = self.policy.holds();
-        if let Some(mut before) = std::mem::replace(&mut self.freezer, freezer).filter(|_| holds) {
-            before.thaw();
-            self.freeze();
-        }
         if self.hooks.as_ref().is_none_or(|hooks| hooks.folder() != self.config.hooks.folder) {
             let runner = Runner::start(&self.program, &self.config.hooks.folder);
             let runner = runner.map_err(|error| format!("hooks cannot be run: {error}"))?;
             if let Some(before) = self.hooks.replace(runner) {
                 self.lost_runs.extend(before.unfinished());
             }
+        }
+        // From here on nothing fails. Of what was held before, nothing stays frozen by accident.
+        let holds = self.policy.holds();
+        if let Some(mut before) = std::mem::replace(&mut self.freezer, freezer).filter(|_| holds) {
+            before.thaw();
+            self.freeze();
         }
         self.open_ptp();
         let reports = self.feeding.configure(&self.config.feed);
@@ -220,7 +220,7 @@ impl<C: SystemClock> Agent<C> {
             }
         };
         let epoch = self.epoch();
-        let frozen = self.freezer.as_ref().is_some_and(|freezer| freezer.is_frozen().unwrap_or(false));
+        let frozen = self.freezer.as_ref().is_some_and(Freezer::has_frozen);
         self.handle(Input::Started { epoch, completed, frozen });
         if !self.policy.recovers() {
             // Nothing happened: that is dealt with.
