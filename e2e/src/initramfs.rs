@@ -3,7 +3,7 @@
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -19,17 +19,19 @@ pub(crate) struct Files<'a> {
     pub(crate) vmclock: Option<&'a Path>,
     pub(crate) c_program: Option<&'a Path>,
     pub(crate) agent: Option<&'a Path>,
+    /// Others, with their names.
+    pub(crate) more: &'a [(String, PathBuf)],
 }
 
 /// Writes an archive with our init and these files.
 pub(crate) fn write(archive: &Path, init: &Path, files: &Files) -> Result<()> {
     let mut cpio = Cpio::default();
-    for folder in ["dev", "proc", "sys", "tmp"] {
+    for folder in ["dev", "proc", "sys", "tmp", "chrony"] {
         cpio.add(folder, FOLDER, (0, 0), &[])?;
     }
     // Without it the kernel gives its first process no output.
     cpio.add("dev/console", DEVICE, (5, 1), &[])?;
-    let files = [
+    let named = [
         ("init", Some(init)),
         ("ptp_vmclock.ko.xz", files.driver),
         ("vmclock", files.vmclock),
@@ -37,7 +39,8 @@ pub(crate) fn write(archive: &Path, init: &Path, files: &Files) -> Result<()> {
         ("vmclock-agent", files.agent),
         ("ptp_vmclock_rust.ko.xz", files.other),
     ];
-    for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path?))) {
+    let more = files.more.iter().map(|(name, path)| (name.as_str(), Some(path.as_path())));
+    for (name, path) in named.into_iter().chain(more).filter_map(|(name, path)| Some((name, path?))) {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         cpio.add(name, PROGRAM, (0, 0), &bytes)?;
     }

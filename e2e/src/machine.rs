@@ -38,6 +38,8 @@ pub(crate) struct Kernel {
     pub(crate) other: Option<PathBuf>,
     /// Whether it has warnings to print that matter.
     pub(crate) warns: bool,
+    /// More files for its guests, with their names.
+    pub(crate) files: Vec<(String, PathBuf)>,
 }
 
 /// Who gives the guest its page.
@@ -423,7 +425,7 @@ fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result
     let initramfs = lab.folder.join(format!("initramfs-{}", kernel.version));
     if !initramfs.exists() {
         let (driver, other) = (kernel.driver.as_deref(), kernel.other.as_deref());
-        let files = Files { driver, other, vmclock, c_program, agent };
+        let files = Files { driver, other, vmclock, c_program, agent, more: &kernel.files };
         initramfs::write(&initramfs, init, &files)?;
     }
     let (board, console) = match clock {

@@ -220,5 +220,12 @@ fn with_ours(kernels: &[Kernel], drivers: &[String]) -> Result<Vec<(Kernel, Path
 
 fn kernel(words: &[String]) -> Kernel {
     let [version, image, driver] = words else { unreachable!("clap counts them") };
-    Kernel { version: version.clone(), image: image.into(), driver: Some(driver.into()), other: None, warns: false }
+    Kernel {
+        version: version.clone(),
+        image: image.into(),
+        driver: Some(driver.into()),
+        other: None,
+        warns: false,
+        files: Vec::new(),
+    }
 }

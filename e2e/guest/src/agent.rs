@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use rustix::mount::{mount, MountFlags};
-use rustix::time::{clock_gettime, clock_settime, ClockId};
+use rustix::time::{clock_gettime, clock_settime, ClockId, Timespec};
 use serde_json::{json, Value};
 use vmclock::{Reading, Snapshot, TaiOffset, VmClock, DEVICE_PATH};
 use vmclock_core::abi::Flags;
@@ -38,6 +38,8 @@ const BARE_PAGE: &str = "/tmp/bare-page";
 const STAMPS: &str = "/tmp/stamps";
 /// The word with which this program is the workload.
 const STAMP: &str = "stamp";
+/// The word with which this program is what people run where they have no agent.
+const SCRIPT: &str = "script";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What runs beside us.
@@ -54,13 +56,19 @@ pub(crate) fn is_called_otherwise() -> Option<Result<()>> {
     if name.ends_with(HOOK) {
         return Some(hook());
     }
-    (arguments.next().as_deref() == Some(STAMP)).then(stamp)
+    match arguments.next().as_deref() {
+        Some(STAMP) => Some(stamp()),
+        Some(SCRIPT) => Some(script()),
+        _ => None,
+    }
 }
 
 /// Does what the harness asks for.
 pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Processes) -> Result<Value> {
     match words {
         ["start", hex] => start(hex, processes),
+        ["others", "chronyd"] => start_chronyd(processes),
+        ["others", "script"] => start_script(processes),
         // A start that is not waited for.
         ["restart"] => {
             processes.agent = Some(spawn()?);
@@ -140,6 +148,52 @@ fn ask(arguments: &[&str]) -> Result<Value> {
         "stdout": String::from_utf8_lossy(&output.stdout),
         "stderr": String::from_utf8_lossy(&output.stderr),
     }))
+}
+
+/// chronyd with the page's PTP clock, which may step at any time.
+fn start_chronyd(processes: &mut Processes) -> Result<Value> {
+    const FOLDER: &str = "/chrony";
+    let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\nmakestep 0.01 -1\ncmdport 0\n\
+                  bindcmdaddress /tmp/chronyd.sock\npidfile /tmp/chronyd.pid\n";
+    fs::write("/tmp/chrony.conf", config)?;
+    fs::create_dir_all("/etc")?;
+    fs::write("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")?;
+    let log = File::create(LOG)?;
+    let mut command = Command::new(format!("{FOLDER}/ld-linux-x86-64.so.2"));
+    command.args(["--library-path", FOLDER, "/chrony/chronyd", "-d", "-u", "root", "-f", "/tmp/chrony.conf"]);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    processes.agent = Some(command.spawn().context("cannot start chronyd")?);
+    // It is at work when it has selected its source.
+    let start = Instant::now();
+    loop {
+        let log = fs::read_to_string(LOG)?;
+        if log.contains("Selected source PHC0") {
+            return Ok(Value::Null);
+        }
+        ensure!(start.elapsed() < PATIENCE, "chronyd does not select the PTP clock: {log}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+fn start_script(processes: &mut Processes) -> Result<Value> {
+    let mut command = Command::new("/init");
+    processes.agent = Some(command.arg(SCRIPT).stdin(Stdio::null()).spawn().context("cannot start the script")?);
+    Ok(Value::Null)
+}
+
+/// Asks for the time each 200 ms and sets the clock where it is off.
+fn script() -> Result<()> {
+    let clock = VmClock::open()?;
+    loop {
+        sleep(Duration::from_millis(200));
+        let Ok(reading) = clock.now() else { continue };
+        let Some(utc) = reading.utc() else { continue };
+        let (_, now, _) = realtime();
+        if (now - utc.time.floor_nanos()).abs() > 10_000_000 {
+            let time = Timespec { tv_sec: utc.time.seconds(), tv_nsec: utc.time.subsec_nanos().into() };
+            clock_settime(ClockId::Realtime, time)?;
+        }
+    }
 }
 
 /// `CLOCK_REALTIME` in nanoseconds of UTC, and the counter before and after.

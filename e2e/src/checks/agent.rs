@@ -3,9 +3,12 @@
 //! has seen no wrong time.
 
 use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 use vmclock_core::abi::{LeapIndicator, TimeType};
 use vmclock_e2e_guest::{hex, WOKEN_AT};
@@ -198,6 +201,62 @@ fn seen(lab: &Lab, machine: &mut Machine, question: Question, held: bool) -> Res
         stamps: number("total")?,
         wrong: number("wrong")?,
     })
+}
+
+/// How long the clock is wrong after a restore with the agent, with chronyd on the page's PTP clock, and with what people
+/// write who have neither.
+pub(super) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Result<String> {
+    let files = with_libraries(chronyd)?;
+    let kernel = Kernel { version: format!("{}-chrony", kernel.version), files, ..kernel.clone() };
+    let mut rows = Vec::new();
+    for who in ["agent", "chronyd", "script"] {
+        let name = format!("beside-{who}");
+        let mut machine = Machine::boot_calibrated(lab, &kernel, &name, &Clock::Ours(&OPTIONS))?.0;
+        let begun = (|| {
+            match who {
+                "agent" => start(&mut machine, CONFIG)?,
+                other => drop(machine.ask(&format!("agent others {other}"))?),
+            }
+            observe_and_save(&mut machine)
+        })();
+        let (question, uri) = begun.map_err(|error| machine.explain(error))?;
+        machine.quit()?;
+        let mut restores = Vec::new();
+        for restore in 1..=lab.restores {
+            let mut restored = Machine::incoming(lab, &kernel, &format!("{name}-{restore}"), &OPTIONS, &uri)?;
+            let answer = restored.answer(question).map_err(|error| restored.explain(error))?;
+            let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
+            let (before, seen, right) = (counter("last_before")?, counter("seen")?, counter("right")?);
+            restores.push(Restore {
+                right_after: lab.nanos(right - before),
+                right_after_seen: lab.nanos(right - seen),
+                stamps: 0,
+                wrong: 0,
+            });
+            restored.quit()?;
+        }
+        rows.push(format!("{who}: {}", times(&restores)));
+    }
+    Ok(rows.join("; "))
+}
+
+/// chronyd and its libraries, as the guest finds them. It is started by a script that names the loader, the libraries'
+/// folder and the program.
+fn with_libraries(script: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let text = fs::read_to_string(script)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("exec ")).context("no program in chronyd's script")?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [loader, "--library-path", folder, program, ..] = words[..] else { bail!("chronyd's script is not: {line}") };
+    let list = Command::new(loader).args(["--library-path", folder, "--list", program]).output()?;
+    let mut files =
+        vec![("chrony/chronyd".to_owned(), program.into()), ("chrony/ld-linux-x86-64.so.2".to_owned(), loader.into())];
+    for line in String::from_utf8(list.stdout)?.lines() {
+        if let Some((name, rest)) = line.trim().split_once(" => ") {
+            let path = rest.split_whitespace().next().context("a library without a path")?;
+            files.push((format!("chrony/{name}"), path.into()));
+        }
+    }
+    Ok(files)
 }
 
 /// The clock is kept on the page; then the page is taken to the end of a month that has a leap second.

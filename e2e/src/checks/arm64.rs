@@ -20,6 +20,7 @@ pub(super) fn run(lab: &Lab, arm: &Arm, report: &mut Report) {
         driver: None,
         other: Some(arm.driver.clone()),
         warns: false,
+        files: Vec::new(),
     };
     let mut booted = None;
     report.check("arm64 boot", || {

@@ -63,6 +63,11 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         }
     }
     if let Some(kernel) = kernels.first() {
+        // It takes long, and says nothing of what is right: only where it is asked for.
+        let name = format!("{} beside-others", kernel.version);
+        if !only.is_empty() && wanted(&name) {
+            report.check(&name, || agent::beside_others(lab, kernel, &tools.chronyd));
+        }
         let checks: [(&str, Check); 8] = [
             ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
             ("agent-steady", agent::discipline),
