@@ -12,12 +12,13 @@ const PROGRAM: u32 = 0o100_755;
 const DEVICE: u32 = 0o020_600;
 
 /// What a guest may or may not need: a driver, where the kernel has none built in; one more; the `vmclock` command;
-/// a program in C.
+/// a program in C; the guest agent.
 pub(crate) struct Files<'a> {
     pub(crate) driver: Option<&'a Path>,
     pub(crate) other: Option<&'a Path>,
     pub(crate) vmclock: Option<&'a Path>,
     pub(crate) c_program: Option<&'a Path>,
+    pub(crate) agent: Option<&'a Path>,
 }
 
 /// Writes an archive with our init and these files.
@@ -33,6 +34,7 @@ pub(crate) fn write(archive: &Path, init: &Path, files: &Files) -> Result<()> {
         ("ptp_vmclock.ko.xz", files.driver),
         ("vmclock", files.vmclock),
         ("c-program", files.c_program),
+        ("vmclock-agent", files.agent),
         ("ptp_vmclock_rust.ko.xz", files.other),
     ];
     for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path?))) {

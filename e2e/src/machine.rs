@@ -416,13 +416,14 @@ fn end_group(process: &Child) {
 /// What a user gives QEMU: nothing of it is about the clock but the rate of the guest's counter, and on arm64 the
 /// device tree.
 fn arguments(lab: &Lab, kernel: &Kernel, clock: &Clock, folder: &Path) -> Result<Vec<String>> {
-    let (init, vmclock, c_program) = match clock {
-        Clock::Tree(arm) => (&arm.init, None, None),
-        _ => (&lab.init, Some(&*lab.vmclock), lab.c_program.as_deref()),
+    let (init, vmclock, c_program, agent) = match clock {
+        Clock::Tree(arm) => (&arm.init, None, None, None),
+        _ => (&lab.init, Some(&*lab.vmclock), lab.c_program.as_deref(), lab.agent.as_deref()),
     };
     let initramfs = lab.folder.join(format!("initramfs-{}", kernel.version));
     if !initramfs.exists() {
-        let files = Files { driver: kernel.driver.as_deref(), other: kernel.other.as_deref(), vmclock, c_program };
+        let (driver, other) = (kernel.driver.as_deref(), kernel.other.as_deref());
+        let files = Files { driver, other, vmclock, c_program, agent };
         initramfs::write(&initramfs, init, &files)?;
     }
     let (board, console) = match clock {

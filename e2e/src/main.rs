@@ -56,6 +56,22 @@ struct Arguments {
     #[arg(long)]
     c_program: Option<PathBuf>,
 
+    /// The guest agent, built statically: it runs in guests on x86-64
+    #[arg(long)]
+    agent: Option<PathBuf>,
+
+    /// How often the agent's snapshots are restored
+    #[arg(long, default_value_t = 3)]
+    restores: u32,
+
+    /// How often the agent is killed
+    #[arg(long, default_value_t = 8)]
+    kills: u32,
+
+    /// How long the agent's discipline is watched, in seconds
+    #[arg(long, default_value_t = 10)]
+    steady_seconds: u64,
+
     /// The guests' first program
     #[arg(long)]
     init: PathBuf,
@@ -114,6 +130,13 @@ pub(crate) struct Lab {
     pub(crate) qemu: PathBuf,
     pub(crate) vmclock: PathBuf,
     pub(crate) c_program: Option<PathBuf>,
+    pub(crate) agent: Option<PathBuf>,
+    /// How often the agent's snapshots are restored.
+    pub(crate) restores: u32,
+    /// How often it is killed.
+    pub(crate) kills: u32,
+    /// How long its discipline is watched.
+    pub(crate) steady_seconds: u64,
     pub(crate) init: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) tsc_khz: u64,
@@ -155,6 +178,10 @@ fn run(arguments: Arguments) -> Result<bool> {
         qemu: arguments.qemu,
         vmclock: arguments.vmclock,
         c_program: arguments.c_program,
+        agent: arguments.agent,
+        restores: arguments.restores,
+        kills: arguments.kills,
+        steady_seconds: arguments.steady_seconds,
         init: arguments.init,
         folder,
         tsc_khz,

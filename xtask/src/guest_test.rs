@@ -30,6 +30,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WORD")]
     only: Vec<String>,
 
+    /// How often the agent's snapshots are restored.
+    #[arg(long, value_name = "N")]
+    restores: Option<u32>,
+
+    /// How often the agent is killed.
+    #[arg(long, value_name = "N")]
+    kills: Option<u32>,
+
+    /// How long the agent's discipline is watched.
+    #[arg(long, value_name = "SECONDS")]
+    steady_seconds: Option<u64>,
+
     /// Only download, build and print the harness's command.
     #[arg(long)]
     prepare: bool,
@@ -47,7 +59,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 
 /// The step of `cargo xtask test`.
 pub(crate) fn step(project: &Project) -> Result<Done> {
-    run_or_skip(project, &Options { only: Vec::new(), prepare: false })
+    run_or_skip(
+        project,
+        &Options { only: Vec::new(), restores: None, kills: None, steady_seconds: None, prepare: false },
+    )
 }
 
 fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
@@ -68,6 +83,11 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
     for kernel in &kernels {
         harness = with_kernel(harness, kernel);
     }
+    let number = |name: &str, number: Option<u64>| number.map(|number| format!("--{name}={number}"));
+    let harness = harness
+        .args(number("restores", options.restores.map(Into::into)))
+        .args(number("kills", options.kills.map(Into::into)))
+        .args(number("steady-seconds", options.steady_seconds));
     let harness = harness.args(options.only.iter().flat_map(|word| ["--only", word]));
     if options.prepare {
         say(&harness.to_string());
@@ -86,7 +106,7 @@ pub(crate) fn with_kernel(harness: Cmd, kernel: &Kernel) -> Cmd {
 pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let target = project.target("guest");
     let packages = ["--package=vmclock-e2e", "--package=vmclock-e2e-guest", "--package=vmclock-cli"];
-    let feed = ["--package=vmclock-agent", "--example=feed"];
+    let feed = ["--package=vmclock-agent", "--bins", "--example=feed"];
     for wanted in [&packages[..], &feed] {
         let build = project.cargo("build").args(["--release", "--target", TARGET]).args(wanted).arg("--target-dir");
         build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
@@ -96,6 +116,7 @@ pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     let built = |name: &str| target.join(TARGET).join("release").join(name);
     let mut harness = project.command(built("vmclock-e2e")).arg("--vmclock").arg(built("vmclock"));
     harness = harness.arg("--c-program").arg(c_program).arg("--init").arg(built("vmclock-e2e-guest"));
+    harness = harness.arg("--agent").arg(built("vmclock-agent"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
     Ok(harness.arg("--chronyd").arg(&assets.chronyd).arg("--feed").arg(built("examples/feed")))
 }

@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         [page, interval, "clockbound3", path] => {
             let settings = v3::Settings { path: path.into(), ..v3::Settings::default() };
-            (page, interval, Box::new(ClockBound3::open(settings, VmClock::open_at(page)?)?), None)
+            (page, interval, Box::new(ClockBound3::open(settings, page)?), None)
         }
         _ => return Err("which page, how often, what for? See the beginning of this example".into()),
     };

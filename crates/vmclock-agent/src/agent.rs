@@ -65,6 +65,8 @@ pub struct Agent<C> {
     page_had_time: bool,
     no_page_time_since: Option<Instant>,
     hooks: Option<Runner>,
+    /// Runs that no runner will finish.
+    lost_runs: Vec<u64>,
     freezer: Option<Freezer>,
     freezing: bool,
     control: Control,
@@ -76,6 +78,8 @@ pub struct Agent<C> {
     log: Log,
     started: Instant,
     reopen_at: Option<Instant>,
+    /// A page that cannot be read is left alone until then: it may stay readable, and would keep us busy.
+    watch_again_at: Option<Instant>,
 }
 
 impl<C: SystemClock> Agent<C> {
@@ -95,6 +99,7 @@ impl<C: SystemClock> Agent<C> {
             page_had_time: false,
             no_page_time_since: None,
             hooks: None,
+            lost_runs: Vec::new(),
             freezer: None,
             freezing: false,
             control,
@@ -106,6 +111,7 @@ impl<C: SystemClock> Agent<C> {
             log: Log::new(),
             started: Instant::now(),
             reopen_at: None,
+            watch_again_at: None,
             program: program.to_owned(),
             config_path,
             config,
@@ -120,15 +126,26 @@ impl<C: SystemClock> Agent<C> {
     /// What the configuration names, opened.
     fn configure(&mut self) -> Result<(), String> {
         let paths = &self.config.hold.cgroups;
-        self.freezer = if paths.is_empty() {
-            None
-        } else {
-            Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?)
+        let freezer = match &paths[..] {
+            [] => None,
+            paths => Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?),
         };
-        let runner = Runner::start(&self.program, &self.config.hooks.folder);
-        self.hooks = Some(runner.map_err(|error| format!("hooks cannot be run: {error}"))?);
+        // Of what was held before, nothing stays frozen by accident.
+        let holds = self.policy.holds();
+        if let Some(mut before) = std::mem::replace(&mut self.freezer, freezer).filter(|_| holds) {
+            before.thaw();
+            self.freeze();
+        }
+        if self.hooks.as_ref().is_none_or(|hooks| hooks.folder() != self.config.hooks.folder) {
+            let runner = Runner::start(&self.program, &self.config.hooks.folder);
+            let runner = runner.map_err(|error| format!("hooks cannot be run: {error}"))?;
+            if let Some(before) = self.hooks.replace(runner) {
+                self.lost_runs.extend(before.unfinished());
+            }
+        }
         self.open_ptp();
-        let reports = self.feeding.configure(&self.config.feed);
+        let page = self.config.page.path.clone().unwrap_or_else(vmclock::default_page);
+        let reports = self.feeding.configure(&self.config.feed, &page);
         self.report_all(&reports);
         let reports = self.steady.configure(&self.config.clock, &mut self.clock);
         self.report_all(&reports);
@@ -214,6 +231,7 @@ impl<C: SystemClock> Agent<C> {
         let report = match result {
             Ok(()) => {
                 self.open_watch();
+                self.handle(Input::Reopened(self.epoch()));
                 Report::new(Level::Info, "reloaded", "the configuration was read again".to_owned())
             }
             Err(error) => Report::new(Level::Error, "reload", format!("{error}; nothing was changed")),
@@ -256,7 +274,9 @@ impl<C: SystemClock> Agent<C> {
     fn wait(&self, signals: &impl Signals) -> Result<Ready, String> {
         let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![readable(signals.as_fd())];
-        fds.extend(self.watch.as_ref().map(|watch| readable(watch.as_fd())));
+        if self.watch_again_at.is_none() {
+            fds.extend(self.watch.as_ref().map(|watch| readable(watch.as_fd())));
+        }
         fds.extend(self.hooks.as_ref().map(|hooks| readable(hooks.as_fd())));
         fds.extend(self.control.fds().map(readable));
         fds.extend(self.feeding.fds().map(readable));
@@ -265,9 +285,10 @@ impl<C: SystemClock> Agent<C> {
         }
         let now = self.now();
         let policy = self.policy.deadline().map(|at| at.saturating_sub(now));
-        let reopen = self.reopen_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
+        let (reopen, watch) = (self.reopen_at.map(until), self.watch_again_at.map(until));
         let others = [self.steady.due().map(|at| at.saturating_sub(now)), self.feeding.due(now)];
-        let timeout = [policy, reopen].into_iter().chain(others).flatten().min();
+        let timeout = [policy, reopen, watch].into_iter().chain(others).flatten().min();
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -282,10 +303,13 @@ impl<C: SystemClock> Agent<C> {
         if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
             self.open_watch();
             if self.watch.is_some() {
-                let epoch = self.epoch();
-                self.handle(Input::Started { epoch, completed: self.policy.epoch(), frozen: self.policy.holds() });
+                self.handle(Input::Reopened(self.epoch()));
             }
         }
+        if self.watch_again_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.watch_again_at = None;
         let Some(watch) = &mut self.watch else { return };
         match watch.poll() {
             Ok(list) => {
@@ -294,7 +318,8 @@ impl<C: SystemClock> Agent<C> {
                 }
             }
             Err(error) => {
-                // It is tried again: a page that is busy now may be in order later.
+                // A page that is busy now may be in order later.
+                self.watch_again_at = Some(Instant::now() + REOPEN);
                 if self.status.no_time.as_ref() != Some(&error) {
                     self.report(&Report::new(Level::Warning, "page", error.clone()));
                     self.status.no_time = Some(error);
@@ -313,6 +338,9 @@ impl<C: SystemClock> Agent<C> {
     }
 
     fn poll_hooks(&mut self) {
+        for run in std::mem::take(&mut self.lost_runs) {
+            self.handle(Input::HooksFinished { run, succeeded: false });
+        }
         let Some(hooks) = &mut self.hooks else { return };
         let reports = match hooks.receive() {
             Ok(reports) => reports,
@@ -328,19 +356,15 @@ impl<C: SystemClock> Agent<C> {
                     self.status.hook_ended(result);
                 }
                 runner::Report::Finished { id, succeeded } => self.handle(Input::HooksFinished { run: id, succeeded }),
-                runner::Report::Died => self.restart_hooks(),
+                runner::Report::Died => self.lose_runner(),
             }
         }
     }
 
-    /// Whoever killed the runner: the runs that it had are lost, and have failed.
-    fn restart_hooks(&mut self) {
+    /// Whoever killed the runner: the runs that it had are lost, and have failed. The next run starts another.
+    fn lose_runner(&mut self) {
         let lost: Vec<u64> = self.hooks.take().map(|hooks| hooks.unfinished().collect()).unwrap_or_default();
-        match Runner::start(&self.program, &self.config.hooks.folder) {
-            Ok(hooks) => self.hooks = Some(hooks),
-            Err(error) => self.report(&Report::new(Level::Error, "hooks", format!("hooks cannot be run: {error}"))),
-        }
-        let text = format!("the hook runner died; {} runs are lost, and it is started again", lost.len());
+        let text = format!("the hook runner died; {} runs are lost", lost.len());
         self.report(&Report::new(Level::Error, "hooks", text));
         for run in lost {
             self.handle(Input::HooksFinished { run, succeeded: false });
@@ -348,9 +372,20 @@ impl<C: SystemClock> Agent<C> {
     }
 
     fn poll_freezer(&mut self) {
-        if self.freezing && self.freezer.as_ref().is_none_or(|freezer| freezer.is_frozen().unwrap_or(true)) {
-            self.freezing = false;
-            self.handle(Input::Frozen);
+        if !self.freezing {
+            return;
+        }
+        match self.freezer.as_ref().map_or(Ok(true), Freezer::is_frozen) {
+            Ok(true) => {
+                self.freezing = false;
+                self.handle(Input::Frozen);
+            }
+            Ok(false) => {}
+            Err(error) => {
+                // In the end the time for it is up.
+                self.freezing = false;
+                self.report(&Report::new(Level::Error, "freeze", error.to_string()));
+            }
         }
     }
 
@@ -406,7 +441,10 @@ impl<C: SystemClock> Agent<C> {
             }
             Action::Step(by) => {
                 self.steady.restart();
-                return failed(self.clock.step(by));
+                let result = self.clock.step(by);
+                let report = self.feeding.stepped();
+                self.report_all(report.as_slice());
+                return failed(result);
             }
             Action::Slew(by) if !self.steady.is_active() => return failed(self.clock.slew(by)),
             Action::Slew(_) => {}
@@ -469,10 +507,13 @@ impl<C: SystemClock> Agent<C> {
 
     fn run_hooks(&mut self, run: u64, names: &[&'static str]) -> Option<Input> {
         let event = self.hook_event(names);
+        if self.hooks.is_none() {
+            self.hooks = Runner::start(&self.program, &self.config.hooks.folder).ok();
+        }
         let error = match self.hooks.as_mut().map(|hooks| hooks.run(run, &event)) {
             Some(Ok(())) => return None,
             Some(Err(error)) => error,
-            None => io::Error::other("the hook runner does not run"),
+            None => io::Error::other("the hook runner cannot be started"),
         };
         self.report(&Report::new(Level::Error, "hooks", format!("{}: {error}", names.join(" "))));
         Some(Input::HooksFinished { run, succeeded: false })
@@ -570,10 +611,10 @@ impl<C: SystemClock> Agent<C> {
     fn feed(&mut self) {
         let now = self.now();
         let mut reports = self.feeding.advance();
-        if self.feeding.is_due(now) && !self.policy.recovers() {
+        if self.feeding.is_due(now) {
             match self.measure() {
-                Ok(measured) => reports.extend(self.feeding.update(&measured, now)),
-                Err(_) => self.feeding.skip(now),
+                Ok(measured) if !self.policy.recovers() => reports.extend(self.feeding.update(&measured, now)),
+                _ => self.feeding.skip(now),
             }
         }
         self.report_all(&reports);

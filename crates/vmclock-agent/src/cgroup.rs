@@ -3,6 +3,7 @@
 //!
 //! A frozen process does not run at all, whatever it waits for; it can be killed.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +21,7 @@ pub enum CgroupError {
     /// It was removed, and with it its processes: there is nothing left to freeze or to thaw.
     #[error("{}: the cgroup is no longer there", .0.display())]
     Vanished(PathBuf),
-    /// It is not there when it is first needed.
+    /// It was never there.
     #[error("{}: there is no such cgroup; `systemd-cgls` shows what there is, once its service runs", .0.display())]
     Missing(PathBuf),
     /// The path leads out of the cgroups.
@@ -72,20 +73,21 @@ pub struct Freezer {
 #[derive(Debug)]
 struct Cgroup {
     path: PathBuf,
-    /// Its `cgroup.events`.
-    events: File,
+    /// Its `cgroup.events`, since it was first seen.
+    events: Option<File>,
+    /// It was removed since.
+    is_gone: Cell<bool>,
 }
 
 impl Freezer {
-    /// The freezer of these cgroups: absolute paths, or names below `/sys/fs/cgroup`.
+    /// The freezer of these cgroups: absolute paths, or names below `/sys/fs/cgroup`. One that is not there yet, as its
+    /// service may not have started, is looked for again by [`Freezer::freeze`].
     ///
     /// # Errors
     ///
     /// The first of them that is no cgroup of version 2, or that this process is in.
     pub fn new(paths: &[PathBuf]) -> Result<Self, CgroupError> {
-        let own = fs::read_to_string("/proc/self/cgroup").ok();
-        let own = own.as_deref().and_then(own_cgroup);
-        let cgroups = paths.iter().map(|path| Cgroup::open(path, own)).collect::<Result<_, _>>()?;
+        let cgroups = paths.iter().map(|path| Cgroup::new(path)).collect::<Result<_, _>>()?;
         Ok(Self { cgroups })
     }
 
@@ -95,7 +97,7 @@ impl Freezer {
     /// Returns what failed; the others are frozen nevertheless. One that was removed and made again since is taken
     /// anew, as a restart of its service does.
     pub fn freeze(&mut self) -> Vec<CgroupError> {
-        self.cgroups.iter_mut().filter_map(|cgroup| cgroup.refresh().and_then(|()| cgroup.set(true)).err()).collect()
+        self.set(true)
     }
 
     /// Asks for all of them to be thawed; it is not an error if they are. A cgroup stays frozen if one above it was
@@ -103,14 +105,19 @@ impl Freezer {
     ///
     /// Returns what failed; the others are thawed nevertheless.
     pub fn thaw(&mut self) -> Vec<CgroupError> {
-        self.cgroups.iter_mut().filter_map(|cgroup| cgroup.refresh().and_then(|()| cgroup.set(false)).err()).collect()
+        self.set(false)
     }
 
-    /// Whether all processes in all of them are frozen. A cgroup that was removed has none that could run.
+    fn set(&mut self, frozen: bool) -> Vec<CgroupError> {
+        let set = |cgroup: &mut Cgroup| cgroup.refresh().and_then(|()| cgroup.set(frozen));
+        self.cgroups.iter_mut().filter_map(|cgroup| set(cgroup).err()).collect()
+    }
+
+    /// Whether all processes in all of them are frozen. A cgroup that is not there has none that could run.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         for cgroup in &self.cgroups {
             match cgroup.is_frozen() {
-                Ok(true) | Err(CgroupError::Vanished(_)) => {}
+                Ok(true) | Err(CgroupError::Missing(_) | CgroupError::Vanished(_)) => {}
                 other => return other,
             }
         }
@@ -118,10 +125,10 @@ impl Freezer {
     }
 
     /// To be polled with `POLLPRI`: when one of them has it, [`Freezer::is_frozen`] may have changed, and calling that
-    /// clears it. To be asked for anew after [`Freezer::freeze`] and [`Freezer::thaw`]. That of a cgroup that was
-    /// removed always has it.
+    /// clears it. To be asked for anew after each of the other functions, as cgroups come and go.
     pub fn changes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.cgroups.iter().map(|cgroup| cgroup.events.as_fd())
+        let there = self.cgroups.iter().filter(|cgroup| !cgroup.is_gone.get());
+        there.filter_map(|cgroup| cgroup.events.as_ref().map(AsFd::as_fd))
     }
 
     /// Where the cgroups are.
@@ -131,48 +138,60 @@ impl Freezer {
 }
 
 impl Cgroup {
-    fn open(name: &Path, own: Option<&Path>) -> Result<Self, CgroupError> {
+    fn new(name: &Path) -> Result<Self, CgroupError> {
         let is_name = name.is_absolute() || name.components().all(|part| matches!(part, Component::Normal(_)));
         if !is_name || name.as_os_str().is_empty() {
             return Err(CgroupError::NotAName(name.to_owned()));
         }
-        let path = Path::new(ROOT).join(name);
-        let path = path.canonicalize().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => CgroupError::Missing(path),
-            _ => CgroupError::Io { path, action: "found", error },
-        })?;
+        let mut cgroup = Self { path: Path::new(ROOT).join(name), events: None, is_gone: Cell::new(false) };
+        match cgroup.refresh() {
+            Ok(()) | Err(CgroupError::Missing(_)) => Ok(cgroup),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens it, if it was not there before, or was removed since.
+    fn refresh(&mut self) -> Result<(), CgroupError> {
+        match self.is_frozen() {
+            Err(CgroupError::Missing(_) | CgroupError::Vanished(_)) => {
+                let own = fs::read_to_string("/proc/self/cgroup").ok();
+                self.open(own.as_deref().and_then(own_cgroup))
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Opens it, if it is a cgroup that can be frozen. `own` is this process's, relative to the root.
+    fn open(&mut self, own: Option<&Path>) -> Result<(), CgroupError> {
+        let path = match self.path.canonicalize() {
+            Ok(path) => path,
+            Err(error) => return Err(self.failed(&self.path, "found", error)),
+        };
+        let events = File::open(path.join("cgroup.events"));
         if !path.join("cgroup.freeze").exists() {
             return Err(CgroupError::NoFreezer(path));
         }
+        let events = events.map_err(|error| self.failed(&path.join("cgroup.events"), "read", error))?;
         if let Some(own) = own.map(|own| root_of(&path).join(own)).filter(|own| own.starts_with(&path)) {
             return Err(CgroupError::HoldsUs { path, own });
         }
-        let cgroup = Self { events: open_events(&path)?, path };
+        *self = Self { path, events: Some(events), is_gone: Cell::new(false) };
         // Whether it can be read for what it is.
-        cgroup.is_frozen()?;
-        Ok(cgroup)
-    }
-
-    /// Follows a cgroup of the same name, if this one was removed.
-    fn refresh(&mut self) -> Result<(), CgroupError> {
-        if let Err(CgroupError::Vanished(_)) = self.is_frozen() {
-            self.events = open_events(&self.path)?;
-        }
-        Ok(())
+        self.is_frozen().map(drop)
     }
 
     fn set(&self, frozen: bool) -> Result<(), CgroupError> {
         let (digit, action) = if frozen { (b"1", "frozen") } else { (b"0", "thawed") };
         let path = self.path.join("cgroup.freeze");
         let written = File::options().write(true).open(&path).and_then(|mut file| file.write_all(digit));
-        written.map_err(|error| self.failed(path, action, error))
+        written.map_err(|error| self.failed(&path, action, error))
     }
 
     fn is_frozen(&self) -> Result<bool, CgroupError> {
-        let path = || self.path.join("cgroup.events");
+        let Some(events) = &self.events else { return Err(CgroupError::Missing(self.path.clone())) };
         let mut text = [0; 1024];
-        let length = retry_on_intr(|| pread(&self.events, &mut text, 0));
-        let length = length.map_err(|errno| self.failed(path(), "read", errno.into()))?;
+        let length = retry_on_intr(|| pread(events, &mut text, 0));
+        let length = length.map_err(|errno| self.failed(&self.path.join("cgroup.events"), "read", errno.into()))?;
         let text = String::from_utf8_lossy(&text[..length]);
         match text.lines().find_map(|line| line.strip_prefix("frozen ")) {
             Some("0") => Ok(false),
@@ -181,29 +200,19 @@ impl Cgroup {
         }
     }
 
-    fn failed(&self, path: PathBuf, action: &'static str, error: io::Error) -> CgroupError {
-        if has_vanished(&error) {
-            CgroupError::Vanished(self.path.clone())
-        } else {
-            CgroupError::Io { path, action, error }
+    fn failed(&self, file: &Path, action: &'static str, error: io::Error) -> CgroupError {
+        // What the files of a removed cgroup say: those that are opened, and those that were open.
+        let is_gone =
+            [Errno::NOENT, Errno::NODEV].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+        match (is_gone, &self.events) {
+            (true, None) => CgroupError::Missing(self.path.clone()),
+            (true, Some(_)) => {
+                self.is_gone.set(true);
+                CgroupError::Vanished(self.path.clone())
+            }
+            (false, _) => CgroupError::Io { path: file.to_owned(), action, error },
         }
     }
-}
-
-/// What the files of a removed cgroup say: those that were open, and those that are opened.
-fn has_vanished(error: &io::Error) -> bool {
-    [Errno::NODEV, Errno::NOENT].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-fn open_events(cgroup: &Path) -> Result<File, CgroupError> {
-    let path = cgroup.join("cgroup.events");
-    File::open(&path).map_err(|error| {
-        if has_vanished(&error) {
-            CgroupError::Vanished(cgroup.to_owned())
-        } else {
-            CgroupError::Io { path, action: "read", error }
-        }
-    })
 }
 
 /// This process's cgroup of version 2 in `/proc/self/cgroup`, relative to the root.
@@ -253,21 +262,38 @@ mod tests {
         let error = |path: PathBuf| Freezer::new(&[path]).unwrap_err();
         assert!(matches!(error(root.path().join("slice/app")), CgroupError::NoFreezer(_)), "no line of it");
         assert!(matches!(error(root.path().join("slice")), CgroupError::NoFreezer(_)), "no file of it");
-        assert!(matches!(error(root.path().join("slice/none")), CgroupError::Missing(_)));
         assert!(matches!(error("a.slice/../../../tmp".into()), CgroupError::NotAName(_)));
         assert!(matches!(error(PathBuf::new()), CgroupError::NotAName(_)));
+    }
+
+    #[test]
+    fn a_cgroup_may_come_later() {
+        let root = fake("populated 1\nfrozen 0\n");
+        let (path, elsewhere) = (root.path().join("slice/app"), root.path().join("slice/elsewhere"));
+        fs::rename(&path, &elsewhere).unwrap();
+        let mut freezer = Freezer::new(std::slice::from_ref(&path)).unwrap();
+        assert!(freezer.is_frozen().unwrap(), "what is not there does not run");
+        assert!(matches!(&freezer.freeze()[..], [CgroupError::Missing(_)]));
+        assert_eq!(freezer.changes().count(), 0);
+        fs::rename(&elsewhere, &path).unwrap();
+        assert!(freezer.freeze().is_empty() && !freezer.is_frozen().unwrap());
+        assert_eq!(freezer.changes().count(), 1);
+        assert_eq!(fs::read(path.join("cgroup.freeze")).unwrap()[0], b'1');
+        fs::remove_file(path.join("cgroup.freeze")).unwrap();
+        assert_eq!(freezer.thaw().len(), 1);
     }
 
     #[test]
     fn nobody_freezes_themselves() {
         let root = fake("populated 1\nfrozen 0\n");
         let path = root.path().canonicalize().unwrap().join("slice/app");
+        let open = |own| Cgroup { path: path.clone(), events: None, is_gone: Cell::new(false) }.open(own_cgroup(own));
         for own in ["0::/slice/app\n", "5:devices:/x\n0::/slice/app/below\n"] {
-            let error = Cgroup::open(&path, own_cgroup(own)).unwrap_err();
+            let error = open(own).unwrap_err();
             assert!(matches!(error, CgroupError::HoldsUs { .. }), "{own:?}: {error}");
         }
         for others in ["0::/", "0::/slice", "0::/slice/app2", "0::/other/slice/app", "5:devices:/slice/app"] {
-            assert!(Cgroup::open(&path, own_cgroup(others)).is_ok(), "{others:?}");
+            assert!(open(others).is_ok(), "{others:?}");
         }
     }
 }

@@ -205,6 +205,9 @@ pub struct FeedConfig {
     pub ntpd_rs: Option<PathBuf>,
     /// `ClockBound`'s shared memory, as a rule `/var/run/clockbound/shm0`.
     pub clockbound: Option<PathBuf>,
+    /// The one that `ClockBound` 3 reads, as a rule `/var/run/clockbound/shm1`: what the page says, without the system's
+    /// clock. There has to be a page.
+    pub clockbound3: Option<PathBuf>,
     /// chronyd's command socket, as a rule `/run/chrony/chronyd.sock`: after each event chronyd is told to forget what
     /// it measured.
     pub chronyd: Option<PathBuf>,
@@ -222,6 +225,7 @@ impl Default for FeedConfig {
             chrony: None,
             ntpd_rs: None,
             clockbound: None,
+            clockbound3: None,
             chronyd: None,
             max_error: Duration::from_micros(100),
             interval: Duration::from_secs(1),
@@ -345,6 +349,18 @@ mod tests {
         let config = Config::parse("").expect("in order");
         assert_eq!(config.policy(), Settings::default());
         assert_eq!(config.feed.interval, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_documented_file_has_all_keys_with_their_defaults() {
+        let text = include_str!("../../../docs/agent.toml");
+        assert_eq!(Config::parse(text).expect("in order"), Config::default());
+        // With what is commented out, too, there is no unknown key, and each key of the program is there.
+        let all = text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+        let all = all.filter(|line| line.starts_with('[') || line.contains(" = ")).collect::<Vec<_>>().join("\n");
+        let config = Config::parse(&all).expect("in order");
+        assert!(config.page.path.is_some() && config.time.ptp.is_some() && config.feed.chronyd.is_some());
+        assert!(config.feed.chrony.is_some() && config.feed.ntpd_rs.is_some() && config.feed.clockbound.is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! timeout = "30s"         # for each attempt; ms, s, min or h, up to 24h
 //! retries = 0             # how many more attempts there are after one that failed; up to 100
 //! user = "postgres"       # a name or uid of /etc/passwd, or "uid:gid"; without it, the hook runner's own user
-//! required = false        # whether what waits for the run (a thawed workload) needs it to succeed
+//! required = false        # whether what waits for the run (a held workload) needs it to succeed
 //! ```
 //!
 //! Whoever can change a hook runs programs with the hook runner's rights. So the folder and all files in it have to
@@ -36,7 +36,7 @@ pub use settings::Settings;
 /// | event | when |
 /// |---|---|
 /// | `restored`, `disrupted` | after that, once the system clock is right, before the workload is thawed |
-/// | `maintenance-soon`, `-imminent`, `-cleared` | the host announces a disruption within a day, within an hour, or none |
+/// | `maintenance-soon`, `-imminent`, `-cleared` | a disruption is announced within a day, within an hour, or none |
 /// | `quiesce` | before a snapshot, before the workload is frozen |
 /// | `thawed` | the workload runs again |
 pub const EVENTS: [&str; 7] =
@@ -171,8 +171,8 @@ fn load_one(folder: &Path, order: u8, name: String) -> Result<Hook, HookError> {
     let path = folder.join(format!("{order:02}-{name}"));
     let settings = match settings::read(&folder.join(format!("{order:02}-{name}.toml"))) {
         Ok(settings) => settings,
-        Err(settings::Wrong { path, line, problem }) => {
-            return Err(HookError { path, line, problem, name, order, events: EVENTS.to_vec(), required: true })
+        Err(settings::Wrong { path, line, problem, events, required }) => {
+            return Err(HookError { path, line, problem, name, order, events, required })
         }
     };
     match executable(&path) {
@@ -292,7 +292,9 @@ mod tests {
             ("20-plain.toml", 0o644, "events = ['thawed']"),
             ("30-gone.toml", 0o644, "required = true"),
             ("40-settings", 0o755, SCRIPT),
-            ("40-settings.toml", 0o644, "\nretries = 'x'"),
+            ("40-settings.toml", 0o644, "\nretrys = 1"),
+            ("41-user", 0o755, SCRIPT),
+            ("41-user.toml", 0o644, "user = 'no such user'"),
             ("50-open-settings", 0o755, SCRIPT),
             ("50-open-settings.toml", 0o666, ""),
             ("70-empty", 0o755, ""),
@@ -308,13 +310,14 @@ mod tests {
         assert!(of("plain").to_string().ends_with("20-plain: is not executable: chmod +x it, or remove it"));
         assert!(of("plain").concerns("thawed") && !of("plain").concerns("restored"));
         assert!(of("gone").required && of("gone").problem.starts_with("is not there"));
-        assert!(of("settings").to_string().contains("40-settings.toml:2: retries"), "{}", of("settings"));
+        assert!(of("settings").to_string().contains("40-settings.toml:2: retrys: "), "{}", of("settings"));
         assert!(of("settings").required && of("settings").concerns("quiesce"), "what it asks for cannot be known");
+        assert!(!of("user").required && of("user").concerns("restored") && !of("user").concerns("quiesce"));
         assert!(of("open-settings").problem.starts_with("everyone can write"));
         assert!(of("folder").problem.starts_with("is not a file"));
         assert!(of("9-short").problem.starts_with("is no hook's name") && !of("9-short").concerns("restored"));
         assert!(of("empty").problem.starts_with("is empty"));
-        assert_eq!(errors.len(), 8, "{errors:?}");
+        assert_eq!(errors.len(), 9, "{errors:?}");
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum Input {
         /// Whether the workload is frozen.
         frozen: bool,
     },
+    /// The page was opened anew, and this is its epoch: what happened meanwhile has not been told.
+    Reopened(Option<Epoch>),
     /// The machine was disrupted or restored: the names of the events, and the epoch now. `None` where `VMGenID` is
     /// all that there is.
     Happened {
@@ -213,6 +215,7 @@ impl Policy {
     pub fn on(&mut self, input: Input, now: Moment) -> Vec<Action> {
         match input {
             Input::Started { epoch, completed, frozen } => self.start(epoch, completed, frozen, now),
+            Input::Reopened(epoch) => self.reopened(epoch, now),
             Input::Happened { names, epoch } => self.begin(&names, epoch, now),
             Input::Announced(name) => vec![self.run_hooks(vec![name])],
             Input::TimeChanged => self.time_changed(),
@@ -239,6 +242,18 @@ impl Policy {
             _ => {
                 self.may_step = self.settings.set_at_start;
                 vec![Action::Measure]
+            }
+        }
+    }
+
+    fn reopened(&mut self, epoch: Option<Epoch>, now: Moment) -> Vec<Action> {
+        match (self.epoch, epoch) {
+            (Some(before), Some(epoch)) if before != epoch => {
+                self.begin(&names_between(before, epoch), Some(epoch), now)
+            }
+            _ => {
+                self.epoch = epoch.or(self.epoch);
+                self.time_changed()
             }
         }
     }
@@ -296,7 +311,8 @@ impl Policy {
         let limit = self.settings.max_step;
         if !self.settings.trust_any && by.saturating_abs() > limit {
             return Some(format!(
-                "the source says that the clock is off by {} s, more than max_step ({} s): set it by hand, or trust = \"any\"",
+                "the source says that the clock is off by {} s, more than max_step ({} s): set it by hand, or \
+                 trust = \"any\"",
                 -by / 1_000_000_000,
                 limit / 1_000_000_000,
             ));

@@ -4,10 +4,11 @@
 //! The agent has a [`Runner`], and polls it. The other end is [`serve`], one poll loop:
 //!
 //! - Runs are done one after the other, in the order that they were asked for. Each reads the folder anew.
-//! - All hooks with the same order number run in parallel (256 at once); the next number when the last of them has
+//! - All hooks with the same order number run in parallel (256 at once, or as many as there are file
+//!   descriptors for); the next number when the last of them has
 //!   ended, failed or not.
 //! - Each attempt is a session of its own in `/`, with nothing to read, and only `PATH`, `LANG` and the event's
-//!   `VMCLOCK_` variables in its environment. Nothing is interpreted by a shell.
+//!   `VMCLOCK_` variables in its environment; its umask is 022. Nothing is interpreted by a shell.
 //! - At its timeout the attempt's process group gets SIGTERM, and SIGKILL 2 s later or when the hook itself has ended.
 //!   Processes that it left behind in time stay, but what they write from then on has no reader.
 //! - The last 4 KiB of what it writes to standard output and standard error are kept.

@@ -31,7 +31,8 @@ enum Listener {
 /// ```
 /// use vmclock_agent::tell::Message;
 /// use vmclock_core::event::Epoch;
-/// let message = Message::new("the clock is right").ready().epoch(Epoch { disruption_marker: 1, generation: Some(0xab) });
+/// let epoch = Epoch { disruption_marker: 1, generation: Some(0xab) };
+/// let message = Message::new("the clock is right").ready().epoch(epoch);
 /// assert_eq!(message.text(), "READY=1\nSTATUS=the clock is right\nX_VMCLOCK_GENERATION=0x00000000000000ab\n");
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -53,11 +53,15 @@ impl Workload {
         poll(&mut [PollFd::new(stdout, PollFlags::IN)], Some(&Timespec::default())).unwrap() > 0
     }
 
-    fn remove(&mut self) {
+    fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    fn remove(&mut self) {
+        self.kill();
         // A process may leave its cgroup a little after its end.
         let Ok(events) = File::open(self.path.join("cgroup.events")) else { return };
         let deadline = Timespec::try_from(DEADLINE).unwrap();
@@ -110,6 +114,7 @@ fn a_cgroup_that_vanished_is_reported_and_stops_no_other() {
     until(&freezer, true);
     gone.remove();
     assert!(freezer.is_frozen().unwrap(), "what is not there does not run");
+    assert_eq!(freezer.changes().count(), 1, "what is not there does not wake anybody up");
     let problems = freezer.thaw();
     assert!(matches!(&problems[..], [CgroupError::Vanished(path)] if *path == gone.path), "{problems:?}");
     let rest = Freezer::new(std::slice::from_ref(&stays.path)).unwrap();
@@ -120,6 +125,17 @@ fn a_cgroup_that_vanished_is_reported_and_stops_no_other() {
     let gone = Workload::new("gone").unwrap();
     assert!(freezer.freeze().is_empty());
     until(&Freezer::new(std::slice::from_ref(&gone.path)).unwrap(), true);
+    assert!(freezer.thaw().is_empty());
+    until(&freezer, false);
+}
+
+#[test]
+fn a_cgroup_without_processes_is_frozen_too() {
+    let Some(mut empty) = Workload::new("empty") else { return };
+    empty.kill();
+    let mut freezer = Freezer::new(std::slice::from_ref(&empty.path)).unwrap();
+    assert!(freezer.freeze().is_empty());
+    until(&freezer, true);
     assert!(freezer.thaw().is_empty());
     until(&freezer, false);
 }

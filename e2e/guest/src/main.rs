@@ -16,7 +16,9 @@
 //! | [`trace`] | what the kernel traces of the drivers' work |
 //! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
 //! | [`command`] | the `vmclock` command, run in here |
+//! | [`agent`] | the guest agent, and a workload that stamps records |
 
+mod agent;
 mod boot;
 mod command;
 mod driver;
@@ -43,6 +45,13 @@ use crate::command::Watch;
 use crate::region::Region;
 
 fn main() {
+    if let Some(result) = agent::is_called_otherwise() {
+        if let Err(error) = result {
+            println!("vmclock-e2e: {error:#}");
+            std::process::exit(1);
+        }
+        return;
+    }
     // Nobody is there to take an error: the console is all there is, and the harness shows it.
     if let Err(error) = serve() {
         println!("vmclock-e2e: {error:#}");
@@ -67,6 +76,7 @@ fn serve() -> Result<()> {
     let mut reader = BufReader::new(port);
     let mut watch = None;
     let mut held = driver::Held::default();
+    let mut processes = agent::Processes::default();
     writeln!(
         writer,
         "{}",
@@ -83,7 +93,7 @@ fn serve() -> Result<()> {
         // The harness numbers its questions, and gets the number back with the answer.
         let number = words.next().and_then(|number| number.parse::<u64>().ok());
         let words: Vec<&str> = words.collect();
-        let answer = match run(&words, region.as_ref(), &mut watch, &mut held) {
+        let answer = match run(&words, region.as_ref(), &mut watch, &mut held, &mut processes) {
             Ok(value) => json!({ "to": number, "ok": value }),
             Err(error) => json!({ "to": number, "error": format!("{error:#}") }),
         };
@@ -98,6 +108,7 @@ fn run(
     region: Result<&Region, &anyhow::Error>,
     watch: &mut Option<Watch>,
     held: &mut driver::Held,
+    processes: &mut agent::Processes,
 ) -> Result<Value> {
     let region = || region.map_err(|error| anyhow::anyhow!("{error:#}"));
     match words {
@@ -116,6 +127,7 @@ fn run(
         ["observe"] => observe::until_end(region()?),
         ["vmclock", arguments @ ..] => command::run(arguments),
         ["c-readings", arguments @ ..] => command::run_c_program(arguments),
+        ["agent", words @ ..] => agent::run(words, region(), processes),
         ["watch"] => {
             *watch = Some(Watch::start()?);
             Ok(Value::Null)

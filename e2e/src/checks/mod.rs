@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is checked, in scenarios: each boots a machine, and has a list of checks for it.
 
+mod agent;
 mod arm64;
 mod attach;
 mod chrony;
@@ -62,8 +63,15 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         }
     }
     if let Some(kernel) = kernels.first() {
-        let checks: [(&str, Check); 4] =
-            [("stock", other::stock), ("read-only", other::read_only), ("pc", other::pc), ("load", life::load)];
+        let checks: [(&str, Check); 7] = [
+            ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
+            ("agent-steady", agent::discipline),
+            ("agent-killed", agent::killed),
+            ("stock", other::stock),
+            ("read-only", other::read_only),
+            ("pc", other::pc),
+            ("load", life::load),
+        ];
         for (name, check) in checks {
             let name = format!("{} {name}", kernel.version);
             if wanted(&name) {

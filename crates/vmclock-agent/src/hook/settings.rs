@@ -38,6 +38,19 @@ pub(super) struct Wrong {
     pub(super) path: PathBuf,
     pub(super) line: Option<usize>,
     pub(super) problem: String,
+    /// For which events the hook is; all of them where that is not certain.
+    pub(super) events: Vec<&'static str>,
+    /// Whether the hook is required; true where that is not certain.
+    pub(super) required: bool,
+}
+
+/// What is wrong in a text, and where, in bytes.
+#[derive(PartialEq, Eq, Debug)]
+struct Problem {
+    place: usize,
+    text: String,
+    /// What else there is, if that is certain.
+    rest: Option<Settings>,
 }
 
 /// More than this is not a file of settings.
@@ -46,13 +59,17 @@ const MOST_RETRIES: u32 = 100;
 
 /// The settings in a file; the defaults where there is none.
 pub(super) fn read(path: &Path) -> Result<Settings, Wrong> {
-    let wrong = |line, problem| Wrong { path: path.to_owned(), line, problem };
-    let text = match text(path) {
-        Ok(Some(text)) => text,
-        Ok(None) => return Ok(Settings::default()),
-        Err(problem) => return Err(wrong(None, problem)),
+    let wrong = |line, problem, rest: Option<Settings>| {
+        let (events, required) = rest.map_or((EVENTS.to_vec(), true), |rest| (rest.events, rest.required));
+        Wrong { path: path.to_owned(), line, problem, events, required }
     };
-    parse(&text).map_err(|(place, problem)| wrong(Some(line(&text, place)), problem))
+    match text(path) {
+        Ok(Some(text)) => {
+            parse(&text).map_err(|problem| wrong(Some(line(&text, problem.place)), problem.text, problem.rest))
+        }
+        Ok(None) => Ok(Settings::default()),
+        Err(problem) => Err(wrong(None, problem, None)),
+    }
 }
 
 /// The line, counted from 1, of a place in bytes; which need not be the first of a character.
@@ -81,19 +98,26 @@ fn text(path: &Path) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-/// The error has the place in bytes.
-fn parse(text: &str) -> Result<Settings, (usize, String)> {
+fn parse(text: &str) -> Result<Settings, Problem> {
     let table = DeTable::parse(text).map_err(|error| {
         let place = error.span().map_or(0, |span| span.start);
-        (place, format!("is not TOML: {}", error.message()))
+        Problem { place, text: format!("is not TOML: {}", error.message()), rest: None }
     })?;
     let mut settings = Settings::default();
+    let mut problem = None;
+    let mut is_certain = true;
     for (key, value) in table.get_ref() {
-        let name = key.get_ref().as_ref();
-        let set = settings.set(name, value.get_ref());
-        set.map_err(|problem| (key.span().start, format!("{name}: {problem}")))?;
+        let (place, name) = (key.span().start, key.get_ref().as_ref());
+        if let Err(text) = settings.set(name, value.get_ref()) {
+            // A key that is not known may be a misspelt one.
+            is_certain &= ["timeout", "retries", "user"].contains(&name);
+            problem.get_or_insert((place, format!("{name}: {text}")));
+        }
     }
-    Ok(settings)
+    match problem {
+        None => Ok(settings),
+        Some((place, text)) => Err(Problem { place, text, rest: is_certain.then_some(settings) }),
+    }
 }
 
 impl Settings {
@@ -176,9 +200,21 @@ mod tests {
             ("timeout = ", 1, "is not TOML: "),
         ];
         for (text, line, problem) in cases {
-            let (place, found) = parse(text).unwrap_err();
-            assert_eq!(super::line(text, place), line, "{text:?}");
-            assert!(found.starts_with(problem), "{text:?}: {found:?}");
+            let found = parse(text).unwrap_err();
+            assert_eq!(super::line(text, found.place), line, "{text:?}");
+            assert!(found.text.starts_with(problem), "{text:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_certain_in_spite_of_an_error() {
+        let rest = |text| parse(text).unwrap_err().rest.map(|rest| (rest.events, rest.required));
+        let certain = Some((vec!["quiesce"], true));
+        assert_eq!(rest("timeout = 1\nevents = ['quiesce']\nrequired = true"), certain);
+        assert_eq!(rest("events = ['quiesce']\nuser = 'no such user'\nrequired = true"), certain);
+        assert_eq!(rest("timeout = 1"), Some((vec!["restored"], false)));
+        for uncertain in ["require = true", "timeout = 1\nevents = ['x']", "required = 1", "timeout"] {
+            assert_eq!(rest(uncertain), None, "{uncertain}");
         }
     }
 

@@ -292,6 +292,18 @@ fn what_happened_while_the_agent_was_down_is_dealt_with_when_it_starts() {
 }
 
 #[test]
+fn what_happened_while_there_was_no_page_is_dealt_with_when_it_is_back() {
+    let mut machine = Machine::new(Settings::default());
+    machine.epoch = 2;
+    machine.ahead = -HOUR;
+    machine.give(Input::Reopened(Some(epoch(2))));
+    assert_eq!((machine.ahead, machine.running.len()), (0, 1));
+    machine.end_hooks(true);
+    machine.give(Input::Reopened(Some(epoch(2))));
+    assert_eq!((machine.running.len(), machine.ready), (0, 1), "nothing is new");
+}
+
+#[test]
 fn a_second_restore_during_the_first_is_dealt_with_for_both() {
     let mut machine = Machine::new(Settings::default());
     machine.quiesce();

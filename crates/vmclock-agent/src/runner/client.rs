@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{absolute, Path};
+use std::path::{absolute, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{socketpair, AddressFamily, SocketFlags, SocketType};
 
@@ -19,10 +20,13 @@ pub const MOST_RUNS: usize = 64;
 /// A runner's process, and the socket to it.
 ///
 /// It is to be polled for reading, as a file descriptor; then [`Runner::receive`] has news. Dropping it lets the
-/// process end by itself, after the hooks that run; its exit status is then left for this process's end to collect.
+/// process end by itself, after the hooks that run; what becomes of its runs is then not reported.
 #[derive(Debug)]
 pub struct Runner {
-    process: Child,
+    /// Until it is dropped.
+    process: Option<Child>,
+    process_id: u32,
+    folder: PathBuf,
     socket: OwnedFd,
     unfinished: VecDeque<u64>,
     died: bool,
@@ -32,10 +36,13 @@ impl Runner {
     /// Starts a runner for the hooks of a folder, with this process's rights: `program` (such as `/proc/self/exe`) is
     /// called with `hook-runner`, and its `main` has to call [`super::subcommand`].
     pub fn start(program: &Path, folder: &Path) -> io::Result<Self> {
+        collect_the_ended(None);
+        let folder = absolute(folder)?;
         let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let process = Command::new(program)
             .arg(RUNNER)
-            .args([absolute(program)?, absolute(folder)?])
+            .arg(absolute(program)?)
+            .arg(&folder)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             // A Ctrl-C is for the agent; the runner ends after it.
@@ -44,7 +51,8 @@ impl Runner {
             .map_err(|error| {
                 io::Error::new(error.kind(), format!("{} cannot be started as hook runner: {error}", program.display()))
             })?;
-        Ok(Self { process, socket, unfinished: VecDeque::new(), died: false })
+        let process_id = process.id();
+        Ok(Self { process: Some(process), process_id, folder, socket, unfinished: VecDeque::new(), died: false })
     }
 
     /// Asks for a run of all hooks that are for this event. It begins when those that were asked for before have
@@ -82,8 +90,10 @@ impl Runner {
                 Received::End => {
                     self.died = true;
                     // Only a process that is ending closes its socket: this leaves no zombie, and does not wait.
-                    let _ = self.process.kill();
-                    let _ = self.process.wait();
+                    if let Some(process) = &mut self.process {
+                        let _ = process.kill();
+                        let _ = process.wait();
+                    }
                 }
             }
         }
@@ -99,8 +109,29 @@ impl Runner {
 
     /// The runner's process.
     pub fn process_id(&self) -> u32 {
-        self.process.id()
+        self.process_id
     }
+
+    /// The hooks' folder, as an absolute path.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        collect_the_ended(self.process.take().filter(|_| !self.died));
+    }
+}
+
+/// Runners that were dropped before they had ended.
+static ENDING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// Leaves no zombie but those that have ended since it was last called.
+fn collect_the_ended(another: Option<Child>) {
+    let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    ending.extend(another);
+    ending.retain_mut(|process| matches!(process.try_wait(), Ok(None)));
 }
 
 impl AsFd for Runner {

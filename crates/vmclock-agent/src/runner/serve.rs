@@ -11,14 +11,19 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::process::{getrlimit, Resource};
 
 use super::message::{receive_message, send_message, Received, Request, LARGEST};
 use super::process::Process;
 use super::{HookEvent, HookResult, HookStatus, Report};
 use crate::hook::{self, Hook, HookError};
 
-/// So many hooks run at once: each needs three file descriptors, of the 1024 that a process has.
-const MOST_AT_ONCE: usize = 256;
+/// So many hooks run at once, if there are file descriptors for them.
+const MOST_AT_ONCE: u64 = 256;
+/// A hook has three: of its process, its output, and why it could not start.
+const FILES_EACH: u64 = 3;
+/// For the socket, for hooks and settings while they are loaded, and while a hook is started.
+const OTHER_FILES: u64 = 32;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -72,6 +77,12 @@ enum Agent {
     Gone(io::Result<()>),
 }
 
+fn most_at_once() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = (files.saturating_sub(OTHER_FILES) / FILES_EACH).clamp(1, MOST_AT_ONCE);
+    usize::try_from(most).unwrap_or(1)
+}
+
 /// All hooks for one event.
 struct Run {
     id: u64,
@@ -80,6 +91,7 @@ struct Run {
     waiting: VecDeque<Job>,
     running: Vec<(Job, Process)>,
     succeeded: bool,
+    most_at_once: usize,
 }
 
 /// One hook's part in a run.
@@ -224,7 +236,7 @@ impl Run {
             .into_iter()
             .filter(|hook| event.names.iter().any(|name| hook.settings.events.contains(&name.as_str())));
         let waiting = wanted.map(|hook| Job { hook, attempts: 0, began: now, not_before: now }).collect();
-        Self { id, event, waiting, running: Vec::new(), succeeded }
+        Self { id, event, waiting, running: Vec::new(), succeeded, most_at_once: most_at_once() }
     }
 
     fn is_finished(&self) -> bool {
@@ -237,7 +249,7 @@ impl Run {
     }
 
     fn start_hooks(&mut self, program: &Path, now: Instant, reports: &mut VecDeque<Report>) {
-        while self.running.len() < MOST_AT_ONCE {
+        while self.running.len() < self.most_at_once {
             let Some(turn) = self.turn() else { return };
             let next = self.waiting.iter().position(|job| job.hook.order == turn && job.not_before <= now);
             let Some(mut job) = next.and_then(|next| self.waiting.remove(next)) else { return };
@@ -303,7 +315,7 @@ impl Run {
     /// When something is to be done even if nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let turn = self.turn()?;
-        let pauses = self.waiting.iter().filter(|job| job.hook.order == turn && self.running.len() < MOST_AT_ONCE);
+        let pauses = self.waiting.iter().filter(|job| job.hook.order == turn && self.running.len() < self.most_at_once);
         let pauses = pauses.map(|job| job.not_before);
         self.running.iter().map(|(_, process)| process.deadline()).chain(pauses).min()
     }

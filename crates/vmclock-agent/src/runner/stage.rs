@@ -12,7 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use rustix::process::{getppid, set_parent_process_death_signal, setsid, Gid, Pid, Signal, Uid};
+use rustix::fs::Mode;
+use rustix::process::{getppid, set_parent_process_death_signal, setsid, umask, Gid, Pid, Signal, Uid};
 use rustix::thread::{clear_ambient_capability_set, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::hook::Account;
@@ -63,6 +64,8 @@ fn become_hook(mut arguments: impl Iterator<Item = OsString>) -> String {
         Ok(()) if getppid() != Some(runner) => return "the runner has ended".to_owned(),
         Ok(()) => {}
     }
+    // What an initramfs leaves to its children may be 0: what hooks write is not for everyone to change.
+    umask(Mode::from_raw_mode(0o022));
     let error = Command::new(&hook).stdin(Stdio::null()).exec();
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "is it there, and the interpreter that its first line names?",

@@ -48,7 +48,9 @@ impl Default for Settings {
 pub struct ClockBound3 {
     settings: Settings,
     name: String,
-    page: VmClock,
+    path: PathBuf,
+    /// Opened when it is there.
+    page: Option<VmClock>,
     file: SegmentFile,
     contents: Contents,
 }
@@ -158,11 +160,12 @@ impl Time {
 }
 
 impl ClockBound3 {
-    /// Opens or makes the segment, which says that nothing is known. What is written of it is read from `page`.
-    pub fn open(settings: Settings, page: VmClock) -> Result<Self, FeedError> {
+    /// Opens or makes the segment, which says that nothing is known. What it says later is read from the page at `page`,
+    /// which may not be there yet.
+    pub fn open(settings: Settings, page: impl Into<PathBuf>) -> Result<Self, FeedError> {
         let name = file::name(&settings.path);
         let file = SegmentFile::open(&settings.path, LAYOUT)?;
-        let mut feed = Self { settings, name, page, file, contents: Contents::UNKNOWN };
+        let mut feed = Self { settings, name, path: page.into(), page: None, file, contents: Contents::UNKNOWN };
         // What its last writer left may be from before a disruption.
         feed.write(Contents::UNKNOWN)?;
         Ok(feed)
@@ -171,6 +174,14 @@ impl ClockBound3 {
     /// The file.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// Of the page that has its name now.
+    fn snapshot(&mut self) -> Result<Snapshot, Silence> {
+        if self.page.as_ref().is_none_or(|page| page.check().is_err()) {
+            self.page = VmClock::open_at(&self.path).ok();
+        }
+        self.page.as_ref().and_then(|page| page.snapshot().ok()).ok_or(Silence::NoTime)
     }
 
     fn write(&mut self, contents: Contents) -> Result<(), FeedError> {
@@ -192,7 +203,7 @@ impl Feed for ClockBound3 {
     /// What the page says now; the measurement of `CLOCK_REALTIME` is of no use here. A page that is free-running but
     /// has bounds makes the segment say so, and one without them makes it say "unknown".
     fn update(&mut self, _: &Measured) -> Result<(), FeedError> {
-        let contents = self.page.snapshot().map_err(|_| Silence::NoTime).and_then(|page| {
+        let contents = self.snapshot().and_then(|page| {
             // After the page, and before it is published: no reader is before.
             Contents::of(&page, counter::read_ordered(), self.settings.valid_for)
         });
@@ -230,9 +241,9 @@ mod tests {
     use vmclock::mock::MockPage;
     use vmclock_core::abi::{Flags, LeapIndicator, TimeType};
 
-    fn open(folder: &tempfile::TempDir, page: &VmClock) -> (ClockBound3, Client) {
+    fn open(folder: &tempfile::TempDir) -> (ClockBound3, Client) {
         let settings = Settings { path: folder.path().join("shm1"), ..Settings::default() };
-        let feed = ClockBound3::open(settings, page.reopen().expect("a page")).expect("a segment");
+        let feed = ClockBound3::open(settings, folder.path().join("page")).expect("a segment");
         let client = Client::new_with_path(feed.path().to_str().expect("UTF-8")).expect("a client");
         (feed, client)
     }
@@ -250,21 +261,19 @@ mod tests {
         })
     }
 
-    /// A file with it, which can be changed.
-    fn publish(folder: &tempfile::TempDir, page: Snapshot) -> VmClock {
-        let path = folder.path().join("page");
+    /// A file with it, which is written in place where it is there.
+    fn publish(folder: &tempfile::TempDir, page: Snapshot) {
         let mut bytes = vec![0; 4096];
         bytes[..112].copy_from_slice(&page.to_bytes());
-        std::fs::write(&path, bytes).expect("written");
-        VmClock::open_at(path).expect("a page")
+        std::fs::write(folder.path().join("page"), bytes).expect("written");
     }
 
     #[test]
     fn the_unmodified_client_gives_the_pages_time_and_bounds() {
         let folder = tempfile::tempdir().expect("a folder");
         let page = page();
-        let clock = publish(&folder, page);
-        let (mut feed, mut client) = open(&folder, &clock);
+        publish(&folder, page);
+        let (mut feed, mut client) = open(&folder);
         assert_eq!(client.now().expect("a segment").clock_status, Said::Unknown);
         feed.update(&nothing()).expect("written");
         let now = || {
@@ -288,10 +297,10 @@ mod tests {
     fn the_client_follows_what_happens() {
         let folder = tempfile::tempdir().expect("a folder");
         let good = page();
-        let (mut feed, mut client) = open(&folder, &publish(&folder, good));
+        let (mut feed, mut client) = open(&folder);
+        feed.update(&nothing()).expect_err("there is no page yet");
         let mut status = || client.now().expect("a segment").clock_status;
         let mut update = |page| {
-            // In place: the feed has it mapped.
             publish(&folder, page);
             feed.update(&nothing())
         };
@@ -309,6 +318,13 @@ mod tests {
         update(good).expect("written");
         feed.disrupted().expect("written");
         assert_eq!(status(), Said::Disrupted);
+        feed.update(&nothing()).expect("written");
+        assert_eq!(status(), Said::Synchronized);
+        // Another page in its place.
+        std::fs::remove_file(folder.path().join("page")).expect("removed");
+        feed.update(&nothing()).expect_err("gone");
+        assert_eq!(status(), Said::Unknown);
+        publish(&folder, good);
         feed.update(&nothing()).expect("written");
         assert_eq!(status(), Said::Synchronized);
         drop(feed);

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest agent: after each restore of one snapshot the clock is right, hooks have run, and a workload that is held
+//! has seen no wrong time.
+
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{ensure, Context, Result};
+use serde_json::{json, Value};
+use vmclock_core::abi::{LeapIndicator, TimeType};
+use vmclock_e2e_guest::{hex, WOKEN_AT};
+
+use crate::machine::{Clock, Kernel, Machine};
+use crate::patience::{until, PATIENCE};
+use crate::port::Question;
+use crate::Lab;
+
+use super::life::save;
+
+/// Refreshes are rare, so that updates are those of the restores.
+const OPTIONS: [&str; 2] = ["--refresh", "10s"];
+
+/// The configuration in the guest.
+const CONFIG: &str = r#"
+[page]
+interval = "10ms"
+[hooks]
+folder = "/tmp/agent.d"
+[hold]
+cgroups = ["workload"]
+timeout = "300s"
+quiesce_timeout = "300s"
+[control]
+socket = "/tmp/agent.sock"
+[state]
+path = "/tmp/agent.state"
+"#;
+
+/// One restore, as the guest saw it.
+struct Restore {
+    /// From the last moment before it to the right clock, in nanoseconds by the guest's counter.
+    right_after: i128,
+    /// From when the new epoch could be seen.
+    right_after_seen: i128,
+    stamps: u64,
+    wrong: u64,
+}
+
+/// Restores a snapshot with a held workload, and one without, so many times each.
+pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<String> {
+    let mut machine = Machine::boot_calibrated(lab, kernel, "agent", &Clock::Ours(&OPTIONS))?.0;
+    let begun = (|| {
+        start(&mut machine, CONFIG)?;
+        let wakes = idle(&mut machine)?;
+        quiesce_and_save(&mut machine).map(|(question, uri)| (wakes, question, uri))
+    })();
+    let (wakes, question, uri) = begun.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+
+    let mut held = Vec::new();
+    let mut last = None;
+    for restore in 1..=restores {
+        let mut restored = Machine::incoming(lab, kernel, &format!("agent-held-{restore}"), &OPTIONS, &uri)?;
+        let outcome = seen(lab, &mut restored, question, true);
+        held.push(outcome.map_err(|error| restored.explain(error))?);
+        if restore < restores {
+            restored.quit()?;
+        } else {
+            last = Some(restored);
+        }
+    }
+
+    // The same machine, with the workload running.
+    let mut machine = last.context("nothing was restored")?;
+    let (question, uri) = running_and_save(&mut machine).map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    let mut running = Vec::new();
+    for restore in 1..=restores {
+        let mut restored = Machine::incoming(lab, kernel, &format!("agent-running-{restore}"), &OPTIONS, &uri)?;
+        let outcome = seen(lab, &mut restored, question, false);
+        running.push(outcome.map_err(|error| restored.explain(error))?);
+        restored.quit()?;
+    }
+
+    let wrong: u64 = held.iter().map(|restore| restore.wrong).sum();
+    let stamps: u64 = held.iter().map(|restore| restore.stamps).sum();
+    let figures = format!(
+        "idle: {wakes} wake-ups in 5 s; {restores} restores held: {}, {stamps} records, {wrong} wrong; running: {}, {} of {} records wrong",
+        times(&held),
+        times(&running),
+        running.iter().map(|restore| restore.wrong).sum::<u64>(),
+        running.iter().map(|restore| restore.stamps).sum::<u64>(),
+    );
+    ensure!(wrong == 0, "a held workload saw a wrong time: {figures}");
+    Ok(figures)
+}
+
+fn times(restores: &[Restore]) -> String {
+    let of = |time: &dyn Fn(&Restore) -> i128| {
+        let mut times: Vec<i128> = restores.iter().map(time).collect();
+        times.sort_unstable();
+        let millis = |nanos: i128| format!("{}.{:02} ms", nanos / 1_000_000, nanos % 1_000_000 / 10_000);
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "median {}", millis(times[times.len() / 2]));
+        let _ = write!(text, ", worst {}", millis(times[times.len() - 1]));
+        text
+    };
+    format!(
+        "clock right after {} (of these, after the page had changed: {})",
+        of(&|restore| restore.right_after),
+        of(&|restore| restore.right_after_seen)
+    )
+}
+
+/// Starts the agent with a configuration.
+fn start(machine: &mut Machine, config: &str) -> Result<()> {
+    let status = machine.ask(&format!("agent start {}", hex(config.as_bytes())))?;
+    ensure!(status["ready"] == true && status["held"] == false, "the agent is not ready: {status}");
+    ensure!(status["time_source"] == "/dev/vmclock0", "the page does not vouch for the time: {status}");
+    Ok(())
+}
+
+/// How often the agent is woken in 5 s in which nothing happens, but for a refresh of the page perhaps.
+fn idle(machine: &mut Machine) -> Result<u64> {
+    let switches = |cost: &Value| cost["switches"].as_u64().with_context(|| format!("no count in {cost}"));
+    let before = machine.ask("agent cost")?;
+    let after = machine.ask("agent idle 5000")?;
+    let wakes = switches(&after)? - switches(&before)?;
+    let is_notified = machine.region()?.page()?.notifies();
+    // Where the page does not notify, it is polled every 10 ms.
+    ensure!(!is_notified || wakes <= 5, "the agent was woken {wakes} times in 5 s: {before}, {after}");
+    Ok(wakes)
+}
+
+/// Has the workload held, and the guest wait for the restore; then saves the machine.
+fn quiesce_and_save(machine: &mut Machine) -> Result<(Question, String)> {
+    machine.ask("agent workload")?;
+    let answer = machine.ask("agent run quiesce --socket /tmp/agent.sock")?;
+    ensure!(answer["status"] == 0 && answer["stdout"] == "ready\n", "quiesce: {answer}");
+    let status = machine.ask("agent ready")?;
+    ensure!(status["held"] == true, "the workload is not held: {status}");
+    let before = machine.ask("agent stamps")?;
+    let again = machine.ask("agent stamps")?;
+    ensure!(before == again, "a frozen workload stamps records: {before}, {again}");
+    ensure!(before["wrong"] == 0, "the clock was wrong before the snapshot: {before}");
+    observe_and_save(machine)
+}
+
+/// Saves the machine with its workload running.
+fn running_and_save(machine: &mut Machine) -> Result<(Question, String)> {
+    machine.ask("agent ready")?;
+    observe_and_save(machine)
+}
+
+fn observe_and_save(machine: &mut Machine) -> Result<(Question, String)> {
+    machine.region()?.set_word(WOKEN_AT, 0)?;
+    let question = machine.say("agent observe")?;
+    until("the guest observes its clock", PATIENCE, || Ok(machine.region()?.word(WOKEN_AT)? == 1))?;
+    machine.qmp.run("stop", &json!({}))?;
+    let uri = format!("file:{}", machine.path("snapshot").display());
+    save(machine, &uri)?;
+    Ok((question, uri))
+}
+
+/// What a restored guest saw.
+fn seen(lab: &Lab, machine: &mut Machine, question: Question, held: bool) -> Result<Restore> {
+    let answer = machine.answer(question)?;
+    let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
+    let (before, first, right) = (counter("last_before")?, counter("seen")?, counter("right")?);
+    let status = machine.ask("agent ready")?;
+    let step = status["last_step_ns"].as_i64().with_context(|| format!("the clock was not stepped: {status}"))?;
+    ensure!(step > 1_000_000, "the clock was not wrong, so nothing was tested: {status}");
+    ensure!(status["held"] == false, "the workload is still held: {status}");
+    ensure!(status["events"].as_u64() >= Some(1), "the agent saw nothing: {status}");
+    let hooks = machine.ask("agent hooks")?;
+    let last: Value = hooks
+        .as_array()
+        .and_then(|lines| serde_json::from_str(lines.last()?.as_str()?).ok())
+        .with_context(|| format!("no hook ran: {hooks}"))?;
+    ensure!(last["events"] == "restored disrupted", "the hook was told of something else: {last}");
+    ensure!(last["generation"] == status["generation_hex"], "the hook has another generation: {last}, {status}");
+    ensure!(last["outside_ns"] == "0", "the hook ran before the clock was right: {last}");
+    // The workload runs again, and knows it.
+    let mut stamps = Value::Null;
+    until("the workload stamps records of the new epoch", PATIENCE, || {
+        stamps = machine.ask("agent stamps")?;
+        Ok(stamps["epochs"].as_u64() >= Some(1) && stamps["total"].as_u64() >= Some(1))
+    })?;
+    let number = |key: &str| stamps[key].as_u64().with_context(|| format!("{key} in {stamps}"));
+    if held {
+        ensure!(number("wrong")? == 0, "a held workload saw a wrong time: {stamps}");
+    }
+    let nanos = |ticks: u64| lab.nanos(ticks);
+    Ok(Restore {
+        right_after: nanos(right - before),
+        right_after_seen: nanos(right - first),
+        stamps: number("total")?,
+        wrong: number("wrong")?,
+    })
+}
+
+/// The clock is kept on the page; then the page is taken to the end of a month that has a leap second.
+pub(super) fn discipline(lab: &Lab, kernel: &Kernel) -> Result<String> {
+    let (mut machine, _) = Machine::boot_calibrated(lab, kernel, "agent-steady", &Clock::Ours(&["--refresh", "1s"]))?;
+    let outcome = (|| {
+        let config = CONFIG.replace("[hooks]", "[clock]\ndiscipline = true\ndiscipline_interval = \"250ms\"\n[hooks]");
+        start(&mut machine, &config)?;
+        // Until it is steady.
+        let settled = |seen: &Value| Some(nanos(&seen["realtime"][3])? < SETTLED);
+        until("the clock is steady", PATIENCE, || Ok(settled(&machine.ask("agent steady 2000 50")?).unwrap_or(false)))?;
+        let before = machine.ask("agent cost")?;
+        let millis = lab.steady_seconds * 1_000;
+        let seen = machine.ask_within(PATIENCE * 4, &format!("agent steady {millis} 20"))?;
+        let after = machine.ask("agent cost")?;
+        ensure!(seen["untrue"] == 0, "the kernel's own maximum error was not true: {seen}");
+        ensure!(seen["offsets"] == json!([37]), "CLOCK_TAI has another offset: {seen}");
+        let leap = machine.while_publisher_stands(over_a_leap_second)?;
+        let ticks = after["ticks"].as_u64().zip(before["ticks"].as_u64()).map_or(0, |(after, before)| after - before);
+        Ok(format!(
+            "{} s: {}; {} ms of CPU, {} KiB resident; over a leap second: {leap}",
+            lab.steady_seconds,
+            figures(&seen),
+            ticks * 10,
+            after["resident_kib"],
+        ))
+    })();
+    let figures = outcome.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    Ok(figures)
+}
+
+/// In nanoseconds: what a busy machine, too, can be kept to.
+const SETTLED: i128 = 200_000;
+
+fn nanos(value: &Value) -> Option<i128> {
+    value.as_str()?.parse().ok()
+}
+
+fn figures(seen: &Value) -> String {
+    let of = |clock: &str| {
+        let micros = |index: usize| {
+            #[allow(clippy::cast_precision_loss)] // for people
+            nanos(&seen[clock][index]).map_or_else(String::new, |nanos| format!("{:.2} us", nanos as f64 / 1e3))
+        };
+        format!("{} comparisons, median {}, 99.9 % {}, worst {}", seen[clock][0], micros(1), micros(2), micros(3))
+    };
+    format!("CLOCK_REALTIME {}; CLOCK_TAI {}", of("realtime"), of("tai"))
+}
+
+/// Takes the page to half a minute before the end of 2026, with an inserted second: as a migration to a host whose clock
+/// is there.
+fn over_a_leap_second(machine: &mut Machine) -> Result<String> {
+    /// 2027-01-01 00:00:00 UTC.
+    const NEW_YEAR: u64 = 1_798_761_600;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let page = machine.region()?.page()?;
+    let moved = page.with(|page| {
+        // By whole seconds: the calibration stays what it is.
+        page.time_sec = page.time_sec.wrapping_add(NEW_YEAR - 30).wrapping_sub(now);
+        page.leap_indicator = LeapIndicator::PRE_POSITIVE;
+        page.disruption_marker = page.disruption_marker.wrapping_add(1);
+        page.seq_count = page.seq_count.wrapping_add(2);
+    });
+    ensure!(page.time_type == TimeType::TAI && page.tai_offset_sec == -37, "the page is not what it was: {page:?}");
+    // Whole words, in the writer's order: odd, all else, even.
+    let odd = moved.with(|page| page.seq_count = page.seq_count.wrapping_sub(1));
+    machine.region()?.set_bytes(&odd.to_bytes())?;
+    machine.region()?.set_bytes(&moved.to_bytes())?;
+    until("the agent has stepped the clock to the new year's eve", PATIENCE, || {
+        let status = machine.ask("agent ready")?;
+        Ok(status["events"].as_u64() >= Some(1) && status["last_step_ns"].as_i64() > Some(86_400_000_000_000))
+    })?;
+    let seen = machine.ask("agent steady 60000 10")?;
+    ensure!(seen["leaps"].as_u64() >= Some(1), "the leap second did not come: {seen}");
+    ensure!(seen["untrue"] == 0, "the kernel's own maximum error was not true: {seen}");
+    ensure!(seen["offsets"] == json!([37, 38]), "CLOCK_TAI has not followed: {seen}");
+    let worst = nanos(&seen["realtime"][3]).zip(nanos(&seen["tai"][3])).context("nothing was compared")?;
+    // A second would be wrong; on a busy machine it may take a moment to settle after the step.
+    ensure!(worst.0 < 500_000_000 && worst.1 < 500_000_000, "a clock was wrong after the leap second: {seen}");
+    Ok(figures(&seen))
+}
+
+/// The agent is killed at any moment, so many times, around a restore each.
+pub(super) fn killed(lab: &Lab, kernel: &Kernel) -> Result<String> {
+    let (mut machine, _) = Machine::boot_calibrated(lab, kernel, "agent-killed", &Clock::Ours(&OPTIONS))?;
+    let outcome = (|| {
+        start(&mut machine, CONFIG)?;
+        machine.ask("agent workload")?;
+        for round in 0..lab.kills {
+            if round % 2 == 1 {
+                let answer = machine.ask("agent run quiesce --socket /tmp/agent.sock")?;
+                ensure!(answer["status"] == 0, "round {round}: quiesce: {answer}");
+            }
+            machine.signal(lab, "clone")?;
+            let generation = machine.region()?.page()?.vm_generation_counter;
+            // Later each time, over what the agent takes.
+            machine.ask(&format!("agent kill {}", round * 137 % 5_000))?;
+            machine.ask("agent restart")?;
+            let stamps = machine.ask("agent stamps")?;
+            until("the agent has dealt with the restore", PATIENCE, || {
+                let status = machine.ask("agent ready")?;
+                Ok(status["generation_hex"] == format!("{generation:#018x}") && status["held"] == false)
+            })?;
+            let hooks = machine.ask("agent hooks")?;
+            let lines = hooks.as_array().context("no lines")?.iter().filter_map(Value::as_str);
+            let wanted = format!("{generation:#018x}");
+            ensure!(
+                lines.clone().any(|line| line.contains(&wanted)),
+                "round {round}: no hook ran for {wanted}: {hooks}"
+            );
+            until("the workload runs", PATIENCE, || Ok(machine.ask("agent stamps")?["total"] != stamps["total"]))?;
+        }
+        Ok(format!("{} times, half of them with a held workload; each restore was dealt with", lab.kills))
+    })();
+    let figures = outcome.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    Ok(figures)
+}
