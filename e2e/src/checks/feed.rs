@@ -67,6 +67,8 @@ pub(super) fn run(lab: &Lab, tools: &Tools) -> Result<String> {
     migrate(lab, &page)?;
     until("chronyd is told of the disruption", PATIENCE, || Ok(said().contains("has dropped what it measured")))
         .with_context(said)?;
+    let log = || fs::read_to_string(folder.join("chronyd.log")).unwrap_or_default();
+    until("chronyd has dropped it", PATIENCE, || Ok(log().contains("Reset all sources"))).with_context(log)?;
     let again = follows("chronyd has the time again")?;
 
     // A chronyd that is gone is said, one that returns is fed.

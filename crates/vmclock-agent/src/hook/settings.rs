@@ -188,7 +188,7 @@ mod tests {
             ("events = []", 1, "events: is empty"),
             ("events = 'restored'", 1, "events: is of type string"),
             ("# ü\ntimeout = 30", 2, "timeout: is of type integer"),
-            ("timeout = '30'", 1, "timeout: \"30\" has no unit"),
+            ("timeout = '30'", 1, "timeout: \"30\" is no duration"),
             ("retries = -1", 1, "retries: has to be a whole number from 0 to 100"),
             ("retries = 101", 1, "retries: has to be"),
             ("retries = 0x10", 1, "retries: has to be"),
