@@ -208,7 +208,7 @@ mod tests {
     use super::file::HEADER_LEN;
     use super::*;
     use std::fs::{self, OpenOptions};
-    use std::os::unix::fs::FileExt as _;
+    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
     use std::sync::atomic::{fence, Ordering};
 
     use crate::measure::Ahead;
@@ -269,6 +269,8 @@ mod tests {
     fn the_unmodified_client_gives_bounds_around_the_systems_clock() {
         let lab = Lab::new();
         let mut feed = lab.open();
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((mode(feed.path()), mode(feed.path().parent().expect("one"))), (0o644, 0o755), "for everybody");
         let mut client = lab.client();
         assert_eq!(client.now().expect("a segment").clock_status, ClockStatus::Unknown);
         let (measured, before, result, after) = soon(|| {

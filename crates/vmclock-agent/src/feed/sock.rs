@@ -14,7 +14,7 @@
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use vmclock_core::leap::LeapKind;
@@ -60,6 +60,8 @@ impl Sock {
             Receiver::NtpdRs => "ntpd-rs",
         };
         let name = format!("{daemon} {}", path.display());
+        // A path that is too long, at once and not with each sample.
+        SocketAddr::from_pathname(&path).map_err(io_error(&path, "send to a socket of this name"))?;
         let socket = UnixDatagram::unbound().map_err(io_error(&path, "make a socket to send there"))?;
         socket.set_nonblocking(true).map_err(io_error(&path, "make a socket that does not block"))?;
         Ok(Self { receiver, path, name, max_error, socket })
@@ -287,6 +289,13 @@ mod tests {
         let _daemon = UnixDatagram::bind(&path).expect("bound again");
         let full = (0..1_000_000).find_map(|_| feed.update(&sample).err()).expect("full at last").to_string();
         assert!(full.contains("does not read"), "{full}");
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused() {
+        let long = "/run/".to_owned() + &"x".repeat(108);
+        let error = Sock::new(Receiver::Chrony, long, 1_000).expect_err("too long").to_string();
+        assert!(error.contains("a socket of this name"), "{error}");
     }
 
     #[test]

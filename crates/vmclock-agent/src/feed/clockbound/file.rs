@@ -134,8 +134,11 @@ fn take_over(path: &Path, layout: Layout) -> Result<Option<File>, FeedError> {
 
 /// Makes a segment of its own, complete before it has its name; what is there is replaced.
 fn create(path: &Path, layout: Layout) -> Result<File, FeedError> {
-    if let Some(folder) = path.parent() {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
         fs::create_dir_all(folder).map_err(io_error(folder, "make the folder"))?;
+        // Whatever the umask: for everybody to find the segment.
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(folder, everybody).map_err(io_error(folder, "set the folder's mode"))?;
     }
     let mut new = path.to_owned().into_os_string();
     new.push(format!(".{}.new", std::process::id()));
