@@ -15,10 +15,12 @@ use rustix::io::Errno;
 use serde_json::{json, Value};
 use vmclock::VmClock;
 use vmclock_core::event::Epoch;
+use vmclock_core::tai::TaiOffset;
+use vmclock_host::source::ptp::PtpScale;
 
 use crate::cgroup::Freezer;
 use crate::clock::SystemClock;
-use crate::config::{Config, TimeSource};
+use crate::config::{Config, Scale, TimeSource};
 use crate::control::{Control, Request};
 use crate::feed::Leap;
 use crate::log::Log;
@@ -130,18 +132,18 @@ impl<C: SystemClock> Agent<C> {
             [] => None,
             paths => Some(Freezer::new(paths).map_err(|error| format!("hold.cgroups: {error}"))?),
         };
-        // Of what was held before, nothing stays frozen by accident.
-        let holds = self.policy.holds();
-        if let Some(mut before) = std::mem::replace(&mut self.freezer, freezer).filter(|_| holds) {
-            before.thaw();
-            self.freeze();
-        }
         if self.hooks.as_ref().is_none_or(|hooks| hooks.folder() != self.config.hooks.folder) {
             let runner = Runner::start(&self.program, &self.config.hooks.folder);
             let runner = runner.map_err(|error| format!("hooks cannot be run: {error}"))?;
             if let Some(before) = self.hooks.replace(runner) {
                 self.lost_runs.extend(before.unfinished());
             }
+        }
+        // From here on nothing fails. Of what was held before, nothing stays frozen by accident.
+        let holds = self.policy.holds();
+        if let Some(mut before) = std::mem::replace(&mut self.freezer, freezer).filter(|_| holds) {
+            before.thaw();
+            self.freeze();
         }
         self.open_ptp();
         let page = self.config.page.path.clone().unwrap_or_else(vmclock::default_page);
@@ -161,9 +163,14 @@ impl<C: SystemClock> Agent<C> {
         }
         let path = self.config.time.ptp.clone().or_else(|| HypervisorClock::find(Path::new("/sys/class/ptp")));
         let max_error = u64::try_from(self.config.time.ptp_max_error.as_nanos()).unwrap_or(u64::MAX);
-        match path.map(|path| HypervisorClock::open(&path, max_error)) {
+        let scale = match self.config.time.ptp_scale {
+            Scale::Utc => PtpScale::Utc,
+            Scale::Tai => PtpScale::Tai,
+        };
+        let tai_offset = self.config.time.tai_offset.and_then(TaiOffset::from_seconds);
+        match path.map(|path| HypervisorClock::open(&path, scale, max_error, tai_offset)) {
             Some(Ok(clock)) => {
-                let text = format!("{} is the hypervisor's PTP clock", clock.path().display());
+                let text = format!("{} is the PTP clock", clock.path().display());
                 self.report(&Report::new(Level::Info, "ptp", text));
                 self.ptp = Some(clock);
             }
@@ -214,7 +221,7 @@ impl<C: SystemClock> Agent<C> {
             }
         };
         let epoch = self.epoch();
-        let frozen = self.freezer.as_ref().is_some_and(|freezer| freezer.is_frozen().unwrap_or(false));
+        let frozen = self.freezer.as_ref().is_some_and(Freezer::has_frozen);
         self.handle(Input::Started { epoch, completed, frozen });
         if !self.policy.recovers() {
             // Nothing happened: that is dealt with.

@@ -124,6 +124,11 @@ impl Freezer {
         Ok(true)
     }
 
+    /// Whether there is one among them that is frozen, as an agent may find it that was killed before.
+    pub fn has_frozen(&self) -> bool {
+        self.cgroups.iter().any(|cgroup| matches!(cgroup.is_frozen(), Ok(true)))
+    }
+
     /// To be polled with `POLLPRI`: when one of them has it, [`Freezer::is_frozen`] may have changed, and calling that
     /// clears it. To be asked for anew after each of the other functions, as cgroups come and go.
     pub fn changes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

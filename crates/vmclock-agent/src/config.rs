@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use vmclock_core::tai::TaiOffset;
 
 use crate::duration::deserialize as duration;
 use crate::policy::{OnTimeout, Settings};
@@ -79,6 +80,17 @@ pub enum TimeSource {
     Ptp,
 }
 
+/// The scale of a PTP clock, which its device does not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scale {
+    /// UTC, as hypervisors have it.
+    #[default]
+    Utc,
+    /// TAI, as PTP has it.
+    Tai,
+}
+
 /// `[time]`
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -86,8 +98,12 @@ pub enum TimeSource {
 pub struct TimeConfig {
     /// Who.
     pub source: TimeSource,
-    /// The PTP clock's device, on UTC; where none is named, the hypervisor's (`KVM virtual PTP`, `hyperv`).
+    /// The PTP clock's device; where none is named, the hypervisor's (`KVM virtual PTP`, `hyperv`).
     pub ptp: Option<PathBuf>,
+    /// Its scale.
+    pub ptp_scale: Scale,
+    /// TAI-UTC in seconds, for a PTP clock on TAI; where it is not stated, as the kernel knows it.
+    pub tai_offset: Option<i16>,
     /// The PTP clock's maximum error: its device does not state one.
     #[serde(deserialize_with = "duration")]
     pub ptp_max_error: Duration,
@@ -95,7 +111,13 @@ pub struct TimeConfig {
 
 impl Default for TimeConfig {
     fn default() -> Self {
-        Self { source: TimeSource::default(), ptp: None, ptp_max_error: Duration::from_millis(100) }
+        Self {
+            source: TimeSource::default(),
+            ptp: None,
+            ptp_scale: Scale::default(),
+            tai_offset: None,
+            ptp_max_error: Duration::from_millis(100),
+        }
     }
 }
 
@@ -316,6 +338,9 @@ impl Config {
         let (hour, day) = (3_600 * second, 86_400 * second);
         within("page.interval", self.page.interval, millisecond, hour)?;
         within("time.ptp_max_error", self.time.ptp_max_error, Duration::ZERO, hour)?;
+        if let Some(offset) = self.time.tai_offset.filter(|offset| TaiOffset::from_seconds(*offset).is_none()) {
+            return Err(ConfigError(format!("time.tai_offset = {offset}: is out of range; since 2017 it is 37")));
+        }
         within("clock.step_threshold", self.clock.step_threshold, Duration::ZERO, second)?;
         within("clock.discipline_interval", self.clock.discipline_interval, 10 * millisecond, 64 * second)?;
         within("hold.timeout", self.hold.timeout, millisecond, day)?;
@@ -359,7 +384,12 @@ mod tests {
         let all = text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
         let all = all.filter(|line| line.starts_with('[') || line.contains(" = ")).collect::<Vec<_>>().join("\n");
         let config = Config::parse(&all).expect("in order");
-        assert!(config.page.path.is_some() && config.time.ptp.is_some() && config.feed.chronyd.is_some());
+        assert!(
+            config.page.path.is_some()
+                && config.time.ptp.is_some()
+                && config.time.tai_offset == Some(37)
+                && config.feed.chronyd.is_some()
+        );
         assert!(config.feed.chrony.is_some() && config.feed.ntpd_rs.is_some() && config.feed.clockbound.is_some());
     }
 

@@ -53,11 +53,12 @@ fn tai_offset(reading: &Reading) -> Option<TaiOffset> {
     TaiOffset::from_seconds(i16::try_from(offset).ok()?)
 }
 
-/// A PTP clock that the hypervisor has for its guests, and the error that somebody states for it.
+/// A PTP clock that the hypervisor has for its guests, and what somebody states of it.
 #[derive(Debug)]
 pub struct HypervisorClock {
     clock: PtpClock,
     max_error: u64,
+    tai_offset: Option<TaiOffset>,
     path: PathBuf,
 }
 
@@ -65,11 +66,11 @@ pub struct HypervisorClock {
 const HYPERVISORS: [&str; 2] = ["KVM virtual PTP", "hyperv"];
 
 impl HypervisorClock {
-    /// The one at this path, on UTC, with a maximum error in ± nanoseconds.
-    pub fn open(path: &Path, max_error: u64) -> Result<Self, String> {
-        let clock =
-            PtpClock::open(path, PtpScale::Utc, PtpError::Stated(max_error)).map_err(|error| error.to_string())?;
-        Ok(Self { clock, max_error, path: path.to_owned() })
+    /// The one at this path, with a maximum error in ± nanoseconds. Where it is on TAI, UTC is made with TAI-UTC as it
+    /// is stated, otherwise as the kernel knows it.
+    pub fn open(path: &Path, scale: PtpScale, max_error: u64, tai_offset: Option<TaiOffset>) -> Result<Self, String> {
+        let clock = PtpClock::open(path, scale, PtpError::Stated(max_error)).map_err(|error| error.to_string())?;
+        Ok(Self { clock, max_error, tai_offset, path: path.to_owned() })
     }
 
     /// The path of a hypervisor's PTP clock, where this machine has one. `classes` is `/sys/class/ptp`.
@@ -93,8 +94,18 @@ impl HypervisorClock {
         let before = realtime.time();
         let measurement = self.clock.measure().map_err(|error| error.to_string())?;
         let after = realtime.time();
-        let Stamp::Utc(sample) = measurement.stamp else { return Err("the PTP clock is not on UTC".to_owned()) };
-        Ok(between(before, sample.time, after, self.max_error))
+        let tai_offset = self.tai_offset.or_else(|| Quality::now().ok()?.tai_offset);
+        let shown = match measurement.stamp {
+            Stamp::Utc(sample) => Some(sample.time),
+            Stamp::Tai(sample) => tai_offset.and_then(|offset| offset.utc(sample.time)),
+        };
+        let shown = shown.ok_or_else(|| {
+            format!("{} is on TAI, and TAI-UTC is unknown: state time.tai_offset", self.path.display())
+        })?;
+        Ok(Measured {
+            leap: LeapStatus { tai_offset, ..LeapStatus::UNKNOWN },
+            ..between(before, shown, after, self.max_error)
+        })
     }
 }
 
@@ -102,14 +113,13 @@ impl HypervisorClock {
 fn between(before: Time<Utc>, shown: Time<Utc>, after: Time<Utc>, max_error: u64) -> Measured {
     let (low, high) = (before.floor_nanos() - shown.ceil_nanos(), after.ceil_nanos() - shown.floor_nanos());
     let error = i128::from(max_error);
-    let tai_offset = Quality::now().ok().and_then(|quality| quality.tai_offset);
     Measured {
         ahead: Ahead { low: low.min(high) - error, high: high.max(low) + error },
         realtime: after,
         max_error,
         estimated_error: max_error,
         synchronized: true,
-        leap: LeapStatus { tai_offset, ..LeapStatus::UNKNOWN },
+        leap: LeapStatus::UNKNOWN,
         epoch: None,
     }
 }

@@ -94,7 +94,7 @@ fn what_is_frozen_does_not_run_until_it_is_thawed() {
     let mut freezer = Freezer::new(&[first.path.clone(), second.path.clone()]).unwrap();
     first.say("runs\n");
     assert_eq!(first.answer(), "runs\n");
-    assert!(!freezer.is_frozen().unwrap());
+    assert!(!freezer.is_frozen().unwrap() && !freezer.has_frozen());
     assert!(freezer.freeze().is_empty());
     until(&freezer, true);
     first.say("frozen\n");
@@ -114,11 +114,13 @@ fn a_cgroup_that_vanished_is_reported_and_stops_no_other() {
     until(&freezer, true);
     gone.remove();
     assert!(freezer.is_frozen().unwrap(), "what is not there does not run");
+    assert!(freezer.has_frozen(), "the other one");
     assert_eq!(freezer.changes().count(), 1, "what is not there does not wake anybody up");
     let problems = freezer.thaw();
     assert!(matches!(&problems[..], [CgroupError::Vanished(path)] if *path == gone.path), "{problems:?}");
     let rest = Freezer::new(std::slice::from_ref(&stays.path)).unwrap();
     until(&rest, false);
+    assert!(!freezer.has_frozen(), "nobody froze what is not there");
     assert_eq!(freezer.freeze().len(), 1);
     until(&freezer, true);
     // A restart of the workload's service makes it anew.

@@ -5,7 +5,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Release;
@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 use rustix::mount::{mount, MountFlags};
-use rustix::time::{clock_gettime, ClockId};
+use rustix::time::{clock_gettime, clock_settime, ClockId};
 use serde_json::{json, Value};
-use vmclock::{Reading, Snapshot, TaiOffset, VmClock};
+use vmclock::{Reading, Snapshot, TaiOffset, VmClock, DEVICE_PATH};
+use vmclock_core::abi::Flags;
 use vmclock_core::counter;
 use vmclock_core::event::Epoch;
 use vmclock_e2e_guest::WOKEN_AT;
@@ -33,6 +34,7 @@ const HOOK_RAN: &str = "/tmp/hook-ran";
 const HOOK: &str = "50-note";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const WORKLOAD: &str = "/sys/fs/cgroup/workload";
+const BARE_PAGE: &str = "/tmp/bare-page";
 const STAMPS: &str = "/tmp/stamps";
 /// The word with which this program is the workload.
 const STAMP: &str = "stamp";
@@ -85,6 +87,8 @@ pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Proce
             steady(Duration::from_millis(millis.parse()?), Duration::from_millis(pause.parse()?))
         }
         ["workload"] => start_workload(processes),
+        ["bare-page"] => write_bare_page(2, 1),
+        ["bare-restore", lost] => bare_restore(lost.parse()?),
         ["stamps"] => stamps(),
         other => bail!("the guest does not know the words {other:?} of the agent"),
     }
@@ -180,9 +184,9 @@ fn observe(region: &Region) -> Result<Value> {
     }
 }
 
-/// How far `CLOCK_REALTIME` and `CLOCK_TAI` are from the page's UTC and TAI for so long: quantiles in nanoseconds, without
-/// what the comparison itself may be wrong by; and whether the kernel's own maximum error was true. Within 60 ms of a
-/// leap second's beginning and end the kernel may not have noticed, and nothing is compared.
+/// How far `CLOCK_REALTIME` and `CLOCK_TAI` are from the page's UTC and TAI for so long: quantiles in nanoseconds, of
+/// comparisons that were not interrupted; and whether the kernel's own maximum error was true. Within 60 ms of a leap
+/// second's beginning and end the kernel may not have noticed, and nothing is compared.
 fn steady(time: Duration, pause: Duration) -> Result<Value> {
     const NEAR: i128 = 60_000_000;
     let clock = VmClock::open()?;
@@ -205,14 +209,14 @@ fn steady(time: Duration, pause: Duration) -> Result<Value> {
             continue;
         }
         let (low, high) = cross.realtime_ahead_nanos().context("the page has no bounds")?;
-        realtimes.push(distance(low, high, i128::try_from(cross.reading.max_error_nanos().unwrap_or(0))?));
+        realtimes.extend(middle(low, high, i128::try_from(cross.reading.max_error_nanos().unwrap_or(0))?));
         untrue += u32::from(low > i128::from(max_error) || high < -i128::from(max_error));
         let at = |counter| {
             let reading = Reading::new(&cross.page, counter, counter::ID).ok()?;
             Some(reading.tai()?.floor_nanos())
         };
         let (Some(before), Some(after)) = (at(tai_before), at(tai_after)) else { bail!("the page gives no TAI") };
-        tais.push(distance(tai - after, tai - before, 0));
+        tais.extend(middle(tai - after, tai - before, 0));
         let offset = Quality::now()?.tai_offset.map(TaiOffset::seconds);
         if offsets.last() != Some(&offset) {
             offsets.push(offset);
@@ -223,11 +227,12 @@ fn steady(time: Duration, pause: Duration) -> Result<Value> {
     }))
 }
 
-/// How far an interval is from zero, where so much of it is no error of the comparison; the comparison's own half width
-/// does not count.
-fn distance(low: i128, high: i128, counted: i128) -> i128 {
-    let (middle, half) = ((low + high) / 2, (high - low) / 2 - counted);
-    (middle.abs() - half.max(0)).max(0)
+/// How far the middle of an interval is from zero, unless the comparison that it is of was interrupted: `counted` of its
+/// half width is no error of the comparison.
+fn middle(low: i128, high: i128, counted: i128) -> Option<i128> {
+    const INTERRUPTED: i128 = 10_000;
+    let half = (high - low) / 2 - counted;
+    (half < INTERRUPTED).then_some(((low + high) / 2).abs())
 }
 
 /// How many, the median, the 99.9th percentile and the largest.
@@ -240,6 +245,41 @@ fn quantiles(mut list: Vec<i128>) -> Value {
         at(999).map(ToString::to_string),
         list.last().map(ToString::to_string)
     ])
+}
+
+/// A page with a generation and nothing else, as Firecracker has it.
+fn write_bare_page(seq_count: u32, generation: u64) -> Result<Value> {
+    let page = Snapshot::BLANK.with(|page| {
+        (page.seq_count, page.vm_generation_counter) = (seq_count, generation);
+        page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+    });
+    let mut bytes = page.to_bytes().to_vec();
+    bytes.resize(4096, 0);
+    if generation == 1 {
+        fs::write(BARE_PAGE, bytes)?;
+    } else {
+        File::options().write(true).open(BARE_PAGE)?.write_all_at(&bytes, 0)?;
+    }
+    Ok(Value::Null)
+}
+
+/// The clock loses so many seconds and the bare page has a new generation: how far the clock is from the driver's page
+/// when the agent has set it, in nanoseconds.
+fn bare_restore(lost: i64) -> Result<Value> {
+    let clock = VmClock::open_at(DEVICE_PATH)?;
+    let mut now = clock_gettime(ClockId::Realtime);
+    now.tv_sec -= lost;
+    clock_settime(ClockId::Realtime, now)?;
+    write_bare_page(4, 2)?;
+    let start = Instant::now();
+    loop {
+        let (low, high) = clock.cross_timestamp()?.realtime_ahead_nanos().context("the page gives no UTC")?;
+        if high > -500_000_000 {
+            return Ok(json!([i64::try_from(low)?, i64::try_from(high)?]));
+        }
+        ensure!(start.elapsed() < PATIENCE, "the clock stays between {low} and {high} ns ahead");
+        sleep(Duration::from_millis(1));
+    }
 }
 
 /// What the agent has cost: CPU time in ticks of 1/100 s, its context switches, and its memory in KiB.

@@ -317,3 +317,24 @@ pub(super) fn killed(lab: &Lab, kernel: &Kernel) -> Result<String> {
     machine.quit()?;
     Ok(figures)
 }
+
+/// A page with a generation only, as Firecracker's, and the time from a PTP clock: here that of Linux's driver.
+pub(super) fn bare(lab: &Lab, kernel: &Kernel) -> Result<String> {
+    let (mut machine, _) = Machine::boot_calibrated(lab, kernel, "agent-bare", &Clock::Ours(&OPTIONS))?;
+    let outcome = (|| {
+        machine.ask("agent bare-page")?;
+        let time = "path = \"/tmp/bare-page\"\n[time]\nptp = \"/dev/ptp0\"\nptp_scale = \"tai\"\ntai_offset = 37\n";
+        let config = CONFIG.replace("interval = \"10ms\"", &format!("interval = \"10ms\"\n{time}"));
+        let status = machine.ask(&format!("agent start {}", hex(config.as_bytes())))?;
+        ensure!(status["time_source"] == "/dev/ptp0", "the PTP clock does not vouch for the time: {status}");
+        let ahead = machine.ask("agent bare-restore 7200")?;
+        let status = machine.ask("agent ready")?;
+        ensure!(status["events"] == 1, "another number of events: {status}");
+        let hooks = machine.ask("agent hooks")?;
+        ensure!(hooks.to_string().contains("0x0000000000000002"), "no hook ran for the new generation: {hooks}");
+        Ok(format!("two hours were lost; then CLOCK_REALTIME was {} to {} ns ahead", ahead[0], ahead[1]))
+    })();
+    let figures = outcome.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    Ok(figures)
+}

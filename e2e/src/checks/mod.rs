@@ -63,10 +63,11 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         }
     }
     if let Some(kernel) = kernels.first() {
-        let checks: [(&str, Check); 7] = [
+        let checks: [(&str, Check); 8] = [
             ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
             ("agent-steady", agent::discipline),
             ("agent-killed", agent::killed),
+            ("agent-bare", agent::bare),
             ("stock", other::stock),
             ("read-only", other::read_only),
             ("pc", other::pc),
