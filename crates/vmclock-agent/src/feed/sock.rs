@@ -313,7 +313,8 @@ mod tests {
         /// What a receiver adds to its clock is the middle of the interval, to a nanosecond in weeks.
         #[test]
         fn the_offset_is_the_middle(ahead in -2_000_000_000_000_000_i64..2_000_000_000_000_000) {
-            let sample = Sample::of(&measured(Time::from_parts(1_000_000_001, 0), ahead.into()), None).expect("in range");
+            let measured = measured(Time::from_parts(1_000_000_001, 0), ahead.into());
+            let sample = Sample::of(&measured, None).expect("in range");
             #[allow(clippy::cast_possible_truncation)]
             let back = (sample.offset * 1e9).round() as i64;
             prop_assert!((back + ahead).abs() <= 1, "{} {ahead}", sample.offset);

@@ -2,8 +2,8 @@
 //! The segment of ClockBound 3: a formula from the counter to UTC, as a page has one. The client reads the counter, not
 //! `CLOCK_REALTIME`, so its bounds are those of the page, whatever becomes of the system's clock.
 //!
-//! Version 3 of the layout, as `ClockErrorBoundV3` of clock-bound 3.0.0-rc.0 has it (`src/shm.rs`): there is no document
-//! of it, and it may change until 3.0.0.
+//! Version 3 of the layout, as `ClockErrorBoundV3` of clock-bound 3.0.0-rc.0 has it (`src/shm.rs`): there is no
+//! document of it, and it may change until 3.0.0.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -160,8 +160,8 @@ impl Time {
 }
 
 impl ClockBound3 {
-    /// Opens or makes the segment, which says that nothing is known. What it says later is read from the page at `page`,
-    /// which may not be there yet.
+    /// Opens or makes the segment, which says that nothing is known. What it says later is read from the page at
+    /// `page`, which may not be there yet.
     pub fn open(settings: Settings, page: impl Into<PathBuf>) -> Result<Self, FeedError> {
         let name = file::name(&settings.path);
         let file = SegmentFile::open(&settings.path, LAYOUT)?;
@@ -373,7 +373,8 @@ mod tests {
             let counter = page.counter_value.wrapping_add(ticks.into());
             let Ok(contents) = Contents::of(&page, counter, Duration::from_secs(1_000)) else { return Ok(()) };
             let reading = Reading::new(&page, counter, counter::ID).expect("time");
-            prop_assert!(u128::try_from(contents.bound).expect("positive") > reading.max_error_nanos().expect("bounds"));
+            let bound = u128::try_from(contents.bound).expect("positive");
+            prop_assert!(bound > reading.max_error_nanos().expect("bounds"));
             let error = u128::from(page.period_maxerror().expect("bounds"));
             prop_assert!((u128::from(contents.period_error) * u128::from(contents.period)) >> 64 >= error);
             prop_assert!(contents.void_after >= contents.as_of);
