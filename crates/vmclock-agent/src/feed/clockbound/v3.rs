@@ -357,13 +357,13 @@ mod tests {
         /// Whatever the page says, what is made of it is no better than the page, or nothing.
         #[test]
         fn no_page_makes_up_a_bound(
-            time in any::<[u64; 9]>(), shift in any::<u8>(), status in 0..6_u8, leap in 0..7_u8, ticks in any::<u32>(),
+            time in any::<[u64; 9]>(), shift in any::<u8>(), status in 1..4_u8, leap in 0..6_u8, ticks in any::<u32>(),
         ) {
             let page = page().with(|page| {
                 page.counter_value = time[0];
                 page.counter_period_frac_sec = time[1];
                 page.counter_period_maxerror_rate_frac_sec = time[2] >> (time[3] % 64);
-                page.time_sec = time[4] >> (time[5] % 64);
+                page.time_sec = time[4] >> (31 + time[5] % 33);
                 page.time_frac_sec = time[6];
                 page.time_maxerror_nanosec = time[7] >> (time[8] % 64);
                 page.counter_period_shift = shift;
