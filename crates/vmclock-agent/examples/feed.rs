@@ -4,6 +4,7 @@
 //!     feed PAGE MILLISECONDS chrony SOCKET MAX_ERROR [CHRONYD]
 //!     feed PAGE MILLISECONDS ntpd-rs SOCKET MAX_ERROR
 //!     feed PAGE MILLISECONDS clockbound SEGMENT
+//!     feed PAGE MILLISECONDS clockbound3 SEGMENT
 //!
 //! `MILLISECONDS` is the time between samples; `MAX_ERROR`, in ± nanoseconds, what the receiver is configured for;
 //! `CHRONYD` the socket for chronyd's commands: it drops what it measured when the page shows a disruption.
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use vmclock::VmClock;
 use vmclock_agent::feed::chronyd::{Chronyd, Command, Conversation};
+use vmclock_agent::feed::clockbound::v3::{self, ClockBound3};
 use vmclock_agent::feed::clockbound::{ClockBound, Settings};
 use vmclock_agent::feed::sock::{Receiver, Sock};
 use vmclock_agent::feed::Feed;
@@ -38,6 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         [page, interval, "clockbound", path] => {
             let settings = Settings { path: path.into(), ..Settings::default() };
             (page, interval, Box::new(ClockBound::open(settings)?), None)
+        }
+        [page, interval, "clockbound3", path] => {
+            let settings = v3::Settings { path: path.into(), ..v3::Settings::default() };
+            (page, interval, Box::new(ClockBound3::open(settings, page)?), None)
         }
         _ => return Err("which page, how often, what for? See the beginning of this example".into()),
     };

@@ -146,7 +146,8 @@ impl<C: SystemClock> Agent<C> {
             self.freeze();
         }
         self.open_ptp();
-        let reports = self.feeding.configure(&self.config.feed);
+        let page = self.config.page.path.clone().unwrap_or_else(vmclock::default_page);
+        let reports = self.feeding.configure(&self.config.feed, &page);
         self.report_all(&reports);
         let reports = self.steady.configure(&self.config.clock, &mut self.clock);
         self.report_all(&reports);
@@ -447,7 +448,10 @@ impl<C: SystemClock> Agent<C> {
             }
             Action::Step(by) => {
                 self.steady.restart();
-                return failed(self.clock.step(by));
+                let result = self.clock.step(by);
+                let report = self.feeding.stepped();
+                self.report_all(report.as_slice());
+                return failed(result);
             }
             Action::Slew(by) if !self.steady.is_active() => return failed(self.clock.slew(by)),
             Action::Slew(_) => {}

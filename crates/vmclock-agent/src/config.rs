@@ -227,6 +227,9 @@ pub struct FeedConfig {
     pub ntpd_rs: Option<PathBuf>,
     /// `ClockBound`'s shared memory, as a rule `/var/run/clockbound/shm0`.
     pub clockbound: Option<PathBuf>,
+    /// The one that `ClockBound` 3 reads, as a rule `/var/run/clockbound/shm1`: what the page says, without the system's
+    /// clock. There has to be a page.
+    pub clockbound3: Option<PathBuf>,
     /// chronyd's command socket, as a rule `/run/chrony/chronyd.sock`: after each event chronyd is told to forget what
     /// it measured.
     pub chronyd: Option<PathBuf>,
@@ -244,6 +247,7 @@ impl Default for FeedConfig {
             chrony: None,
             ntpd_rs: None,
             clockbound: None,
+            clockbound3: None,
             chronyd: None,
             max_error: Duration::from_micros(100),
             interval: Duration::from_secs(1),

@@ -132,18 +132,33 @@ pub(crate) enum Leap {
 const LEAP_GUARD: i64 = 10;
 
 impl Leap {
+    /// For how many nanoseconds there is certainly none close. `None`: there may be one now.
+    fn none_for(self) -> Option<i128> {
+        let far = match self {
+            Self::Far => 86_400_000_000_000,
+            Self::Today(_, to_come) => to_come,
+            Self::Close => return None,
+        };
+        Some(far - i128::from(LEAP_GUARD) * 1_000_000_000)
+    }
+
     /// By the measurement's own, corrected time.
     pub(crate) fn of(measured: &Measured) -> Self {
+        let utc = measured.realtime.floor_nanos().saturating_sub(measured.ahead.middle());
+        Self::at(measured.leap.indicator, utc)
+    }
+
+    /// By UTC, in nanoseconds since 1970.
+    fn at(indicator: LeapIndicator, utc: i128) -> Self {
         const DAY: i64 = 86_400;
         const NANOS: i128 = 1_000_000_000;
-        let kind = match measured.leap.indicator {
+        let kind = match indicator {
             LeapIndicator::NONE => return Self::Far,
             LeapIndicator::POSITIVE => return Self::Close,
             LeapIndicator::PRE_POSITIVE => Some(LeapKind::Inserted),
             LeapIndicator::PRE_NEGATIVE => Some(LeapKind::Deleted),
             _ => None,
         };
-        let utc = measured.realtime.floor_nanos().saturating_sub(measured.ahead.middle());
         let Ok(seconds) = i64::try_from(utc.div_euclid(NANOS)) else { return Self::Close };
         let month = next_month_start(seconds);
         let to_come = month.saturating_sub(seconds);

@@ -3,19 +3,16 @@
 //! is another one, so that there is something to correct.
 
 use std::fs::{self, File};
-use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use vmclock::VmClock;
-use vmclock_host::source::chrony::protocol::{self, Command as Request};
 
 use crate::patience::{until, PATIENCE};
 use crate::{Lab, Tools};
 
-use super::chrony::{free_port, Daemon};
+use super::chrony::{free_port, track, Daemon};
 use super::{micros, TAI_MINUS_UTC};
 
 /// What chronyd is told that samples are right within, and has to follow within, in ± nanoseconds.
@@ -55,10 +52,10 @@ pub(super) fn run(lab: &Lab, tools: &Tools) -> Result<String> {
     let follows = |what: &str| -> Result<i128> {
         let mut error = 0;
         until(what, PATIENCE, || {
-            let Some((reference, correction)) = track(command)? else { return Ok(false) };
+            let Some(tracking) = track(command)? else { return Ok(false) };
             // Where the system's clock is so far ahead, it has to be corrected by as much the other way.
-            error = correction + ahead(&clock)?;
-            Ok(reference == REFERENCE && error.abs() <= LIMIT)
+            error = tracking.correction + ahead(&clock)?;
+            Ok(tracking.reference == REFERENCE && error.abs() <= LIMIT)
         })
         .with_context(said)?;
         Ok(error)
@@ -70,6 +67,8 @@ pub(super) fn run(lab: &Lab, tools: &Tools) -> Result<String> {
     migrate(lab, &page)?;
     until("chronyd is told of the disruption", PATIENCE, || Ok(said().contains("has dropped what it measured")))
         .with_context(said)?;
+    let log = || fs::read_to_string(folder.join("chronyd.log")).unwrap_or_default();
+    until("chronyd has dropped it", PATIENCE, || Ok(log().contains("Reset all sources"))).with_context(log)?;
     let again = follows("chronyd has the time again")?;
 
     // A chronyd that is gone is said, one that returns is fed.
@@ -107,23 +106,4 @@ fn migrate(lab: &Lab, page: &Path) -> Result<()> {
 fn ahead(clock: &VmClock) -> Result<i128> {
     let (low, high) = clock.cross_timestamp()?.realtime_ahead_nanos().context("the page gives no bounds")?;
     Ok(low + (high - low) / 2)
-}
-
-/// What chronyd is synchronized to, and what it would correct this machine's clock by, in nanoseconds. `None` while it
-/// does not answer.
-fn track(port: u16) -> Result<Option<(u32, i128)>> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(("127.0.0.1", port))?;
-    socket.set_read_timeout(Some(Duration::from_millis(250)))?;
-    let mut reply = [0; 200];
-    if socket.send(&Request::Tracking.request(1, 0)).is_err() {
-        return Ok(None);
-    }
-    let Ok(len) = socket.recv(&mut reply) else { return Ok(None) };
-    let body = Request::Tracking.parse_reply(&reply[..len], 1)?;
-    let word = |at: usize| u32::from_be_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
-    // Positive where the clock is slow.
-    #[allow(clippy::cast_possible_truncation)]
-    let correction = (protocol::number(word(40)) * 1e9).round() as i128;
-    Ok(Some((word(0), correction)))
 }

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::config::FeedConfig;
 use crate::feed::chronyd::{Chronyd, Command, Conversation};
+use crate::feed::clockbound::v3::{self, ClockBound3};
 use crate::feed::clockbound::{ClockBound, Settings};
 use crate::feed::sock::{Receiver, Sock};
 use crate::feed::{Feed, FeedError};
@@ -27,7 +29,8 @@ pub(super) struct Feeding {
 }
 
 impl Feeding {
-    pub(super) fn configure(&mut self, config: &FeedConfig) -> Vec<Report> {
+    /// `page` is where a feed that needs one finds it.
+    pub(super) fn configure(&mut self, config: &FeedConfig, page: &Path) -> Vec<Report> {
         let max_error = u64::try_from(config.max_error.as_nanos()).unwrap_or(u64::MAX);
         let sock = |receiver, path| -> Result<Box<dyn Feed>, FeedError> {
             Ok(Box::new(Sock::new(receiver, path, max_error)?))
@@ -39,6 +42,9 @@ impl Feeding {
         opened.extend(config.ntpd_rs.as_ref().map(|path| sock(Receiver::NtpdRs, path)));
         opened.extend(config.clockbound.as_ref().map(|path| -> Result<Box<dyn Feed>, FeedError> {
             Ok(Box::new(ClockBound::open(Settings { path: path.clone(), ..Settings::default() })?))
+        }));
+        opened.extend(config.clockbound3.as_ref().map(|path| -> Result<Box<dyn Feed>, FeedError> {
+            Ok(Box::new(ClockBound3::open(v3::Settings { path: path.clone(), ..v3::Settings::default() }, page)?))
         }));
         (self.interval, self.next) = (config.interval, Moment::ZERO);
         self.chronyd = config.chronyd.as_ref().map(Chronyd::new);
@@ -86,13 +92,24 @@ impl Feeding {
     pub(super) fn disrupted(&mut self, now: Moment) -> Vec<Report> {
         self.next = now;
         let mut reports = self.each(|feed| feed.disrupted());
-        if let Some(chronyd) = &self.chronyd {
-            match chronyd.start(&[Command::ResetSources, Command::MakeStep], Instant::now()) {
-                Ok(conversation) => self.conversation = Some(conversation),
-                Err(error) => reports.push(Report::new(Level::Warning, "chronyd", error.to_string())),
-            }
-        }
+        reports.extend(self.tell_chronyd(&[Command::ResetSources, Command::MakeStep]));
         reports
+    }
+
+    /// The clock was stepped: what chronyd measured meanwhile is of the clock as it was. No `makestep` here: before
+    /// 4.3, chronyd takes our step for the length of a slew that it had under way.
+    pub(super) fn stepped(&mut self) -> Option<Report> {
+        self.tell_chronyd(&[Command::ResetSources])
+    }
+
+    /// What is under way is given up for it.
+    fn tell_chronyd(&mut self, commands: &[Command]) -> Option<Report> {
+        self.conversation = None;
+        match self.chronyd.as_ref()?.start(commands, Instant::now()) {
+            Ok(conversation) => self.conversation = Some(conversation),
+            Err(error) => return Some(Report::new(Level::Warning, "chronyd", error.to_string())),
+        }
+        None
     }
 
     /// Goes on with what is under way.

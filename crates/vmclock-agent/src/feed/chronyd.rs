@@ -5,10 +5,10 @@
 //! ours, which has to be where it can reach it: beside its socket, as with `chronyc`. That takes the right to make
 //! files there: as root with `CAP_DAC_OVERRIDE`, or as chronyd's user.
 //!
-//! Which commands, and when: [`Command::ResetSources`] after the clock was set, since chronyd's measurements, in
-//! memory or under way, are of the clock as it was. What chronyd was still slewing goes on until
-//! [`Command::MakeStep`], which steps the clock by the rest of it: so either before the clock is set, or measure again,
-//! and set it again, after it.
+//! [`Command::ResetSources`] is for when the clock was set: chronyd's measurements, in memory or under way, are of the
+//! clock as it was. From chrony 4.3 on (2022) it also gives up what it was still slewing. Before that it does not, and
+//! [`Command::MakeStep`] steps the clock by the rest of it: so there is no use for it after the clock was set, but to
+//! end a slew at once before. Whoever sends it then measures again, and sets the clock again where it has to be.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -14,7 +14,7 @@
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 use vmclock_core::leap::LeapKind;
@@ -60,6 +60,8 @@ impl Sock {
             Receiver::NtpdRs => "ntpd-rs",
         };
         let name = format!("{daemon} {}", path.display());
+        // A path that is too long, at once and not with each sample.
+        SocketAddr::from_pathname(&path).map_err(io_error(&path, "send to a socket of this name"))?;
         let socket = UnixDatagram::unbound().map_err(io_error(&path, "make a socket to send there"))?;
         socket.set_nonblocking(true).map_err(io_error(&path, "make a socket that does not block"))?;
         Ok(Self { receiver, path, name, max_error, socket })
@@ -290,6 +292,13 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_no_socket_can_have_is_refused() {
+        let long = "/run/".to_owned() + &"x".repeat(108);
+        let error = Sock::new(Receiver::Chrony, long, 1_000).expect_err("too long").to_string();
+        assert!(error.contains("a socket of this name"), "{error}");
+    }
+
+    #[test]
     fn configurations() {
         let chrony = Sock::new(Receiver::Chrony, "/run/a", 25_000).expect("a feed").configuration();
         assert_eq!(chrony, "refclock SOCK /run/a refid VMCL poll 0 precision 1e-6 delay 0.000050000\n");
@@ -304,7 +313,8 @@ mod tests {
         /// What a receiver adds to its clock is the middle of the interval, to a nanosecond in weeks.
         #[test]
         fn the_offset_is_the_middle(ahead in -2_000_000_000_000_000_i64..2_000_000_000_000_000) {
-            let sample = Sample::of(&measured(Time::from_parts(1_000_000_001, 0), ahead.into()), None).expect("in range");
+            let measured = measured(Time::from_parts(1_000_000_001, 0), ahead.into());
+            let sample = Sample::of(&measured, None).expect("in range");
             #[allow(clippy::cast_possible_truncation)]
             let back = (sample.offset * 1e9).round() as i64;
             prop_assert!((back + ahead).abs() <= 1, "{} {ahead}", sample.offset);

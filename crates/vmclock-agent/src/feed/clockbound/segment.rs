@@ -6,12 +6,11 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::ptr::{null_mut, NonNull};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicU8};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 
-/// `ShmHeader` and, from `as_of` on, version 2 of `ClockErrorBound`: `docs/PROTOCOL.md` of ClockBound. In native byte
-/// order, without holes.
+/// `ShmHeader`, and room for the longest `ClockErrorBound` after it: in native byte order, without holes.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -22,23 +21,12 @@ pub(super) struct Segment {
     pub(super) version: AtomicU16,
     /// Odd during an update; 0: nothing was written yet.
     pub(super) generation: AtomicU16,
-    /// `CLOCK_MONOTONIC_COARSE`, as seconds and nanoseconds.
-    pub(super) as_of: [AtomicI64; 2],
-    /// The same.
-    pub(super) void_after: [AtomicI64; 2],
-    /// ± nanoseconds.
-    pub(super) bound: AtomicI64,
-    pub(super) disruption_marker: AtomicU64,
-    /// Nanoseconds that the bound grows by in a second.
-    pub(super) max_drift: AtomicU32,
-    pub(super) status: AtomicI32,
-    pub(super) disruption_support: AtomicU8,
-    pub(super) padding: [AtomicU8; 7],
+    pub(super) body: [AtomicU64; 11],
 }
 
-/// The size of a segment.
-pub(super) const LEN: usize = 80;
-const _: () = assert!(size_of::<Segment>() == LEN && align_of::<Segment>() <= 8);
+/// The size of the longest segment.
+pub(super) const MAX_LEN: usize = 104;
+const _: () = assert!(size_of::<Segment>() == MAX_LEN && align_of::<Segment>() <= 8);
 
 /// A segment mapped for writing.
 #[derive(Debug)]
@@ -52,11 +40,11 @@ unsafe impl Send for Mapped {}
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
-    /// Maps the first [`LEN`] bytes of a file, which must be there for as long as the segment is accessed.
+    /// Maps the beginning of a file. What is accessed must be there for as long as it is.
     pub(super) fn of(file: impl AsFd) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice replaces no other.
-        let memory = unsafe { mmap(null_mut(), LEN, access, MapFlags::SHARED, file, 0) }?;
+        let memory = unsafe { mmap(null_mut(), MAX_LEN, access, MapFlags::SHARED, file, 0) }?;
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { memory })
     }
@@ -66,9 +54,10 @@ impl Deref for Mapped {
     type Target = Segment;
 
     fn deref(&self) -> &Segment {
-        // SAFETY: the mapping is as long as the structure, aligned to a memory page, writable, and there until `self`
-        // is dropped; any bytes are valid for it, as it consists of atomic integers, and it is accessed as such only.
-        // A file that is cut short meanwhile is a signal (SIGBUS), not undefined behaviour.
+        // SAFETY: the mapping is at least as long as the structure, aligned to a memory page, writable, and there until
+        // `self` is dropped; any bytes are valid for it, as it consists of atomic integers, and it is accessed as such
+        // only. What is in the memory page beyond the file's end are zeros of nobody's; a file that is cut short
+        // altogether is a signal (SIGBUS), not undefined behaviour.
         unsafe { self.memory.as_ref() }
     }
 }
@@ -77,6 +66,6 @@ impl Drop for Mapped {
     fn drop(&mut self) {
         // SAFETY: mapped by us with this very length, and nothing refers to it any more.
         // An error would mean that it is not mapped, which is what is wanted.
-        let _ = unsafe { munmap(self.memory.as_ptr().cast(), LEN) };
+        let _ = unsafe { munmap(self.memory.as_ptr().cast(), MAX_LEN) };
     }
 }
