@@ -28,6 +28,7 @@ use crate::region::Region;
 const AGENT: &str = "/vmclock-agent";
 const CONFIG: &str = "/tmp/agent.toml";
 const LOG: &str = "/tmp/agent.log";
+const CHRONYD_LOG: &str = "/tmp/chronyd.log";
 const HOOKS: &str = "/tmp/agent.d";
 /// What the hook leaves, a line each time that it runs.
 const HOOK_RAN: &str = "/tmp/hook-ran";
@@ -46,6 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Default)]
 pub(crate) struct Processes {
     agent: Option<Child>,
+    chronyd: Option<Child>,
     workload: Option<Child>,
 }
 
@@ -67,7 +69,18 @@ pub(crate) fn is_called_otherwise() -> Option<Result<()>> {
 pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Processes) -> Result<Value> {
     match words {
         ["start", hex] => start(hex, processes),
-        ["others", "chronyd"] => start_chronyd(processes),
+        ["others", "chronyd"] => {
+            let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\nmakestep 0.01 -1\n";
+            processes.agent = Some(start_chronyd(config)?);
+            wait_for_chronyd("Selected source PHC0")
+        }
+        // Beside the agent, which feeds it: no step but ours.
+        ["fed-chronyd"] => {
+            let config = "refclock SOCK /tmp/fed.sock refid VMCL poll 0 precision 1e-6 delay 0.002\n";
+            processes.chronyd = Some(start_chronyd(config)?);
+            Ok(Value::Null)
+        }
+        ["fed"] => wait_for_chronyd("Selected source VMCL"),
         ["others", "script"] => start_script(processes),
         // A start that is not waited for.
         ["restart"] => {
@@ -150,27 +163,29 @@ fn ask(arguments: &[&str]) -> Result<Value> {
     }))
 }
 
-/// chronyd with the page's PTP clock, which may step at any time.
-fn start_chronyd(processes: &mut Processes) -> Result<Value> {
+/// chronyd, which sets the clock, with a source.
+fn start_chronyd(source: &str) -> Result<Child> {
     const FOLDER: &str = "/chrony";
-    let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\nmakestep 0.01 -1\ncmdport 0\n\
-                  bindcmdaddress /tmp/chronyd.sock\npidfile /tmp/chronyd.pid\n";
+    let config = format!("{source}cmdport 0\nbindcmdaddress /tmp/chronyd/sock\npidfile /tmp/chronyd.pid\n");
     fs::write("/tmp/chrony.conf", config)?;
     fs::create_dir_all("/etc")?;
     fs::write("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")?;
-    let log = File::create(LOG)?;
+    let log = File::create(CHRONYD_LOG)?;
     let mut command = Command::new(format!("{FOLDER}/ld-linux-x86-64.so.2"));
     command.args(["--library-path", FOLDER, "/chrony/chronyd", "-d", "-u", "root", "-f", "/tmp/chrony.conf"]);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    processes.agent = Some(command.spawn().context("cannot start chronyd")?);
-    // It is at work when it has selected its source.
+    command.spawn().context("cannot start chronyd")
+}
+
+/// Waits until chronyd's log has these words.
+fn wait_for_chronyd(words: &str) -> Result<Value> {
     let start = Instant::now();
     loop {
-        let log = fs::read_to_string(LOG)?;
-        if log.contains("Selected source PHC0") {
-            return Ok(Value::Null);
+        let log = fs::read_to_string(CHRONYD_LOG)?;
+        if log.contains(words) {
+            return Ok(log.into());
         }
-        ensure!(start.elapsed() < PATIENCE, "chronyd does not select the PTP clock: {log}");
+        ensure!(start.elapsed() < PATIENCE, "chronyd does not say {words:?}: {log}");
         sleep(Duration::from_millis(10));
     }
 }

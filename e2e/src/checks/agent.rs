@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
@@ -240,6 +240,47 @@ pub(super) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
     Ok(rows.join("; "))
 }
 
+/// A real chronyd that has the clock, and takes the time from the agent; then the machine is restored.
+pub(super) fn fed_chronyd(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Result<String> {
+    let files = with_libraries(chronyd)?;
+    let kernel = Kernel { version: format!("{}-chrony", kernel.version), files, ..kernel.clone() };
+    let mut machine = Machine::boot_calibrated(lab, &kernel, "fed", &Clock::Ours(&OPTIONS))?.0;
+    let begun = (|| {
+        machine.ask("agent fed-chronyd")?;
+        let feed = "[feed]\nchrony = \"/tmp/fed.sock\"\nchronyd = \"/tmp/chronyd/sock\"\nmax_error = \"10ms\"\n[hooks]";
+        start(&mut machine, &CONFIG.replace("[hooks]", feed))?;
+        machine.ask("agent fed")?;
+        let settled = settle(&mut machine)?;
+        observe_and_save(&mut machine).map(|(question, uri)| (settled, question, uri))
+    })();
+    let (settled, question, uri) = begun.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    let mut restored = Machine::incoming(lab, &kernel, "fed-restored", &OPTIONS, &uri)?;
+    let outcome = (|| {
+        restored.answer(question)?;
+        restored.ask("agent ready")?;
+        let log = restored.ask("agent fed")?;
+        let again = settle(&mut restored)?;
+        let resets = log.as_str().unwrap_or_default().matches("Reset all sources").count();
+        Ok(format!("{settled}; restored: {again}; chronyd forgot what it had measured {resets} times by then"))
+    })();
+    let figures = outcome.map_err(|error| restored.explain(error))?;
+    restored.quit()?;
+    Ok(figures)
+}
+
+/// Waits until the clock stays on the page for 3 s: what a time daemon, too, can be asked for.
+fn settle(machine: &mut Machine) -> Result<String> {
+    const WELL: i128 = 50_000;
+    let mut seen = Value::Null;
+    let begun = Instant::now();
+    until("the clock is within 50 us of the page", PATIENCE, || {
+        seen = machine.ask("agent steady 3000 50")?;
+        Ok(nanos(&seen["realtime"][3]).is_some_and(|worst| worst < WELL))
+    })?;
+    Ok(format!("{} in 3 s, after {:.0} s", of_clock(&seen, "realtime"), begun.elapsed().as_secs_f64()))
+}
+
 /// chronyd and its libraries, as the guest finds them. It is started by a script that names the loader, the libraries'
 /// folder and the program.
 fn with_libraries(script: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -297,14 +338,15 @@ fn nanos(value: &Value) -> Option<i128> {
 }
 
 fn figures(seen: &Value) -> String {
-    let of = |clock: &str| {
-        let micros = |index: usize| {
-            #[allow(clippy::cast_precision_loss)] // for people
-            nanos(&seen[clock][index]).map_or_else(String::new, |nanos| format!("{:.2} us", nanos as f64 / 1e3))
-        };
-        format!("{} comparisons, median {}, 99.9 % {}, worst {}", seen[clock][0], micros(1), micros(2), micros(3))
+    format!("CLOCK_REALTIME {}; CLOCK_TAI {}", of_clock(seen, "realtime"), of_clock(seen, "tai"))
+}
+
+fn of_clock(seen: &Value, clock: &str) -> String {
+    let micros = |index: usize| {
+        #[allow(clippy::cast_precision_loss)] // for people
+        nanos(&seen[clock][index]).map_or_else(String::new, |nanos| format!("{:.2} us", nanos as f64 / 1e3))
     };
-    format!("CLOCK_REALTIME {}; CLOCK_TAI {}", of("realtime"), of("tai"))
+    format!("{} comparisons, median {}, 99.9 % {}, worst {}", seen[clock][0], micros(1), micros(2), micros(3))
 }
 
 /// Takes the page to half a minute before the end of 2026, with an inserted second: as a migration to a host whose clock

@@ -68,6 +68,10 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         if !only.is_empty() && wanted(&name) {
             report.check(&name, || agent::beside_others(lab, kernel, &tools.chronyd));
         }
+        let name = format!("{} fed-chronyd", kernel.version);
+        if wanted(&name) {
+            report.check(&name, || agent::fed_chronyd(lab, kernel, &tools.chronyd));
+        }
         let checks: [(&str, Check); 8] = [
             ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
             ("agent-steady", agent::discipline),
