@@ -216,17 +216,16 @@ impl Page {
     /// ```
     #[inline]
     pub fn is_still_of(&self, known: &Epoch) -> bool {
-        // Without branches, and without making an `Option` of what was loaded.
-        let (presence, value, mask) = match known.generation {
-            Some(generation) => (Flags::VM_GEN_COUNTER_PRESENT, generation, u64::MAX),
-            None => (Flags::NONE, 0, 0),
-        };
+        // Compared as they are loaded: a comparison and its branch are one operation of the CPU's.
+        let [marker, flags, .., generation] = &self.words;
         let mut unchanged = || {
-            let now = self.load_epoch();
-            let marker = now.disruption_marker ^ known.disruption_marker;
-            let generation = (now.vm_generation_counter ^ value) & mask;
-            let presence = (now.flags.0 ^ presence.0) & Flags::VM_GEN_COUNTER_PRESENT.0;
-            marker | generation | presence == 0 && now.size as usize >= STRUCTURE_LEN
+            let has_generation = || Flags(load(flags)).contains(Flags::VM_GEN_COUNTER_PRESENT);
+            u32::from_le(self.size.load(Ordering::Relaxed)) as usize >= STRUCTURE_LEN
+                && load(marker) == known.disruption_marker
+                && match known.generation {
+                    Some(known) => has_generation() && load(generation) == known,
+                    None => !has_generation(),
+                }
         };
         self.seq_count.try_read(&mut unchanged) == Some(true)
     }
