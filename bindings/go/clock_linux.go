@@ -110,9 +110,10 @@ func (c *Clock) Now() (r Reading, err error) {
 	return
 }
 
-// Read is Now into a Reading of the caller's, which saves copying it. Where it fails, the reading is as it was, or zero.
+// Read is Now into a Reading of the caller's, which saves copying it. Where it fails, the reading is zero.
 func (c *Clock) Read(r *Reading) error {
-	if c.readMapped(r, true) {
+	if page := c.mapped(); page != nil && page.read(r, true, c.plain) {
+		runtime.KeepAlive(c)
 		return nil
 	}
 	return c.readWithCare(r)
@@ -126,7 +127,8 @@ func (c *Clock) NowUnordered() (r Reading, err error) {
 }
 
 func (c *Clock) readUnordered(r *Reading) error {
-	if c.readMapped(r, false) {
+	if page := c.mapped(); page != nil && page.read(r, false, c.plain) {
+		runtime.KeepAlive(c)
 		return nil
 	}
 	return c.readWithCare(r)
@@ -135,24 +137,6 @@ func (c *Clock) readUnordered(r *Reading) error {
 // mapped is the page, where it is mapped and the clock is not closed.
 func (c *Clock) mapped() *sharedPage {
 	return (*sharedPage)(atomic.LoadPointer(&c.page))
-}
-
-// readMapped makes one attempt at a mapped page that is in order.
-func (c *Clock) readMapped(r *Reading, ordered bool) bool {
-	page := c.mapped()
-	if page == nil {
-		return false
-	}
-	var ok bool
-	if c.plain {
-		// In a file that was cut short, what is lost reads as zero, and the generation counter is the last field. So a
-		// page that still has it is whole.
-		ok = page.readGuarded(r, ordered) && r.generation != 0 && r.state&stateHasGeneration != 0
-	} else {
-		ok = page.read(r, ordered)
-	}
-	runtime.KeepAlive(c)
-	return ok
 }
 
 // readWithCare waits for updates, asks for the file's length, and finds the reason where there is no time.
@@ -188,7 +172,7 @@ func (c *Clock) IsCurrent(known Epoch) (bool, error) {
 	switch {
 	case page == nil:
 	case c.plain:
-		// A file that was cut short has no generation: see readMapped.
+		// A file that was cut short has no generation: see (*sharedPage).read.
 		still = known.HasGeneration && known.Generation != 0 && page.isStillOfGuarded(&known)
 	default:
 		still = page.isStillOf(&known)

@@ -40,6 +40,9 @@ func (c *Clock) IsCurrent(known Epoch) (bool, error) { return false, errNotLinux
 // Snapshot fails on this system.
 func (c *Clock) Snapshot() (Snapshot, error) { return Snapshot{}, errNotLinux }
 
+// CrossTimestamp fails on this system.
+func (c *Clock) CrossTimestamp() (CrossTimestamp, error) { return CrossTimestamp{}, errNotLinux }
+
 // Check fails on this system.
 func (c *Clock) Check() error { return errNotLinux }
 

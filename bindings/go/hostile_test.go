@@ -327,7 +327,7 @@ func TestAFaultElsewhereIsNotTakenForALostPage(t *testing.T) {
 		}
 	}()
 	func() {
-		defer recoverFault(clock.mapped(), false)
+		defer func() { clock.mapped().lost(false, recover()) }()
 		panic("a panic of somebody else")
 	}()
 }

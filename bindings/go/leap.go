@@ -12,7 +12,9 @@ type utcRule struct {
 	// changesAt is the first linear second that is not an ordinary one before the leap: 23:59:60, or the one after
 	// 23:59:58.
 	changesAt int64
-	inserted  bool // whether there is a leap second near, and it is inserted
+	inserted  bool  // whether there is a leap second near, and it is inserted
+	near      bool  // whether there is a leap second near
+	month     int64 // the first linear second of the month that it is before, if it were none
 }
 
 // utcRuleOf is false where UTC cannot be known: on a monotonic scale, on TAI without a valid offset, or with a leap
@@ -39,22 +41,24 @@ func utcRuleOf(page *Snapshot) (utcRule, bool) {
 	case LeapNone:
 		return utcRule{toLinear: offset, toUTCAfter: offset, changesAt: math.MinInt64}, true
 	case LeapPrePositive:
-		return utcRule{offset, offset - 1, nextMonth(reference), true}, true
+		next := nextMonth(reference)
+		return utcRule{offset, offset - 1, next, true, true, next}, true
 	case LeapPreNegative:
-		return utcRule{offset, offset + 1, nextMonth(reference) - 1, false}, true
+		next := nextMonth(reference)
+		return utcRule{offset, offset + 1, next - 1, false, true, next}, true
 	// The offset is already the new one. Times before the month began are not taken back across the leap second.
 	case LeapPostPositive:
-		return utcRule{offset + 1, offset, math.MinInt64, true}, true
+		return utcRule{offset + 1, offset, math.MinInt64, true, true, thisMonth(reference)}, true
 	case LeapPostNegative:
-		return utcRule{offset - 1, offset, math.MinInt64, false}, true
+		return utcRule{offset - 1, offset, math.MinInt64, false, true, thisMonth(reference)}, true
 	case LeapPositive:
 		// Inside 23:59:60. By the old offset the reference shows 00:00:00, by the new one 23:59:59.
 		this, next := thisMonth(reference), nextMonth(reference)
 		if reference == this {
-			return utcRule{offset, offset - 1, this, true}, true
+			return utcRule{offset, offset - 1, this, true, true, this}, true
 		}
 		if reference != math.MaxInt64 && reference+1 == next {
-			return utcRule{offset + 1, offset, next, true}, true
+			return utcRule{offset + 1, offset, next, true, true, next}, true
 		}
 	}
 	return utcRule{}, false

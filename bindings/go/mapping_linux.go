@@ -32,45 +32,44 @@ func (m *mapping) page() *sharedPage {
 	return (*sharedPage)(unsafe.Pointer(&m.memory[0]))
 }
 
-// A device cannot shrink. A plain file can, and an access to a mapped page beyond the file's end is SIGBUS, which ends
-// the program, unless the goroutine asks for a panic instead. So what reads a mapped plain file goes like this:
-//
-//	defer recoverFault(page, debug.SetPanicOnFault(true))
-//
-// It returns zero values where the page is lost. Other panics go on.
-func recoverFault(page *sharedPage, panicOnFault bool) {
-	debug.SetPanicOnFault(panicOnFault)
-	cause := recover()
-	if cause == nil {
-		return
-	}
-	fault, isFault := cause.(interface{ Addr() uintptr })
-	start := uintptr(unsafe.Pointer(page))
-	if !isFault || fault.Addr() < start || fault.Addr() >= start+structureLen {
-		panic(cause)
-	}
-}
-
 // tryLoadGuarded is tryLoad of a plain file; not ok also where the page is lost.
 func (p *sharedPage) tryLoadGuarded(w *words) (counter uint64, ok bool) {
-	defer recoverFault(p, debug.SetPanicOnFault(true))
-	return p.tryLoad(w)
-}
-
-// readGuarded is read of a plain file; false also where the page is lost.
-func (p *sharedPage) readGuarded(r *Reading, ordered bool) (ok bool) {
-	defer recoverFault(p, debug.SetPanicOnFault(true))
-	return p.read(r, ordered)
+	panicOnFault, guarded := debug.SetPanicOnFault(true), true
+	defer func() {
+		if guarded {
+			p.lost(panicOnFault, recover())
+		}
+	}()
+	counter, ok = p.tryLoad(w)
+	debug.SetPanicOnFault(panicOnFault)
+	guarded = false
+	return counter, ok
 }
 
 // isStillOfGuarded is isStillOf of a plain file; false also where the page is lost.
 func (p *sharedPage) isStillOfGuarded(known *Epoch) (still bool) {
-	defer recoverFault(p, debug.SetPanicOnFault(true))
-	return p.isStillOf(known)
+	panicOnFault, guarded := debug.SetPanicOnFault(true), true
+	defer func() {
+		if guarded {
+			p.lost(panicOnFault, recover())
+		}
+	}()
+	still = p.isStillOf(known)
+	debug.SetPanicOnFault(panicOnFault)
+	guarded = false
+	return still
 }
 
 // loadSeqGuarded is loadSeq of a plain file; 0 where the page is lost.
 func (p *sharedPage) loadSeqGuarded() (seq uint32) {
-	defer recoverFault(p, debug.SetPanicOnFault(true))
-	return p.loadSeq()
+	panicOnFault, guarded := debug.SetPanicOnFault(true), true
+	defer func() {
+		if guarded {
+			p.lost(panicOnFault, recover())
+		}
+	}()
+	seq = p.loadSeq()
+	debug.SetPanicOnFault(panicOnFault)
+	guarded = false
+	return seq
 }

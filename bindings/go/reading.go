@@ -14,24 +14,27 @@ import (
 // It is a value: copies are independent of the page. The zero Reading is of no page, and its time means nothing.
 type Reading struct {
 	// Nothing is computed yet: to copy words while the CPU waits for its counter costs next to nothing.
+	//
+	// The counter, which is stored last, comes first, and the words are odd in number: compilers copy the first by itself
+	// and the others by twos, which the CPU can only forward to the copy once they have left its store buffer.
 	counter uint64
 	// The page's reference: the counter then, and the time.
 	refCounter, refSec, refFrac uint64
 	// Of the page, undecoded.
 	period, periodMax, timeMax, marker, generation uint64
-	// The page's word with status, smearing hint, TAI offset, leap indicator and shift; the padding in it is replaced by
-	// the bits below.
+	// The page's word with status, smearing hint, TAI offset, leap indicator and shift; the time type is in place of the
+	// padding in it.
 	state uint64
+	// The page's, without those of fields that it is too short for.
+	flags Flags
 }
 
-// What a reading keeps in its state in place of the page's padding: the time type, and which fields are present.
 const (
-	stateTimeType      = 0xff
-	stateHasTAIOffset  = 1 << 8
-	stateHasGeneration = 1 << 9
-	stateHasMaxError   = 1 << 10
-	statePadding       = 0xffff
+	stateTimeType = 0xff
+	statePadding  = 0xffff
 )
+
+const flagsMaxError = FlagTimeMaxErrorValid | FlagPeriodMaxErrorValid
 
 // At is the time that the page gives at a value of its counter, on a CPU whose counter is cpu. The error is a
 // *NoTimeError.
@@ -55,15 +58,12 @@ func (r *Reading) set(w *words, counter uint64, cpu CounterID) bool {
 	r.counter, r.refCounter, r.refSec, r.refFrac = counter, w.counter, w.sec, w.frac
 	r.period, r.periodMax, r.timeMax, r.marker, r.generation = w.period, w.periodMax, w.timeMax, w.marker, w.generation
 	r.state = w.state&^statePadding | uint64(timeType)
-	if Flags(w.flags)&FlagTAIOffsetValid != 0 {
-		r.state |= stateHasTAIOffset
+	r.flags = Flags(w.flags)
+	if w.size < endTimeMax {
+		r.flags &^= flagsMaxError
 	}
-	if Flags(w.flags)&FlagVMGenCounterPresent != 0 && w.size >= endGeneration {
-		r.state |= stateHasGeneration
-	}
-	const bothMax = FlagTimeMaxErrorValid | FlagPeriodMaxErrorValid
-	if Flags(w.flags)&bothMax == bothMax && w.size >= endTimeMax {
-		r.state |= stateHasMaxError
+	if w.size < endGeneration {
+		r.flags &^= FlagVMGenCounterPresent
 	}
 	_, inRange := r.time()
 	return inRange
@@ -103,7 +103,7 @@ func (r *Reading) instant() instant {
 
 // maxError is the maximum error; false where the page states none.
 func (r *Reading) maxError() (errorNanos, bool) {
-	if r.state&stateHasMaxError == 0 {
+	if r.flags&flagsMaxError != flagsMaxError {
 		return errorNanos{}, false
 	}
 	ticks, _ := r.ticks()
@@ -122,9 +122,7 @@ func (r *Reading) maxError() (errorNanos, bool) {
 func (r *Reading) page() Snapshot {
 	w := words{
 		size: structureLen, identity: uint32(r.TimeType()) << 24, state: r.state &^ statePadding, sec: r.refSec,
-	}
-	if r.state&stateHasTAIOffset != 0 {
-		w.flags = uint64(FlagTAIOffsetValid)
+		flags: uint64(r.flags & FlagTAIOffsetValid),
 	}
 	return w.decode()
 }
@@ -250,7 +248,7 @@ func (r *Reading) SmearingHint() SmearingHint {
 
 // Epoch is marker and generation, to compare with those of other readings.
 func (r *Reading) Epoch() Epoch {
-	if r.state&stateHasGeneration == 0 {
+	if r.flags&FlagVMGenCounterPresent == 0 {
 		return Epoch{DisruptionMarker: r.marker}
 	}
 	return Epoch{r.marker, r.generation, true}

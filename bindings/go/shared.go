@@ -2,7 +2,11 @@
 
 package vmclock
 
-import "sync/atomic"
+import (
+	"runtime/debug"
+	"sync/atomic"
+	"unsafe"
+)
 
 // sharedPage is the structure as it lies in shared memory. It is loaded through sync/atomic alone, by whole words. Go's
 // atomic operations are sequentially consistent, so that no load moves before the first load of the sequence count or
@@ -62,47 +66,75 @@ func (p *sharedPage) isStillOf(known *Epoch) bool {
 		(generation == known.Generation || !known.HasGeneration)
 }
 
+// A device cannot shrink. A plain file can, and an access to a mapped page beyond the file's end is SIGBUS, which ends
+// the program, unless the goroutine asks for a panic instead. So what reads a mapped plain file asks for that, and has
+// the panic recovered by
+//
+//	p.lost(panicOnFault, recover())
+//
+// It returns zero values where the page is lost. Where it is not, there is nothing to recover from, and to ask would
+// cost more than to know.
+
+// lost takes a fault for a page that is lost. Other panics go on.
+func (p *sharedPage) lost(panicOnFault bool, cause any) {
+	debug.SetPanicOnFault(panicOnFault)
+	fault, isFault := cause.(interface{ Addr() uintptr })
+	start := uintptr(unsafe.Pointer(p))
+	if !isFault || fault.Addr() < start || fault.Addr() >= start+structureLen {
+		panic(cause)
+	}
+}
+
 // read makes one attempt at the reading of an ordinary page: whole, and with a time at every counter value, as a shift of
-// at least 2 and a reference below 2^62 s make sure. It gives what (*Reading).set gives, in one function with everything
-// in registers, and false for all else.
-func (p *sharedPage) read(r *Reading, ordered bool) bool {
+// at least 2 and a reference below 2^62 s make sure. It gives what (*Reading).set gives, in one function, and false for
+// all else, also where a plain file is lost; then the reading is nothing.
+func (p *sharedPage) read(r *Reading, ordered, plain bool) (ok bool) {
+	panicOnFault, guarded := false, plain
+	if plain {
+		panicOnFault = debug.SetPanicOnFault(true)
+		defer func() {
+			if guarded {
+				p.lost(panicOnFault, recover())
+			}
+		}()
+	}
 	before := p.loadSeq()
-	if before&1 != 0 {
-		return false
-	}
-	var counter uint64
-	// The counter first: reading it takes long, and the CPU can load the words meanwhile.
-	if ordered {
-		counter = counterOrdered()
-	} else {
-		counter = counterUnordered()
-	}
-	size := le32(atomic.LoadUint32(&p.size))
 	identity := le32(atomic.LoadUint32(&p.identity))
-	marker := le64(atomic.LoadUint64(&p.words[0]))
-	flags := le64(atomic.LoadUint64(&p.words[1]))
 	state := le64(atomic.LoadUint64(&p.words[2]))
-	refCounter := le64(atomic.LoadUint64(&p.words[3]))
 	period := le64(atomic.LoadUint64(&p.words[4]))
-	periodMax := le64(atomic.LoadUint64(&p.words[6]))
 	refSec := le64(atomic.LoadUint64(&p.words[7]))
-	refFrac := le64(atomic.LoadUint64(&p.words[8]))
-	timeMax := le64(atomic.LoadUint64(&p.words[10]))
-	generation := le64(atomic.LoadUint64(&p.words[11]))
-	if p.loadSeq() != before {
-		return false
-	}
 	timeType := identity >> 24
-	if size < structureLen || cpuCounter == CounterNone || CounterID(identity>>16) != cpuCounter ||
-		!ClockStatus(state>>16).GivesTime() || period == 0 || state>>56 < 2 || state>>56 >= 64 ||
-		timeType > uint32(TimeMonotonic) || refSec>>62 != 0 {
-		return false
+	if before&1 == 0 && le32(atomic.LoadUint32(&p.size)) >= structureLen &&
+		cpuCounter != CounterNone && CounterID(identity>>16) == cpuCounter &&
+		ClockStatus(state>>16).GivesTime() && period != 0 && state>>56-2 <= 63-2 &&
+		timeType <= uint32(TimeMonotonic) && refSec>>62 == 0 {
+		r.refCounter = le64(atomic.LoadUint64(&p.words[3]))
+		r.refSec = refSec
+		r.refFrac = le64(atomic.LoadUint64(&p.words[8]))
+		r.period = period
+		r.periodMax = le64(atomic.LoadUint64(&p.words[6]))
+		r.timeMax = le64(atomic.LoadUint64(&p.words[10]))
+		r.marker = le64(atomic.LoadUint64(&p.words[0]))
+		r.state = state&^statePadding | uint64(timeType)
+		flags := Flags(le64(atomic.LoadUint64(&p.words[1])))
+		r.flags = flags
+		// In a file that was cut short, what is lost reads as zero, and the generation counter is the last field. So
+		// a page that still has it, when all else was loaded, is whole.
+		generation := le64(atomic.LoadUint64(&p.words[11]))
+		r.generation = generation
+		if !plain || generation != 0 && flags&FlagVMGenCounterPresent != 0 {
+			// The counter last: reading it takes as long as the words need to leave the store buffer. See Reading.
+			if ordered {
+				r.counter = counterOrdered()
+			} else {
+				r.counter = counterUnordered()
+			}
+			ok = p.loadSeq() == before
+		}
 	}
-	// Each flag from its place to that of the bit in the state; the maximum error takes two.
-	presence := flags&uint64(FlagTAIOffsetValid)<<8 | flags&uint64(FlagVMGenCounterPresent)<<1 |
-		flags>>4&(flags>>6)&1<<10
-	r.counter, r.refCounter, r.refSec, r.refFrac = counter, refCounter, refSec, refFrac
-	r.period, r.periodMax, r.timeMax, r.marker, r.generation = period, periodMax, timeMax, marker, generation
-	r.state = state&^statePadding | presence | uint64(timeType)
-	return true
+	if plain {
+		debug.SetPanicOnFault(panicOnFault)
+		guarded = false
+	}
+	return ok
 }

@@ -1,31 +1,76 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What goes to the registry: each library builds from its own tarball, which has its README and its licences; and
+//! What goes to the registry: each crate builds from its own tarball, which has its README and its licences; and
 //! `cargo xtask semver`, whether the API still is what it was.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
 
 use crate::project::Project;
 use crate::steps::Done;
 
-/// The crates of the registry, each after what it depends on. `vmclock-sim` is not one of them, nor is the command,
-/// which has it inside.
-const CRATES: [&str; 5] = ["vmclock-core", "vmclock", "vmclock-host", "vmclock-vmm", "vmclock-qemu"];
+/// The libraries whose API is promised, each after what it depends on.
+const LIBRARIES: [&str; 5] = ["vmclock-core", "vmclock", "vmclock-host", "vmclock-vmm", "vmclock-qemu"];
+
+/// What else goes to the registry: the command, and the simulations that it has inside.
+const OTHERS: [&str; 2] = ["vmclock-sim", "vmclock-cli"];
 
 /// What each tarball must have.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
 /// Builds every crate from its tarball, with those of the others in place of a registry.
 pub(crate) fn check(project: &Project) -> Result<Done> {
-    for name in CRATES {
+    for name in LIBRARIES.iter().chain(&OTHERS) {
         let list = project.cargo("package").args(["--list", "--allow-dirty", "--package", name]).read()?;
         for file in FILES {
             ensure!(list.lines().any(|line| line == file), "the package {name} has no {file}: put it in crates/{name}");
         }
     }
     // What is about to be committed is what matters, not what was.
-    let packages = CRATES.iter().flat_map(|name| ["--package", name]);
-    project.cargo("package").arg("--allow-dirty").args(packages).run()?;
+    let packages = LIBRARIES.iter().chain(&OTHERS).flat_map(|name| ["--package", name]);
+    let package = project.cargo("package").arg("--allow-dirty").args(packages);
+    package.arg("--target-dir").arg(fresh_target(project)?).env("CARGO_HOME", fresh_home(project)?).run()?;
     Ok(Done::Passed)
+}
+
+/// A target folder that remembers others' crates, but none of ours: cargo takes a version of a registry's crate for what
+/// it was when it last saw it.
+fn fresh_target(project: &Project) -> Result<PathBuf> {
+    let target = project.target("packages");
+    let built = target.join("debug/.fingerprint");
+    for entry in fs::read_dir(&built).into_iter().flatten() {
+        let entry = entry.with_context(|| format!("cannot list {}", built.display()))?;
+        if entry.file_name().to_string_lossy().starts_with("vmclock") {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(target)
+}
+
+/// A home for cargo, for the same reason: it has what was downloaded, but nothing that was unpacked.
+fn fresh_home(project: &Project) -> Result<PathBuf> {
+    let user = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let user = env::var_os("CARGO_HOME").map(PathBuf::from).or(user).context("neither CARGO_HOME nor HOME is set")?;
+    let home = project.target("packages-home");
+    if home.exists() {
+        remove(&home)?;
+    }
+    let registry = home.join("registry");
+    fs::create_dir_all(&registry).with_context(|| format!("cannot make the folder {}", registry.display()))?;
+    for name in ["config.toml", "registry/index", "registry/cache"] {
+        let (there, here) = (user.join(name), home.join(name));
+        if there.exists() {
+            symlink(&there, &here).with_context(|| format!("cannot make {}", here.display()))?;
+        }
+    }
+    Ok(home)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 /// Compare the API of the libraries with that of an earlier revision, by cargo-semver-checks.
@@ -42,6 +87,6 @@ pub(crate) fn semver(project: &Project, options: &Semver) -> Result<()> {
         .arg("--version")
         .read()
         .context("it takes cargo-semver-checks: run `cargo install cargo-semver-checks --locked`")?;
-    let packages = CRATES.iter().flat_map(|name| ["--package", name]);
+    let packages = LIBRARIES.iter().flat_map(|name| ["--package", name]);
     project.cargo("semver-checks").args(["--all-features", "--baseline-rev", &options.baseline]).args(packages).run()
 }

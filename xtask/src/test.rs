@@ -23,7 +23,7 @@ const STEPS: [Step; 14] = [
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
     Step { name: "loom", about: "the sequence count, in every order that the memory model allows", run: loom },
     Step { name: "doc", about: "the documentation builds, and its links lead somewhere", run: doc },
-    Step { name: "package", about: "each library builds from what the registry gets", run: package::check },
+    Step { name: "package", about: "each crate builds from what the registry gets", run: package::check },
     Step { name: "msrv", about: "the oldest Rust, for x86-64 and aarch64", run: toolchain::check },
     Step { name: "fuzz", about: "a bounded run of the fuzzer", run: fuzz::smoke },
     Step { name: "fuzz-host", about: "the publisher in random worlds that attack it", run: fuzz_host::smoke },

@@ -118,33 +118,48 @@ pub(crate) fn text_in<const SIZE: usize>(text: &dyn fmt::Display) -> [c_char; SI
     array
 }
 
-const _: () = {
-    assert!(size_of::<Reading>() <= std::mem::offset_of!(vmclock_reading, filled));
-    assert!(align_of::<Reading>() <= align_of::<vmclock_reading>());
-};
+const _: () = assert!(Reading::WORDS * size_of::<u64>() <= std::mem::offset_of!(vmclock_reading, filled));
 
 /// Keeps a reading where C wants it.
 #[inline(always)]
 pub(crate) fn put_reading(place: &mut MaybeUninit<vmclock_reading>, reading: Reading) {
-    let place = place.as_mut_ptr();
-    // SAFETY: the words come first in a `vmclock_reading`, and a `Reading` is neither larger than they are nor aligned
-    // more strictly (checked above).
-    unsafe { place.cast::<Reading>().write(reading) };
-    // SAFETY: a field of the same place, which is not read.
-    let filled = unsafe { &raw mut (*place).filled };
-    // SAFETY: as above.
-    unsafe { filled.write(FILLED) };
+    put_words(place, |put| {
+        for (index, word) in reading.to_words().into_iter().enumerate() {
+            put(index, word);
+        }
+        true
+    });
 }
 
-/// The reading that C has kept, if it was filled by us. It is not copied: its words were just stored, one by one, and
-/// larger pieces would have to wait for them.
-#[inline]
-pub(crate) fn reading(kept: Option<&vmclock_reading>) -> Result<&Reading, Failure> {
+/// Keeps the words of a reading where C wants it. It is one only if `give` says so, once it has given all of them.
+#[inline(always)]
+pub(crate) fn put_words(
+    place: &mut MaybeUninit<vmclock_reading>,
+    give: impl FnOnce(&mut dyn FnMut(usize, u64)) -> bool,
+) -> bool {
+    let place = place.as_mut_ptr();
+    // SAFETY: the words come first in the place, no fewer than these (checked above); it is borrowed, and all of it may
+    // be uninitialised.
+    let words = unsafe { &mut *place.cast::<[MaybeUninit<u64>; Reading::WORDS]>() };
+    let done = give(&mut |index, word| {
+        words[index].write(word);
+    });
+    if done {
+        // SAFETY: a field of the same place, which is not read.
+        let filled = unsafe { &raw mut (*place).filled };
+        // SAFETY: as above.
+        unsafe { filled.write(FILLED) };
+    }
+    done
+}
+
+/// The reading that C has kept, if it was filled by us. Even if C has changed it since: any words make a reading.
+#[inline(always)]
+pub(crate) fn reading(kept: Option<&vmclock_reading>) -> Result<Reading, Failure> {
     let kept = kept.ok_or(Failure::Argument("reading is NULL"))?;
     if kept.filled != FILLED {
         return Err(Failure::Argument("reading was not filled by vmclock_now(): it failed, or was not called"));
     }
-    // SAFETY: `put_reading` wrote one here. Even if C has changed it since: a `Reading` consists of numbers of which
-    // every value is allowed.
-    Ok(unsafe { &*(&raw const *kept).cast::<Reading>() })
+    let [words @ .., _, _] = &kept.words;
+    Ok(Reading::from_words(words))
 }

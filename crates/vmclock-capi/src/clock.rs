@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use vmclock::{OpenError, OpenOptions, ReadError, Reading, Timestamp, VmClock};
 
-use crate::border::{self, guarded, guarded_or, put_reading};
+use crate::border::{self, guarded, guarded_or, put_reading, put_words};
 use crate::error::{give, vmclock_error, vmclock_result, Failure};
 use crate::reading::vmclock_reading;
 use crate::state::{vmclock_epoch, vmclock_state};
@@ -176,7 +176,7 @@ pub extern "C" fn vmclock_now(
     reading: Option<&mut MaybeUninit<vmclock_reading>>,
     error: Option<&mut MaybeUninit<vmclock_error>>,
 ) -> vmclock_result {
-    read(clock, reading, error, VmClock::try_now, VmClock::now)
+    read::<true>(clock, reading, error)
 }
 
 /// Writes the time now as `vmclock_now()` does, without ordering: at half the price, and some tens of nanoseconds early
@@ -187,24 +187,28 @@ pub extern "C" fn vmclock_now_unordered(
     reading: Option<&mut MaybeUninit<vmclock_reading>>,
     error: Option<&mut MaybeUninit<vmclock_error>>,
 ) -> vmclock_result {
-    read(clock, reading, error, VmClock::try_now_unordered, VmClock::now_unordered)
+    read::<false>(clock, reading, error)
 }
 
-/// The first attempt cannot panic, so that nothing has to be guarded. Its result goes from registers to where C wants it.
+/// The first attempt cannot panic, so that nothing has to be guarded. It stores each word where C wants it.
 #[inline(always)]
-fn read(
+fn read<const ORDERED: bool>(
     clock: Option<&vmclock_clock>,
     mut place: Option<&mut MaybeUninit<vmclock_reading>>,
     error: Option<&mut MaybeUninit<vmclock_error>>,
-    attempt: impl FnOnce(&VmClock) -> Option<Reading>,
-    read: fn(&VmClock) -> Result<Reading, ReadError>,
 ) -> vmclock_result {
     if let (Some(clock), Some(place)) = (clock, &mut place) {
-        if let Some(reading) = attempt(&clock.clock) {
-            put_reading(place, reading);
+        let clock = &clock.clock;
+        let done = if ORDERED {
+            put_words(place, |put| clock.try_put_now(put))
+        } else {
+            put_words(place, |put| clock.try_put_now_unordered(put))
+        };
+        if done {
             return vmclock_result::VMCLOCK_OK;
         }
     }
+    let read = if ORDERED { VmClock::now } else { VmClock::now_unordered };
     read_with_care(clock, place, error, read)
 }
 
@@ -248,10 +252,18 @@ pub extern "C" fn vmclock_get_epoch(
 /// be unique, so that nothing that happens from then on is missed.
 #[no_mangle]
 pub extern "C" fn vmclock_is_current(clock: Option<&vmclock_clock>, epoch: Option<&vmclock_epoch>) -> bool {
-    guarded_or(false, || {
-        let (Some(clock), Some(epoch)) = (clock, epoch.and_then(vmclock_epoch::known)) else { return false };
-        clock.clock.is_current(&epoch).unwrap_or(false)
-    })
+    let (Some(clock), Some(epoch)) = (clock, epoch) else { return false };
+    // This cannot panic either.
+    if epoch.known().is_some_and(|epoch| clock.clock.is_certainly_current(&epoch)) {
+        return true;
+    }
+    is_current_with_care(clock, epoch)
+}
+
+#[cold]
+#[inline(never)]
+fn is_current_with_care(clock: &vmclock_clock, epoch: &vmclock_epoch) -> bool {
+    guarded_or(false, || epoch.known().is_some_and(|epoch| clock.clock.is_current(&epoch).unwrap_or(false)))
 }
 
 /// Writes the page without its calibration to `state`, whether or not it gives a time.
@@ -327,7 +339,7 @@ pub extern "C" fn vmclock_wait_until_after(
     error: Option<&mut MaybeUninit<vmclock_error>>,
 ) -> vmclock_result {
     wait(clock, after, error, |clock| {
-        Ok(clock.wait_until_after_within(border::reading(reading)?, Duration::from_nanos(limit_ns))?)
+        Ok(clock.wait_until_after_within(&border::reading(reading)?, Duration::from_nanos(limit_ns))?)
     })
 }
 

@@ -172,7 +172,7 @@ pub extern "C" fn vmclock_reading_status(reading: Option<&vmclock_reading>) -> i
 /// The value of the CPU's counter at this reading; zero for what is no reading.
 #[no_mangle]
 pub extern "C" fn vmclock_reading_counter(reading: Option<&vmclock_reading>) -> u64 {
-    guarded_or(0, || border::reading(reading).map_or(0, Reading::counter))
+    guarded_or(0, || border::reading(reading).map_or(0, |reading| reading.counter()))
 }
 
 /// Compares two readings by true time. Readings of different pages are compared in TAI, and so are readings on either
@@ -183,9 +183,9 @@ pub extern "C" fn vmclock_compare(one: Option<&vmclock_reading>, other: Option<&
         let (Ok(one), Ok(other)) = (border::reading(one), border::reading(other)) else {
             return vmclock_order::VMCLOCK_CANNOT_TELL;
         };
-        if one.certainly_before(other) {
+        if one.certainly_before(&other) {
             vmclock_order::VMCLOCK_CERTAINLY_BEFORE
-        } else if one.certainly_after(other) {
+        } else if one.certainly_after(&other) {
             vmclock_order::VMCLOCK_CERTAINLY_AFTER
         } else {
             vmclock_order::VMCLOCK_CANNOT_TELL
@@ -208,6 +208,6 @@ fn tell<T: Copy>(
 ) -> vmclock_result {
     guarded(None, |_| {
         let Some(place) = place else { return Failure::Argument("the place for the result is NULL").report(None) };
-        give(place, border::reading(reading).and_then(of), None)
+        give(place, border::reading(reading).and_then(|reading| of(&reading)), None)
     })
 }

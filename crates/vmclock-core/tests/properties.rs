@@ -9,11 +9,12 @@ use hifitime::{Epoch, TimeScale, Unit};
 use num_bigint::BigInt;
 use proptest::prelude::*;
 use vmclock_core::abi::{
-    ClockStatus, CounterId, Flags, LeapIndicator, SmearingHint, Snapshot, TimeType, Words, STRUCTURE_LEN,
+    ClockStatus, CounterId, Flags, LeapIndicator, SmearingHint, Snapshot, TimeType, TimeWords, Words, STRUCTURE_LEN,
 };
 use vmclock_core::calibration::{Calibration, NoTime, Period};
 use vmclock_core::event::changes;
 use vmclock_core::leap::{tai, UtcRule};
+use vmclock_core::page::{Page, Writer};
 use vmclock_core::smear::Smearing;
 use vmclock_core::time::{PageScale, Span, Time};
 
@@ -137,6 +138,29 @@ proptest! {
             prop_assert!(!is_ordinary, "{page:?}");
         }
         prop_assert_eq!(words.by_words(), words);
+    }
+
+    #[test]
+    fn words_put_one_by_one_are_the_same_words(
+        page in prop_oneof![timely_page(), any_page()], counter: u64, without_generation: bool, plain: bool,
+    ) {
+        let page = page.with(|page| {
+            page.seq_count &= !1;
+            if without_generation {
+                page.vm_generation_counter = 0;
+            }
+        });
+        let memory = Page::new();
+        let _ = Writer::create(&memory, page);
+        let (words, _) = memory.try_time_words(|| ()).expect("nobody writes");
+        prop_assert_eq!(TimeWords::from_array(&words.to_array()), words);
+        let mut kept = [None; TimeWords::LEN + 1];
+        let good = memory.try_put_time_words(CPU, plain, |index, word| kept[index] = Some(word), || counter);
+        prop_assert_eq!(good, words.certainly_give_time(CPU) && !(plain && words.generation_word() == 0));
+        if good {
+            let expected: Vec<_> = words.to_array().into_iter().chain([counter]).map(Some).collect();
+            prop_assert_eq!(kept.to_vec(), expected);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use vmclock::{OpenOptions, ReadError, VmClock};
 
+use crate::cross::CrossTimestamp;
 use crate::errors;
 use crate::events::Events;
 use crate::reading::{Epoch, Int, Reading};
@@ -112,6 +113,11 @@ impl Clock {
     /// The whole page at this moment, whether or not it gives a time.
     fn snapshot(&self) -> PyResult<Snapshot> {
         self.open()?.snapshot().map(Snapshot).map_err(|error| self.error(&error))
+    }
+
+    /// The page's time beside the system's clocks, all between two readings of the counter. Raises what `now` raises.
+    fn cross_timestamp(&self) -> PyResult<CrossTimestamp> {
+        self.open()?.cross_timestamp().map(CrossTimestamp).map_err(|error| self.error(&error))
     }
 
     /// Raises `VanishedError` where the page is not the published one any more. A reading does not find out.

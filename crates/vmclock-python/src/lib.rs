@@ -4,6 +4,7 @@
 #![allow(clippy::doc_markdown)] // the documentation is Python's
 
 mod clock;
+mod cross;
 mod errors;
 mod events;
 mod mock;
@@ -14,6 +15,8 @@ mod snapshot;
 mod _native {
     #[pymodule_export]
     use super::clock::{default_page, Clock};
+    #[pymodule_export]
+    use super::cross::CrossTimestamp;
     #[pymodule_export]
     use super::events::{Event, Events, Notice};
     #[pymodule_export]

@@ -3,11 +3,11 @@
 
 use std::fmt::Write as _;
 
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use vmclock::{Certainty, Interval, Scale, UtcTime};
+use vmclock::{Certainty, Interval, Scale, Smearing, UtcTime};
 
 const NANOS_PER_SEC: i128 = 1_000_000_000;
 
@@ -141,6 +141,31 @@ impl Reading {
     #[getter]
     fn counter(&self) -> u64 {
         self.0.counter()
+    }
+
+    /// How the page would like the clock to be smeared: `strict` (not at all), `noon-linear` or `utc-sls`.
+    #[getter]
+    fn smearing_hint(&self) -> String {
+        self.0.smearing_hint().to_string()
+    }
+
+    /// UTC smeared around leap seconds, in nanoseconds, rounded down; `None` where the page gives no UTC.
+    ///
+    /// `smearing` is `noon-linear` (from the noon before the leap second to the noon after it) or `utc-sls` (over the last
+    /// 1000 seconds of the leap day). Where it is `None`, it is as the page hints, and where that hints at none, so is the
+    /// result. No second repeats and none is missing. Raises `ValueError` for another `smearing`.
+    #[pyo3(signature = (smearing=None))]
+    fn smeared_utc_ns(&self, smearing: Option<&str>) -> PyResult<Option<Int>> {
+        let smeared = match smearing {
+            None => self.0.smeared_utc_by_hint(),
+            Some("noon-linear") => self.0.smeared_utc(Smearing::NoonLinear),
+            Some("utc-sls") => self.0.smeared_utc(Smearing::UtcSls),
+            Some(other) => {
+                let text = format!("smearing is {other:?}: it must be \"noon-linear\", \"utc-sls\" or None");
+                return Err(PyValueError::new_err(text));
+            }
+        };
+        Ok(smeared.map(|smeared| smeared.floor_nanos().into()))
     }
 
     /// Whether this was taken before `other`, by true time; `None` where the bounds overlap or are not known.

@@ -7,11 +7,14 @@ import pickle
 import random
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import LIMIT, good_page
+from hypothesis import given
+from hypothesis import strategies as st
 
 import vmclock
 
@@ -62,6 +65,62 @@ def test_a_leap_second_is_sixty_and_folds() -> None:
         assert reading.isoformat() == text
         assert reading.utc is not None and (reading.utc.second, reading.utc.fold) == (second, fold)
         assert reading.leap_second == (fold == 1)
+
+
+def smearing_page(indicator: int, hint: int) -> vmclock.Snapshot:
+    """UTC half a minute before the end of 2016; its counter has 2^32 ticks a second, and begins at 0."""
+    page = bytearray(good_page())
+    page[0x0B] = 0  # UTC
+    page[0x23] = hint
+    page[0x26] = indicator
+    page[0x27] = 31
+    page[0x28:0x38] = (0).to_bytes(8, "little") + (2**63).to_bytes(8, "little")
+    page[0x48:0x58] = (1_483_228_770).to_bytes(8, "little") + (0).to_bytes(8, "little")
+    return vmclock.Snapshot.from_bytes(bytes(page))
+
+
+@given(
+    ticks=st.integers(-(50_000 << 32), 50_000 << 32),
+    inserted=st.booleans(),
+    smearing=st.sampled_from(["noon-linear", "utc-sls"]),
+)
+def test_smeared_utc_is_as_defined(ticks: int, inserted: bool, smearing: str) -> None:
+    reading = smearing_page(1 if inserted else 2, 0).at(ticks % 2**64, "x86-tsc")
+    year_end, leap = 1_483_228_800, 1 if inserted else -1
+    if smearing == "noon-linear":
+        start, length = year_end - 43_200, 86_400 + leap
+    else:
+        start, length = year_end - 1_000 + (1 if inserted else -1), 1_000
+    linear = year_end - 30 + Fraction(ticks, 2**32)
+    gone = min(max((linear - start) / length, Fraction(0)), Fraction(1))
+    found = reading.smeared_utc_ns(smearing)
+    # The share of the leap second that is gone is rounded down, to 2^-64 s.
+    assert found is not None and abs(found - (linear - leap * gone) * 10**9) < 2
+    assert reading.smeared_utc_ns() is None and reading.smearing_hint == "strict"
+
+
+def test_a_page_hints_at_how_to_smear() -> None:
+    for hint, smearing in ((1, "noon-linear"), (2, "utc-sls")):
+        reading = smearing_page(1, hint).at(30 << 32, "x86-tsc")
+        assert reading.smearing_hint == smearing
+        assert reading.smeared_utc_ns() == reading.smeared_utc_ns(smearing) != reading.utc_ns
+    # As in the documentation of the Rust crate.
+    assert smearing_page(1, 1).at(30 << 32, "x86-tsc").smeared_utc_ns() == 1_483_228_799_500_005_786
+    with pytest.raises(ValueError, match="google"):
+        reading.smeared_utc_ns("google")
+
+
+def test_the_systems_clock_is_beside_the_pages(live: Path) -> None:
+    cross = vmclock.Clock(live).cross_timestamp()
+    assert cross.realtime_ahead_ns is not None
+    low, high = cross.realtime_ahead_ns
+    # The page was made of the system's clock.
+    assert low <= high and abs(low) < 10**9 and abs(high) < 10**9
+    before, after = cross.realtime_counters
+    assert cross.monotonic_raw_counters[0] < cross.monotonic_raw_counters[1] < before < after
+    assert before <= cross.reading.counter <= after and cross.monotonic_raw_ns > 0
+    assert cross.reading == cross.page.at(cross.reading.counter)
+    assert abs(cross.realtime_ns - (cross.reading.utc_ns or 0)) < 10**9 and cross == cross
 
 
 def test_what_a_datetime_cannot_hold_is_an_overflow() -> None:

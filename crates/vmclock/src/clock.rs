@@ -159,18 +159,27 @@ impl VmClock {
         self.read(counter::read_unordered)
     }
 
-    /// What [`now`](Self::now) tries first, by itself: for bindings, which put the result where they want it.
+    /// What [`now`](Self::now) tries first, by itself, for bindings: gives `put` the words of
+    /// [`Reading::from_words`], with their places in it. They are a reading only if this is `true`.
     #[doc(hidden)]
     #[inline(always)]
-    pub fn try_now(&self) -> Option<Reading> {
-        self.try_read(counter::read_ordered)
+    pub fn try_put_now(&self, put: impl FnMut(usize, u64)) -> bool {
+        self.try_put(put, counter::read_ordered)
     }
 
     /// The same without ordering.
     #[doc(hidden)]
     #[inline(always)]
-    pub fn try_now_unordered(&self) -> Option<Reading> {
-        self.try_read(counter::read_unordered)
+    pub fn try_put_now_unordered(&self, put: impl FnMut(usize, u64)) -> bool {
+        self.try_put(put, counter::read_unordered)
+    }
+
+    #[inline(always)]
+    fn try_put(&self, put: impl FnMut(usize, u64), counter: impl Fn() -> u64) -> bool {
+        match &self.mapping {
+            Some(mapping) => mapping.page().try_put_time_words(counter::ID, self.plain_file, put, counter),
+            None => false,
+        }
     }
 
     #[inline(always)]
@@ -250,9 +259,19 @@ impl VmClock {
     /// ```
     #[inline]
     pub fn is_current(&self, known: &Epoch) -> Result<bool, ReadError> {
+        if self.is_certainly_current(known) {
+            return Ok(true);
+        }
+        self.is_current_with_care(known)
+    }
+
+    /// What [`is_current`](Self::is_current) tries first, by itself: `false` is no answer.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn is_certainly_current(&self, known: &Epoch) -> bool {
         match &self.mapping {
-            Some(mapping) if mapping.page().is_still_of(known) && !self.may_be_cut_short(known.generation) => Ok(true),
-            _ => self.is_current_with_care(known),
+            Some(mapping) => mapping.page().is_still_of(known) && !self.may_be_cut_short(known.generation),
+            None => false,
         }
     }
 

@@ -58,6 +58,29 @@ impl Reading {
         words.certainly_give_time(cpu).then_some(Self { words, counter })
     }
 
+    /// The reading as words, of the page and the counter, for bindings, which keep them elsewhere.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn to_words(&self) -> [u64; Self::WORDS] {
+        let mut words = [self.counter; Self::WORDS];
+        for (word, of_page) in words.iter_mut().zip(self.words.to_array()) {
+            *word = of_page;
+        }
+        words
+    }
+
+    /// How many words there are.
+    #[doc(hidden)]
+    pub const WORDS: usize = TimeWords::LEN + 1;
+
+    /// The opposite. Any words make a reading, though only those of a reading make a true one.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn from_words(words: &[u64; Self::WORDS]) -> Self {
+        let [page @ .., counter] = words;
+        Self { words: TimeWords::from_array(page), counter: *counter }
+    }
+
     /// The same, word by word.
     #[cfg(feature = "std")]
     #[inline(always)]

@@ -154,6 +154,47 @@ impl TimeWords {
         }
     }
 
+    /// The words in an array, for whoever keeps them elsewhere.
+    #[inline(always)]
+    pub const fn to_array(&self) -> [u64; Self::LEN] {
+        [
+            (self.identity as u64) << 32 | self.size as u64,
+            self.disruption_marker,
+            self.flags,
+            self.state,
+            self.counter_value,
+            self.period,
+            self.period_maxerror,
+            self.time_sec,
+            self.time_frac_sec,
+            self.time_maxerror,
+            self.vm_generation_counter,
+        ]
+    }
+
+    /// How many there are in the array.
+    pub const LEN: usize = 11;
+
+    /// The opposite.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // the lower half of the first word
+    pub const fn from_array(words: &[u64; Self::LEN]) -> Self {
+        Self {
+            size: words[0] as u32,
+            identity: (words[0] >> 32) as u32,
+            disruption_marker: words[1],
+            flags: words[2],
+            state: words[3],
+            counter_value: words[4],
+            period: words[5],
+            period_maxerror: words[6],
+            time_sec: words[7],
+            time_frac_sec: words[8],
+            time_maxerror: words[9],
+            vm_generation_counter: words[10],
+        }
+    }
+
     /// The maximum errors of time and period, where the page has both: with one it has no bounds.
     #[inline(always)]
     pub(crate) fn max_errors(&self) -> Option<(u64, u64)> {
@@ -177,18 +218,34 @@ impl TimeWords {
     /// [`Calibration`](crate::calibration::Calibration) knows.
     #[inline(always)]
     pub const fn certainly_give_time(&self, cpu: CounterId) -> bool {
+        Self::certain_identity(self.size, self.identity, cpu)
+            && Self::certain_state(self.state)
+            && Self::certain_period(self.period)
+            && Self::certain_seconds(self.time_sec)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn certain_period(period: u64) -> bool {
+        period != 0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn certain_seconds(time_sec: u64) -> bool {
+        time_sec >> 62 == 0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn certain_identity(size: u32, identity: u32, cpu: CounterId) -> bool {
+        let [_, _, counter_id, time_type] = identity.to_le_bytes();
+        size as usize >= STRUCTURE_LEN && counter_id == cpu.0 && time_type <= TimeType::MONOTONIC.0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn certain_state(state: u64) -> bool {
         /// Less, and the time may be out of range: a product of 127 bits shifted by this is below 2^61 s.
         const LEAST_SHIFT: u8 = 2;
-        let [_, _, counter_id, time_type] = self.identity.to_le_bytes();
-        let [_, _, clock_status, _, _, _, _, shift] = self.state.to_le_bytes();
-        self.size as usize >= STRUCTURE_LEN
-            && counter_id == cpu.0
-            && time_type <= TimeType::MONOTONIC.0
-            && ClockStatus(clock_status).gives_time()
-            && shift >= LEAST_SHIFT
-            && shift < 64
-            && self.period != 0
-            && self.time_sec >> 62 == 0
+        let [_, _, clock_status, _, _, _, _, shift] = state.to_le_bytes();
+        ClockStatus(clock_status).gives_time() && shift >= LEAST_SHIFT && shift < 64
     }
 }
 

@@ -8,6 +8,7 @@
 //! Every access to the shared memory is a relaxed atomic access of one naturally aligned word; the order between them
 //! is made by fences alone. Both Rust's memory model and a page in read-only memory require that.
 
+use core::sync::atomic::compiler_fence;
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
@@ -21,7 +22,7 @@ pub use memory::{publish, write_initial, PageMemory};
 pub use sequence::{Busy, SeqCount};
 pub use writer::{TakenOver, Writer};
 
-use crate::abi::{Flags, Snapshot, TimeWords, Words, CHANGING_WORDS, STRUCTURE_LEN};
+use crate::abi::{CounterId, Flags, Snapshot, TimeWords, Words, CHANGING_WORDS, STRUCTURE_LEN};
 use crate::event::Epoch;
 
 /// The structure as it lies in shared memory.
@@ -118,6 +119,68 @@ impl Page {
         self.seq_count.try_read(&mut || (counter(), self.load_time_words())).map(|(counter, words)| (words, counter))
     }
 
+    /// The same words, each given to `put` with its place in the array of [`TimeWords::from_array`], and then `counter`;
+    /// `false` also where they do not certainly give a time, and where `may_be_cut_short` and the generation is zero.
+    /// They belong together only if this is `true`.
+    ///
+    /// It is for a function that cannot be inlined into its caller. Where each word is checked and stored before the
+    /// next is loaded, a few registers do, and none has to be saved.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn try_put_time_words(
+        &self,
+        cpu: CounterId,
+        may_be_cut_short: bool,
+        mut put: impl FnMut(usize, u64),
+        counter: impl Fn() -> u64,
+    ) -> bool {
+        let [marker, flags, state, counter_value, period, _, period_maxerror, rest @ ..] = &self.words;
+        let [time_sec, time_frac_sec, _, time_maxerror, generation] = rest;
+        let mut read = || {
+            let mut put = |index, value| {
+                put(index, value);
+                // Keeps the compiler from loading the next before.
+                compiler_fence(Ordering::SeqCst);
+            };
+            let size = u32::from_le(self.size.load(Ordering::Relaxed));
+            let identity = u32::from_le(self.identity.load(Ordering::Relaxed));
+            if !TimeWords::certain_identity(size, identity, cpu) {
+                return false;
+            }
+            put(0, u64::from(identity) << 32 | u64::from(size));
+            let state = load(state);
+            if !TimeWords::certain_state(state) {
+                return false;
+            }
+            put(3, state);
+            let period = load(period);
+            if !TimeWords::certain_period(period) {
+                return false;
+            }
+            put(5, period);
+            let time_sec = load(time_sec);
+            if !TimeWords::certain_seconds(time_sec) {
+                return false;
+            }
+            put(7, time_sec);
+            put(1, load(marker));
+            put(2, load(flags));
+            put(4, load(counter_value));
+            put(6, load(period_maxerror));
+            put(8, load(time_frac_sec));
+            put(9, load(time_maxerror));
+            // Last: see `may_be_cut_short`.
+            let generation = load(generation);
+            put(10, generation);
+            if may_be_cut_short && generation == 0 {
+                return false;
+            }
+            put(TimeWords::LEN, counter());
+            true
+        };
+        self.seq_count.try_read(&mut read) == Some(true)
+    }
+
     /// Marker and generation, consistent with one another.
     #[inline]
     pub fn epoch(&self, mut wait: impl FnMut() -> bool) -> Result<Epoch, Busy> {
@@ -153,17 +216,16 @@ impl Page {
     /// ```
     #[inline]
     pub fn is_still_of(&self, known: &Epoch) -> bool {
-        // Without branches, and without making an `Option` of what was loaded.
-        let (presence, value, mask) = match known.generation {
-            Some(generation) => (Flags::VM_GEN_COUNTER_PRESENT, generation, u64::MAX),
-            None => (Flags::NONE, 0, 0),
-        };
+        // Compared as they are loaded: a comparison and its branch are one operation of the CPU's.
+        let [marker, flags, .., generation] = &self.words;
         let mut unchanged = || {
-            let now = self.load_epoch();
-            let marker = now.disruption_marker ^ known.disruption_marker;
-            let generation = (now.vm_generation_counter ^ value) & mask;
-            let presence = (now.flags.0 ^ presence.0) & Flags::VM_GEN_COUNTER_PRESENT.0;
-            marker | generation | presence == 0 && now.size as usize >= STRUCTURE_LEN
+            let has_generation = || Flags(load(flags)).contains(Flags::VM_GEN_COUNTER_PRESENT);
+            u32::from_le(self.size.load(Ordering::Relaxed)) as usize >= STRUCTURE_LEN
+                && load(marker) == known.disruption_marker
+                && match known.generation {
+                    Some(known) => has_generation() && load(generation) == known,
+                    None => !has_generation(),
+                }
         };
         self.seq_count.try_read(&mut unchanged) == Some(true)
     }

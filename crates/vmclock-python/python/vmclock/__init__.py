@@ -25,13 +25,14 @@ from ._errors import (
     WaitTimeoutError,
 )
 from ._events import Events
-from ._native import Clock, Epoch, Event, MockPage, Notice, Reading, Snapshot, default_page
+from ._native import Clock, CrossTimestamp, Epoch, Event, MockPage, Notice, Reading, Snapshot, default_page
 
 __all__ = [
     "BusyError",
     "CannotCompareError",
     "Clock",
     "ClockPermissionError",
+    "CrossTimestamp",
     "DisruptedError",
     "Epoch",
     "Event",

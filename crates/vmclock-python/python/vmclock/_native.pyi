@@ -8,6 +8,7 @@ from ._events import Events
 
 __all__ = [
     "Clock",
+    "CrossTimestamp",
     "Epoch",
     "Event",
     "MockPage",
@@ -70,6 +71,9 @@ class Clock:
     def snapshot(self) -> Snapshot:
         """The whole page at this moment, whether or not it gives a time."""
 
+    def cross_timestamp(self) -> CrossTimestamp:
+        """The page's time beside the system's clocks, all between two readings of the counter. Raises what `now` raises."""
+
     def check(self) -> None:
         """Raises `VanishedError` where the page is not the published one any more. A reading does not find out."""
 
@@ -130,6 +134,44 @@ class Epoch:
     def __hash__(self) -> int: ...
 
 @final
+class CrossTimestamp:
+    """The page's time, `CLOCK_REALTIME` and `CLOCK_MONOTONIC_RAW`, taken within a microsecond or two."""
+
+    @property
+    def page(self) -> Snapshot:
+        """The page."""
+
+    @property
+    def reading(self) -> Reading:
+        """The page's time, at the middle of `realtime_counters`."""
+
+    @property
+    def realtime_ns(self) -> int:
+        """`CLOCK_REALTIME` in nanoseconds: what the system believes UTC to be."""
+
+    @property
+    def realtime_counters(self) -> tuple[int, int]:
+        """The CPU's counter before and after `CLOCK_REALTIME` was read."""
+
+    @property
+    def monotonic_raw_ns(self) -> int:
+        """`CLOCK_MONOTONIC_RAW` in nanoseconds: the kernel's own count of the counter, never disciplined."""
+
+    @property
+    def monotonic_raw_counters(self) -> tuple[int, int]:
+        """The CPU's counter before and after `CLOCK_MONOTONIC_RAW` was read."""
+
+    @property
+    def realtime_ahead_ns(self) -> Optional[tuple[int, int]]:
+        """Between how many nanoseconds and how many `CLOCK_REALTIME` is ahead of true UTC (negative: behind).
+
+        The page's error bounds and the width of the sample are counted in. `None` where the page gives no UTC or no bounds.
+        """
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+@final
 class Reading:
     """The time at one value of the counter, with its error bounds. A value: it does not change."""
 
@@ -188,6 +230,18 @@ class Reading:
     @property
     def counter(self) -> int:
         """The value of the CPU's counter at this reading."""
+
+    @property
+    def smearing_hint(self) -> str:
+        """How the page would like the clock to be smeared: `strict` (not at all), `noon-linear` or `utc-sls`."""
+
+    def smeared_utc_ns(self, smearing: Optional[str] = None) -> Optional[int]:
+        """UTC smeared around leap seconds, in nanoseconds, rounded down; `None` where the page gives no UTC.
+
+        `smearing` is `noon-linear` (from the noon before the leap second to the noon after it) or `utc-sls` (over the last
+        1000 seconds of the leap day). Where it is `None`, it is as the page hints, and where that hints at none, so is the
+        result. No second repeats and none is missing. Raises `ValueError` for another `smearing`.
+        """
 
     def is_before(self, other: Reading) -> Optional[bool]:
         """Whether this was taken before `other`, by true time; `None` where the bounds overlap or are not known."""
