@@ -181,7 +181,7 @@ impl Kernels {
         if with_arm64 && !options.kasan && !ours.is_empty() {
             let needed = [&[arm64::KERNEL][..], &Source::packages(arm64::ARCHITECTURE)].concat();
             let found = archive.newest(arm64::FLAVOUR, &needed)?;
-            match found.into_iter().find(|release| SUPPORTED.contains(&release.series)) {
+            match found.into_iter().find(|release| SUPPORTED.contains(&release.series) && is_wanted(&release)) {
                 Some(release) => {
                     let source = Source::fetch(cache, &release, arm64::ARCHITECTURE)?;
                     arm64 = Some((Arm64::fetch(cache, &release)?, source));
