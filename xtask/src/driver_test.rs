@@ -13,6 +13,7 @@
 
 mod arm64;
 mod kernels;
+mod upstream;
 mod workshop;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,7 @@ use crate::steps::Done;
 
 use self::arm64::Arm64;
 use self::kernels::Source;
+pub(crate) use self::upstream::{run as upstream_series, Options as UpstreamOptions};
 pub(crate) use self::workshop::enter;
 use self::workshop::Workshop;
 
