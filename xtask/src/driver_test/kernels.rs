@@ -70,6 +70,11 @@ impl Source {
         ]
     }
 
+    /// Which series of Linux it is of.
+    pub(super) fn series(&self) -> Series {
+        self.series
+    }
+
     /// Brings it to the cache.
     pub(super) fn fetch(cache: &Cache, release: &Release, architecture: &str) -> Result<Self> {
         let [headers, source] = Self::packages(architecture);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context, Result};
 
 use crate::cache::{remove_folder, Cache};
-use crate::guest_test::{self, Archive, Assets, Kernel, FLAVOUR};
+use crate::guest_test::{self, Archive, Assets, Kernel, Series, FLAVOUR};
 use crate::project::Project;
 use crate::shell::{say, Cmd};
 
@@ -80,7 +80,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         return Ok(());
     }
     let built = source.small(&cache, project, &workshop)?;
-    let tree = Tree { folder: scratch.path().join("tree"), workshop: &workshop };
+    let tree = Tree { folder: scratch.path().join("tree"), workshop: &workshop, series: source.series() };
     Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(&built).arg(&tree.folder).read()?;
     begin(&tree.folder)?;
     tree.apply(&patches, options.each)?;
@@ -112,6 +112,7 @@ fn listed(patches: &Path) -> Result<Vec<PathBuf>> {
 struct Tree<'a> {
     folder: PathBuf,
     workshop: &'a Workshop,
+    series: Series,
 }
 
 impl Tree<'_> {
@@ -176,7 +177,12 @@ impl Tree<'_> {
         let qemu = qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "512", "-nodefaults"]);
         let qemu = qemu.args(["-no-reboot", "-display", "none", "-serial", "stdio", "-append", &line, "-kernel"]);
         let said = qemu.arg(self.image()).read()?;
-        let results = || said.lines().filter_map(|line| line.split_once("] ")).map(|(_, line)| line.trim_end());
+        // "[    1.234567] ", where the kernel has times.
+        let untimed = |line: &'_ str| -> String {
+            let time = line.split_once("] ").filter(|(time, _)| time.starts_with('['));
+            time.map_or(line, |(_, rest)| rest).trim_end().to_owned()
+        };
+        let results = || said.lines().map(untimed);
         ensure!(!results().any(|line| line.trim_start().starts_with("not ok")), "a KUnit test fails:\n{said}");
         let passed = results().filter(|line| line.starts_with("    ok ")).count();
         ensure!(passed > 0, "no KUnit test ran:\n{said}");
@@ -190,9 +196,13 @@ impl Tree<'_> {
             "scripts/config --module PTP_1588_CLOCK_VMCLOCK_RUST --disable PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST",
         )?;
         let module = self.folder.join("drivers/ptp/vmclock/ptp_vmclock_rust.ko");
-        Cmd::new("xz").args(["--check=crc32", "--keep", "--force"]).arg(&module).read()?;
-        let kernel =
-            Kernel { version: "7-series".to_owned(), image: self.image(), driver: module.with_extension("ko.xz") };
+        let pack = "cd /mnt/kernel/drivers/ptp/vmclock\nxz --check=crc32 --keep --force ptp_vmclock_rust.ko";
+        self.workshop.run(&[("kernel", &self.folder)], pack)?;
+        let kernel = Kernel {
+            version: format!("{}-series", self.series),
+            image: self.image(),
+            driver: module.with_extension("ko.xz"),
+        };
         let harness = guest_test::with_kernel(guest_test::harness(project, assets)?, &kernel);
         harness.args(SCENARIOS.iter().flat_map(|name| ["--only", name])).run()
     }
