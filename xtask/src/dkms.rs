@@ -123,7 +123,10 @@ echo "= made for $(modinfo -F vermagic $(module)); signed by: $(modinfo -F signe
 modprobe --showconfig | grep -q '^blacklist ptp_vmclock$'
 modinfo -F alias $(module) | grep -q AMZNC10C
 [ -n "$(modinfo -F signer $(module))" ]
-cp $(module) /mnt/packages/$release.ko.xz
+case $(module) in
+*.ko.xz) cat $(module) ;;
+*.ko) xz --check=crc32 --stdout $(module) ;;
+esac >/mnt/packages/$release.ko.xz
 xz --test /mnt/packages/$release.ko.xz
 dpkg --install /mnt/packages/vmclock-dkms_${version}+next_all.deb
 dkms status -m $name -v $version+next -k $release | grep -q ': installed'

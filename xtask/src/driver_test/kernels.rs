@@ -29,8 +29,6 @@ const BARE: [&str; 2] = [
 /// Of what `make` has to be told that of stock kernels is Debian's own.
 const STOCK_MAKE: &str = "make -s -j$(nproc) CROSS_COMPILE=x86_64-linux-gnu- CC=x86_64-linux-gnu-gcc-14";
 const ARM64_MAKE: &str = "make -s -j$(nproc) ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc-14";
-/// A kernel of our own, by the same compiler.
-pub(super) const PLAIN_MAKE: &str = STOCK_MAKE;
 const WATCHED_MAKE: &str = "make -s -j$(nproc) LLVM=-19";
 
 /// What a kernel's tree is made of: its source, and what its build left in the package of its headers.
@@ -150,22 +148,6 @@ impl Source {
         })
     }
 
-    /// A small kernel with `KUnit`, for patches to be applied to.
-    pub(super) fn small(&self, cache: &Cache, project: &Project, workshop: &Workshop) -> Result<PathBuf> {
-        let configuration = project.path("linux/tests");
-        let script = format!(
-            "{}\n{PLAIN_MAKE} tinyconfig\nscripts/kconfig/merge_config.sh -m .config /mnt/config/small.config /mnt/config/series.config\n\
-             {PLAIN_MAKE} olddefconfig\ngrep -q ^CONFIG_RUST=y .config && grep -q ^CONFIG_KUNIT=y .config\n{PLAIN_MAKE} bzImage",
-            self.unpack("--exclude='*/drivers/gpu/drm/amd/*.[ch]'")
-        );
-        let text = |name: &str| {
-            let path = configuration.join(name);
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let recipe = (&script, text("small.config")?, text("series.config")?);
-        self.made(cache, workshop, "small", &script, &recipe, &[("config", &configuration)])
-    }
-
     /// Some files of the source alone.
     pub(super) fn unpack_only(&self, workshop: &Workshop, files: &[&str], folder: &Path) -> Result<()> {
         let names: Vec<String> = files.iter().map(|file| format!("linux-source-{}/{file}", self.series)).collect();
@@ -223,6 +205,15 @@ impl Source {
 impl BuildTree {
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How to call `make` for it, inside the workshop.
+    pub(super) fn make(&self) -> &str {
+        &self.make
     }
 
     /// The driver compiled for a kernel that nobody has built: what it needs of that kernel is not known to be there,

@@ -16,13 +16,12 @@ use crate::guest_test::{self, Archive, Assets, Kernel, Series, FLAVOUR};
 use crate::project::Project;
 use crate::shell::{say, Cmd};
 
-use super::kernels::{Source, PLAIN_MAKE};
+use super::kernels::Source;
 use super::workshop::Workshop;
 use super::{nothing_supported, SUPPORTED};
 
 /// What of the kernel's source the series touches, and its style.
-const TOUCHED: [&str; 8] = [
-    ".gitignore",
+const TOUCHED: [&str; 7] = [
     ".rustfmt.toml",
     "Documentation/ABI/testing",
     "MAINTAINERS",
@@ -68,34 +67,34 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
             newest.iter().find(|release| SUPPORTED.contains(&release.series)).with_context(nothing_supported)?;
         Source::fetch(&cache, release, "")
     })?;
-    let workshop = Workshop::fetch(&cache)?;
+    let workshop = Workshop::fetch_with_clang(&cache)?;
     let scratch = cache.scratch()?;
-    let files = scratch.path().join("files");
-    fs::create_dir(&files).with_context(|| format!("cannot make {}", files.display()))?;
-    source.unpack_only(&workshop, &TOUCHED, &files)?;
-    begin(&files)?;
-    make::series(project, &files, &patches)?;
+    let repository = |name: &str| -> Result<PathBuf> {
+        let folder = scratch.path().join(name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        source.unpack_only(&workshop, &TOUCHED, &folder)?;
+        make::git(&folder).args(["init", "--quiet"]).read()?;
+        make::git(&folder).args(["add", "--all", "--force", "."]).read()?;
+        make::git(&folder).args(["commit", "--quiet", "--message", "The kernel's source"]).read()?;
+        Ok(folder)
+    };
+    make::series(project, &repository("made")?, &patches)?;
     say(&format!("made {}", patches.display()));
     if !options.check {
         return Ok(());
     }
-    let built = source.small(&cache, project, &workshop)?;
-    let tree = Tree { folder: scratch.path().join("tree"), workshop: &workshop, series: source.series() };
-    Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(&built).arg(&tree.folder).read()?;
-    begin(&tree.folder)?;
+    // The kernel that watches memory and locks: what the patches do not touch need not be built again.
+    let built = source.watched(&cache, project, &workshop)?.tree;
+    let (source_tree, folder) = (repository("applied")?, scratch.path().join("tree"));
+    let tree =
+        Tree { repository: source_tree, folder, workshop: &workshop, make: built.make(), series: source.series() };
+    Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(built.folder()).arg(&tree.folder).read()?;
     tree.apply(&patches, options.each)?;
     tree.check_style(&patches)?;
     tree.build("")?;
     let assets = Assets::fetch(&cache)?;
     tree.run_kunit(&assets)?;
     tree.run_driver(project, &assets)
-}
-
-/// Makes a repository of what the series touches.
-fn begin(tree: &Path) -> Result<()> {
-    make::git(tree).args(["init", "--quiet"]).read()?;
-    make::git(tree).args(["add", "--"]).args(TOUCHED).read()?;
-    make::git(tree).args(["commit", "--quiet", "--message", "The kernel's source"]).read().map(|_| ())
 }
 
 /// The patches in their order, without the letter.
@@ -110,8 +109,12 @@ fn listed(patches: &Path) -> Result<Vec<PathBuf>> {
 
 /// A kernel's tree that was built before the patches.
 struct Tree<'a> {
+    /// What the series touches, for git.
+    repository: PathBuf,
     folder: PathBuf,
     workshop: &'a Workshop,
+    /// How to call `make` for it.
+    make: &'a str,
     series: Series,
 }
 
@@ -119,7 +122,14 @@ impl Tree<'_> {
     fn apply(&self, patches: &Path, build_each: bool) -> Result<()> {
         let patches = listed(patches)?;
         for patch in &patches {
-            make::git(&self.folder).args(["am", "--quiet", "--whitespace=error"]).arg(patch).read()?;
+            let git = || make::git(&self.repository);
+            git().args(["am", "--quiet", "--whitespace=error"]).arg(patch).read()?;
+            for name in git().args(["diff", "--name-only", "HEAD~1"]).read()?.lines() {
+                let to = self.folder.join(name);
+                let folder = to.parent().context("a file without a folder")?;
+                fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+                fs::copy(self.repository.join(name), &to).with_context(|| format!("cannot copy {}", to.display()))?;
+            }
             if build_each {
                 self.make("prepare drivers/ptp/ samples/rust/")?;
                 say(&format!("ok     builds: {}", name(patch)));
@@ -132,9 +142,9 @@ impl Tree<'_> {
     /// The kernel's own tools: its configuration of rustfmt, and checkpatch.
     fn check_style(&self, patches: &Path) -> Result<()> {
         let count = listed(patches)?.len();
-        let changed = make::git(&self.folder).args(["diff", "--name-only", &format!("HEAD~{count}")]).read()?;
+        let changed = make::git(&self.repository).args(["diff", "--name-only", &format!("HEAD~{count}")]).read()?;
         let sources = changed.lines().filter(|name| make::is_rust(Path::new(name)));
-        make::rustfmt(&self.folder).arg("--check").args(sources).read()?;
+        make::rustfmt(&self.repository).arg("--check").args(sources).read()?;
         // Commits before it are not there to be looked up; the new files are below folders that have maintainers.
         let check = "perl scripts/checkpatch.pl --root=. --no-tree --strict --quiet \
                      --ignore UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES /mnt/patches/*.patch";
@@ -144,12 +154,10 @@ impl Tree<'_> {
     }
 
     fn build(&self, configure: &str) -> Result<()> {
-        // The version of a kernel depends on its repository.
-        remove_folder(&self.folder.join(".git"))?;
         let enable =
             "scripts/config --enable PTP_1588_CLOCK_VMCLOCK_RUST --enable PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST";
         let configure = if configure.is_empty() { enable } else { configure };
-        let said = self.make_after(&format!("{configure}\n{PLAIN_MAKE} olddefconfig"), "bzImage modules")?;
+        let said = self.make_after(&format!("{configure}\n{} olddefconfig", self.make), "bzImage modules")?;
         if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
             anyhow::bail!("the kernel builds with a warning: {warning}\n{said}");
         }
@@ -162,7 +170,7 @@ impl Tree<'_> {
     }
 
     fn make_after(&self, before: &str, targets: &str) -> Result<String> {
-        let script = format!("cd /mnt/kernel\n{before}\n{PLAIN_MAKE} {targets}");
+        let script = format!("cd /mnt/kernel\n{before}\n{} {targets}", self.make);
         self.workshop.run(&[("kernel", &self.folder)], &script)
     }
 
