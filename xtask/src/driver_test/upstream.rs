@@ -37,6 +37,21 @@ const SCENARIOS: [&str; 2] = ["live", "no-notify"];
 /// Suites of `KUnit` tests, in which each line of an answer is `ok` or `not ok`.
 const SUITES: &str = "ptp_vmclock*";
 
+/// The driver with its tests in the kernel, and the sample that the abstractions change, in the place of Linux's own.
+const WITH_TESTS: [[&str; 2]; 7] = [
+    ["KUNIT", "y"],
+    ["PTP_1588_CLOCK_VMCLOCK", "n"],
+    ["PTP_1588_CLOCK_VMCLOCK_RUST", "y"],
+    ["PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST", "y"],
+    ["SAMPLES", "y"],
+    ["SAMPLES_RUST", "y"],
+    ["SAMPLE_RUST_MISC_DEVICE", "y"],
+];
+
+/// The driver as guests load it.
+const AS_MODULE: [[&str; 2]; 2] =
+    [["PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST", "n"], ["PTP_1588_CLOCK_VMCLOCK_RUST", "m"]];
+
 /// Make the driver's patches for Linux, in target/upstream-series
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -85,13 +100,18 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     }
     // The kernel that watches memory and locks: what the patches do not touch need not be built again.
     let built = source.watched(&cache, project, &workshop)?.tree;
-    let (source_tree, folder) = (repository("applied")?, scratch.path().join("tree"));
-    let tree =
-        Tree { repository: source_tree, folder, workshop: &workshop, make: built.make(), series: source.series() };
-    Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(built.folder()).arg(&tree.folder).read()?;
+    let folder = project.target("upstream-tree");
+    let tree = Tree {
+        repository: repository("applied")?,
+        folder,
+        workshop: &workshop,
+        make: built.make(),
+        series: source.series(),
+    };
+    tree.make_of(built.folder())?;
     tree.apply(&patches, options.each)?;
     tree.check_style(&patches)?;
-    tree.build("")?;
+    tree.build(&WITH_TESTS)?;
     let assets = Assets::fetch(&cache)?;
     tree.run_kunit(&assets)?;
     tree.run_driver(project, &assets)
@@ -124,19 +144,42 @@ impl Tree<'_> {
         for patch in &patches {
             let git = || make::git(&self.repository);
             git().args(["am", "--quiet", "--whitespace=error"]).arg(patch).read()?;
-            for name in git().args(["diff", "--name-only", "HEAD~1"]).read()?.lines() {
-                let to = self.folder.join(name);
-                let folder = to.parent().context("a file without a folder")?;
-                fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-                fs::copy(self.repository.join(name), &to).with_context(|| format!("cannot copy {}", to.display()))?;
-            }
             if build_each {
+                self.update()?;
                 self.make("prepare drivers/ptp/ samples/rust/")?;
                 say(&format!("ok     builds: {}", name(patch)));
             }
         }
         say(&format!("ok     {} patches apply", patches.len()));
+        self.update()
+    }
+
+    /// Copies what the repository has and the tree has not.
+    fn update(&self) -> Result<()> {
+        for name in make::git(&self.repository).args(["ls-files"]).read()?.lines() {
+            let (from, to) = (self.repository.join(name), self.folder.join(name));
+            let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+            // What stays the same need not be built again.
+            if fs::read(&to).is_ok_and(|found| found == text) {
+                continue;
+            }
+            let folder = to.parent().context("a file without a folder")?;
+            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            fs::write(&to, text).with_context(|| format!("cannot write {}", to.display()))?;
+        }
         Ok(())
+    }
+
+    /// A copy of a tree that was built, which is kept for the next time.
+    fn make_of(&self, built: &Path) -> Result<()> {
+        let mark = self.folder.join(".vmclock-copy-of");
+        let built = built.display().to_string();
+        if fs::read_to_string(&mark).is_ok_and(|found| found == built) {
+            return Ok(());
+        }
+        remove_folder(&self.folder)?;
+        Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(&built).arg(&self.folder).read()?;
+        fs::write(&mark, &built).with_context(|| format!("cannot write {}", mark.display()))
     }
 
     /// The kernel's own tools: its configuration of rustfmt, and checkpatch.
@@ -153,11 +196,16 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn build(&self, configure: &str) -> Result<()> {
-        let enable =
-            "scripts/config --enable PTP_1588_CLOCK_VMCLOCK_RUST --enable PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST";
-        let configure = if configure.is_empty() { enable } else { configure };
-        let said = self.make_after(&format!("{configure}\n{} olddefconfig", self.make), "bzImage modules")?;
+    /// Builds the kernel with these settings, without a warning.
+    fn build(&self, settings: &[[&str; 2]]) -> Result<()> {
+        let set = settings.iter().map(|[name, value]| format!("scripts/config --set-val {name} {value}\n"));
+        // A setting that depends on others is gone where these are not as it wants.
+        let check = settings.iter().map(|[name, value]| match *value {
+            "n" => format!("if grep ^CONFIG_{name}= .config; then exit 1; fi\n"),
+            _ => format!("grep -q ^CONFIG_{name}={value} .config\n"),
+        });
+        let (set, check): (String, String) = (set.collect(), check.collect());
+        let said = self.make_after(&format!("{set}{} olddefconfig\n{check}", self.make), "bzImage modules")?;
         if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
             anyhow::bail!("the kernel builds with a warning: {warning}\n{said}");
         }
@@ -182,7 +230,7 @@ impl Tree<'_> {
     fn run_kunit(&self, assets: &Assets) -> Result<()> {
         let line = format!("console=ttyS0 panic=-1 kunit.filter_glob={SUITES}");
         let qemu = Cmd::new("timeout").arg("300").arg(&assets.qemu);
-        let qemu = qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "512", "-nodefaults"]);
+        let qemu = qemu.args(["-accel", "tcg", "-machine", "q35", "-cpu", "max,la57=off", "-m", "1G", "-nodefaults"]);
         let qemu = qemu.args(["-no-reboot", "-display", "none", "-serial", "stdio", "-append", &line, "-kernel"]);
         let said = qemu.arg(self.image()).read()?;
         // "[    1.234567] ", where the kernel has times.
@@ -200,9 +248,7 @@ impl Tree<'_> {
 
     /// The driver as a module of this kernel, in guests.
     fn run_driver(&self, project: &Project, assets: &Assets) -> Result<()> {
-        self.build(
-            "scripts/config --module PTP_1588_CLOCK_VMCLOCK_RUST --disable PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST",
-        )?;
+        self.build(&AS_MODULE)?;
         let module = self.folder.join("drivers/ptp/vmclock/ptp_vmclock_rust.ko");
         let pack = "cd /mnt/kernel/drivers/ptp/vmclock\nxz --check=crc32 --keep --force ptp_vmclock_rust.ko";
         self.workshop.run(&[("kernel", &self.folder)], pack)?;
