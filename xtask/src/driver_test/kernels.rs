@@ -148,6 +148,12 @@ impl Source {
         })
     }
 
+    /// All of the source but for what no small kernel needs.
+    pub(super) fn unpack_all(&self, workshop: &Workshop, folder: &Path) -> Result<()> {
+        let script = self.unpack("--exclude='*/Documentation/*/*' --exclude='*/drivers/gpu/drm/amd/*.[ch]'");
+        workshop.run(&[("kernel", folder), ("packages", &self.code.path(""))], &script).map(|_| ())
+    }
+
     /// Some files of the source alone.
     pub(super) fn unpack_only(&self, workshop: &Workshop, files: &[&str], folder: &Path) -> Result<()> {
         let names: Vec<String> = files.iter().map(|file| format!("linux-source-{}/{file}", self.series)).collect();

@@ -37,20 +37,18 @@ const SCENARIOS: [&str; 2] = ["live", "no-notify"];
 /// Suites of `KUnit` tests, in which each line of an answer is `ok` or `not ok`.
 const SUITES: &str = "ptp_vmclock*";
 
-/// The driver with its tests in the kernel, and the sample that the abstractions change, in the place of Linux's own.
-const WITH_TESTS: [[&str; 2]; 7] = [
-    ["KUNIT", "y"],
+/// The driver with its tests in the kernel.
+const WITH_TESTS: [[&str; 2]; 3] =
+    [["KUNIT", "y"], ["PTP_1588_CLOCK_VMCLOCK_RUST", "y"], ["PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST", "y"]];
+
+/// The driver as guests load it, in the place of Linux's own, and the sample that the abstractions change.
+const AS_MODULE: [[&str; 2]; 5] = [
     ["PTP_1588_CLOCK_VMCLOCK", "n"],
-    ["PTP_1588_CLOCK_VMCLOCK_RUST", "y"],
-    ["PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST", "y"],
+    ["PTP_1588_CLOCK_VMCLOCK_RUST", "m"],
     ["SAMPLES", "y"],
     ["SAMPLES_RUST", "y"],
     ["SAMPLE_RUST_MISC_DEVICE", "y"],
 ];
-
-/// The driver as guests load it.
-const AS_MODULE: [[&str; 2]; 2] =
-    [["PTP_1588_CLOCK_VMCLOCK_RUST_KUNIT_TEST", "n"], ["PTP_1588_CLOCK_VMCLOCK_RUST", "m"]];
 
 /// Make the driver's patches for Linux, in target/upstream-series
 #[derive(clap::Args)]
@@ -98,23 +96,39 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     if !options.check {
         return Ok(());
     }
+    let applied = Repository { folder: repository("applied")?, workshop: &workshop };
     // The kernel that watches memory and locks: what the patches do not touch need not be built again.
-    let built = source.watched(&cache, project, &workshop)?.tree;
-    let folder = project.target("upstream-tree");
-    let tree = Tree {
-        repository: repository("applied")?,
-        folder,
-        workshop: &workshop,
-        make: built.make(),
-        series: source.series(),
-    };
-    tree.make_of(built.folder())?;
-    tree.apply(&patches, options.each)?;
-    tree.check_style(&patches)?;
-    tree.build(&WITH_TESTS)?;
+    let watched = source.watched(&cache, project, &workshop)?.tree;
+    let tree = Tree { folder: project.target("upstream-tree"), make: watched.make(), workshop: &workshop };
+    tree.make_once(&watched.folder().display().to_string(), || {
+        Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(watched.folder()).arg(&tree.folder).read().map(|_| ())
+    })?;
+    applied.apply(&patches, options.each.then_some(&tree))?;
+    applied.check_style(&patches, watched.folder())?;
     let assets = Assets::fetch(&cache)?;
-    tree.run_kunit(&assets)?;
-    tree.run_driver(project, &assets)
+
+    // Another kernel for its tests: KUnit changes a structure that nearly all of a kernel is built with.
+    let tiny = Tree { folder: project.target("upstream-kunit"), make: watched.make(), workshop: &workshop };
+    let configuration = project.path("linux/tests/kunit.config");
+    let settings =
+        fs::read_to_string(&configuration).with_context(|| format!("cannot read {}", configuration.display()))?;
+    tiny.make_once(&format!("{}\n{settings}", watched.folder().display()), || {
+        fs::create_dir_all(&tiny.folder).with_context(|| format!("cannot make {}", tiny.folder.display()))?;
+        source.unpack_all(&workshop, &tiny.folder)?;
+        fs::copy(&configuration, tiny.folder.join("kunit.config"))?;
+        let script = format!(
+            "cd /mnt/kernel\n{0} tinyconfig\nscripts/kconfig/merge_config.sh -m .config kunit.config",
+            tiny.make
+        );
+        workshop.run(&[("kernel", &tiny.folder)], &script).map(|_| ())
+    })?;
+    tiny.update(&applied)?;
+    tiny.build(&WITH_TESTS)?;
+    tiny.run_kunit(&assets)?;
+
+    tree.update(&applied)?;
+    tree.build(&AS_MODULE)?;
+    tree.run_driver(project, &assets, source.series())
 }
 
 /// The patches in their order, without the letter.
@@ -127,37 +141,67 @@ fn listed(patches: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// A kernel's tree that was built before the patches.
-struct Tree<'a> {
-    /// What the series touches, for git.
-    repository: PathBuf,
+/// What the series touches, for git.
+struct Repository<'a> {
     folder: PathBuf,
     workshop: &'a Workshop,
-    /// How to call `make` for it.
-    make: &'a str,
-    series: Series,
 }
 
-impl Tree<'_> {
-    fn apply(&self, patches: &Path, build_each: bool) -> Result<()> {
+impl Repository<'_> {
+    /// Applies the patches, and builds each in a tree, if there is one.
+    fn apply(&self, patches: &Path, tree: Option<&Tree>) -> Result<()> {
         let patches = listed(patches)?;
         for patch in &patches {
-            let git = || make::git(&self.repository);
-            git().args(["am", "--quiet", "--whitespace=error"]).arg(patch).read()?;
-            if build_each {
-                self.update()?;
-                self.make("prepare drivers/ptp/ samples/rust/")?;
+            make::git(&self.folder).args(["am", "--quiet", "--whitespace=error"]).arg(patch).read()?;
+            if let Some(tree) = tree {
+                tree.update(self)?;
+                tree.make_after(&format!("{} olddefconfig", tree.make), "prepare drivers/ptp/ samples/rust/")?;
                 say(&format!("ok     builds: {}", name(patch)));
             }
         }
         say(&format!("ok     {} patches apply", patches.len()));
-        self.update()
+        Ok(())
     }
 
-    /// Copies what the repository has and the tree has not.
-    fn update(&self) -> Result<()> {
-        for name in make::git(&self.repository).args(["ls-files"]).read()?.lines() {
-            let (from, to) = (self.repository.join(name), self.folder.join(name));
+    /// The kernel's own tools: its configuration of rustfmt, and checkpatch, of a whole tree.
+    fn check_style(&self, patches: &Path, whole: &Path) -> Result<()> {
+        let count = listed(patches)?.len();
+        let changed = make::git(&self.folder).args(["diff", "--name-only", &format!("HEAD~{count}")]).read()?;
+        let sources = changed.lines().filter(|name| make::is_rust(Path::new(name)));
+        make::rustfmt(&self.folder).arg("--check").args(sources).read()?;
+        // Commits before it are not there to be looked up; the new files are below folders that have maintainers.
+        let check = "perl scripts/checkpatch.pl --root=. --no-tree --strict --quiet \
+                     --ignore UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES /mnt/patches/*.patch";
+        self.workshop.run(&[("kernel", whole), ("patches", patches)], &format!("cd /mnt/kernel\n{check}"))?;
+        say("ok     rustfmt and checkpatch --strict");
+        Ok(())
+    }
+}
+
+/// A kernel's tree, kept for the next time.
+struct Tree<'a> {
+    folder: PathBuf,
+    /// How to call `make` for it.
+    make: &'a str,
+    workshop: &'a Workshop,
+}
+
+impl Tree<'_> {
+    /// Makes it, unless it was made of the same before.
+    fn make_once(&self, of: &str, make: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mark = self.folder.join(".vmclock-made-of");
+        if fs::read_to_string(&mark).is_ok_and(|found| found == of) {
+            return Ok(());
+        }
+        remove_folder(&self.folder)?;
+        make()?;
+        fs::write(&mark, of).with_context(|| format!("cannot write {}", mark.display()))
+    }
+
+    /// Copies what a repository has and the tree has not.
+    fn update(&self, repository: &Repository) -> Result<()> {
+        for name in make::git(&repository.folder).args(["ls-files"]).read()?.lines() {
+            let (from, to) = (repository.folder.join(name), self.folder.join(name));
             let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
             // What stays the same need not be built again.
             if fs::read(&to).is_ok_and(|found| found == text) {
@@ -167,32 +211,6 @@ impl Tree<'_> {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
             fs::write(&to, text).with_context(|| format!("cannot write {}", to.display()))?;
         }
-        Ok(())
-    }
-
-    /// A copy of a tree that was built, which is kept for the next time.
-    fn make_of(&self, built: &Path) -> Result<()> {
-        let mark = self.folder.join(".vmclock-copy-of");
-        let built = built.display().to_string();
-        if fs::read_to_string(&mark).is_ok_and(|found| found == built) {
-            return Ok(());
-        }
-        remove_folder(&self.folder)?;
-        Cmd::new("cp").args(["-a", "--reflink=auto"]).arg(&built).arg(&self.folder).read()?;
-        fs::write(&mark, &built).with_context(|| format!("cannot write {}", mark.display()))
-    }
-
-    /// The kernel's own tools: its configuration of rustfmt, and checkpatch.
-    fn check_style(&self, patches: &Path) -> Result<()> {
-        let count = listed(patches)?.len();
-        let changed = make::git(&self.repository).args(["diff", "--name-only", &format!("HEAD~{count}")]).read()?;
-        let sources = changed.lines().filter(|name| make::is_rust(Path::new(name)));
-        make::rustfmt(&self.repository).arg("--check").args(sources).read()?;
-        // Commits before it are not there to be looked up; the new files are below folders that have maintainers.
-        let check = "perl scripts/checkpatch.pl --root=. --no-tree --strict --quiet \
-                     --ignore UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES /mnt/patches/*.patch";
-        self.workshop.run(&[("kernel", &self.folder), ("patches", patches)], &format!("cd /mnt/kernel\n{check}"))?;
-        say("ok     rustfmt and checkpatch --strict");
         Ok(())
     }
 
@@ -211,10 +229,6 @@ impl Tree<'_> {
         }
         say("ok     the kernel builds with them");
         Ok(())
-    }
-
-    fn make(&self, targets: &str) -> Result<String> {
-        self.make_after("true", targets)
     }
 
     fn make_after(&self, before: &str, targets: &str) -> Result<String> {
@@ -247,16 +261,12 @@ impl Tree<'_> {
     }
 
     /// The driver as a module of this kernel, in guests.
-    fn run_driver(&self, project: &Project, assets: &Assets) -> Result<()> {
-        self.build(&AS_MODULE)?;
+    fn run_driver(&self, project: &Project, assets: &Assets, series: Series) -> Result<()> {
         let module = self.folder.join("drivers/ptp/vmclock/ptp_vmclock_rust.ko");
         let pack = "cd /mnt/kernel/drivers/ptp/vmclock\nxz --check=crc32 --keep --force ptp_vmclock_rust.ko";
         self.workshop.run(&[("kernel", &self.folder)], pack)?;
-        let kernel = Kernel {
-            version: format!("{}-series", self.series),
-            image: self.image(),
-            driver: module.with_extension("ko.xz"),
-        };
+        let kernel =
+            Kernel { version: format!("{series}-series"), image: self.image(), driver: module.with_extension("ko.xz") };
         let harness = guest_test::with_kernel(guest_test::harness(project, assets)?, &kernel);
         harness.args(SCENARIOS.iter().flat_map(|name| ["--only", name])).run()
     }
