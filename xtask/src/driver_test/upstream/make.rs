@@ -26,7 +26,7 @@ const AUTHOR: [&str; 2] = ["The vmclock authors", "vmclock@example.org"];
 const DATE: &str = "2026-11-25T00:00:00Z";
 
 /// What our sources call things, and what they are called in the `kernel` crate.
-const IN_KERNEL_CRATE: [(&str, &str); 8] = [
+const IN_KERNEL_CRATE: [(&str, &str); 7] = [
     ("pub(crate)", "pub"),
     ("pub(super)", "pub(crate)"),
     ("::kernel::", "$crate::"),
@@ -34,14 +34,11 @@ const IN_KERNEL_CRATE: [(&str, &str); 8] = [
     ("use super::raw;\n", ""),
     ("raw(dev)", "dev.as_raw()"),
     ("raw(parent)", "parent.as_raw()"),
-    ("//! The `kernel` crate's own have a static name, and no poll(2).\n", ""),
 ];
 /// The same for the driver, where our crate and the modules that the kernel gets are gone.
-const IN_DRIVER: [(&str, &str); 14] = [
+const IN_DRIVER: [(&str, &str); 12] = [
     ("vmclock_core::", "crate::"),
     ("`vmclock_core`", "`vmclock-core`"),
-    ("AtomicU32::new", "Atomic::<u32>::new"),
-    ("AtomicU64::new", "Atomic::<u64>::new"),
     ("AtomicU32", "Atomic<u32>"),
     ("AtomicU64", "Atomic<u64>"),
     ("Ordering::Relaxed", "Relaxed"),
@@ -86,14 +83,17 @@ impl Patch {
             write_formatted(tree, &target, &text)?;
         }
         let changes = self.folder.join("changes.diff");
+        git(tree).args(["add", "--all", "."]).read()?;
         if changes.exists() {
-            git(tree).args(["apply", "--index", "--whitespace=error"]).arg(&changes).read().or_else(|_| {
-                // What was just made is not in the index.
-                git(tree).args(["add", "--all", "."]).read()?;
-                git(tree).args(["apply", "--index", "--whitespace=error"]).arg(&changes).read()
+            let apply = git(tree).args(["apply", "--index", "--whitespace=error"]).arg(&changes);
+            apply.read().with_context(|| {
+                format!(
+                    "{} does not fit what is made of the sources now: with --commit-to FOLDER, a repository with the \
+                     kernel's files, it stays there to be repaired",
+                    changes.display()
+                )
             })?;
         }
-        git(tree).args(["add", "--all", "."]).read()?;
         let message = read(&self.folder.join("message"))?;
         let signed = format!("{}\n\nSigned-off-by: {} <{}>\n", message.trim_end(), AUTHOR[0], AUTHOR[1]);
         git(tree).args(["commit", "--quiet", "--message", &signed]).read().map(|_| ())
