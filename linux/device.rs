@@ -118,10 +118,7 @@ impl Device {
                 Ok(page) => self.show(&mut shown, &page)?,
                 Err(_) => {
                     let sequence = self.clock.page().sequence();
-                    dev_warn!(
-                        &*self.parent,
-                        "the page stays in the middle of an update (sequence count {sequence}): waiting for its end\n"
-                    );
+                    dev_warn!(&*self.parent, "the page stays in an update (sequence count {sequence}): waiting\n");
                 }
             }
         }

@@ -40,7 +40,7 @@ impl Region {
         let (start, size) = (resource.start(), resource.size());
         let len = usize::try_from(size).unwrap_or(0);
         if len < SHORTEST || start % 8 != 0 {
-            dev_err!(dev, "{size:#x} bytes at {start:#x} cannot hold the page: it needs {SHORTEST:#x}, aligned to 8\n");
+            dev_err!(dev, "{size:#x} bytes at {start:#x} cannot hold the page: {SHORTEST:#x}, aligned to 8\n");
             return Err(EINVAL);
         }
         // All of the structure is read at once, and what lies beyond the region is not made use of. Memory is mapped by
@@ -52,7 +52,7 @@ impl Region {
         }
         // What is the kernel's own may hold anything, and must not become mappable.
         if is_system_ram(start, mapped) {
-            dev_err!(dev, "{size:#x} bytes at {start:#x} are in this machine's RAM: its firmware must reserve them\n");
+            dev_err!(dev, "{size:#x} bytes at {start:#x} are in this machine's RAM: reserve them there\n");
             return Err(EINVAL);
         }
         // SAFETY: the range is the device's, which we are bound to, and what is beyond it is in the same page, and only

@@ -2,6 +2,7 @@
 //! The guest's first file system: an uncompressed cpio archive of the "newc" kind (Linux's
 //! Documentation/driver-api/early-userspace/buffer-format.rst).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,28 @@ pub(crate) fn write(archive: &Path, init: &Path, files: &Files) -> Result<()> {
     ];
     let more = files.more.iter().map(|(name, path)| (name.as_str(), Some(path.as_path())));
     for (name, path) in named.into_iter().chain(more).filter_map(|(name, path)| Some((name, path?))) {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        cpio.add(name, PROGRAM, (0, 0), &bytes)?;
+    }
+    cpio.add("TRAILER!!!", 0, (0, 0), &[])?;
+    fs::write(archive, cpio.bytes).with_context(|| format!("cannot write {}", archive.display()))
+}
+
+/// Writes an archive with our init and whatever files under whatever names.
+pub(crate) fn write_any(archive: &Path, init: &Path, files: &[(String, PathBuf)]) -> Result<()> {
+    let mut cpio = Cpio::default();
+    let mut folders = BTreeSet::from(["dev", "proc", "sys", "tmp"].map(str::to_owned));
+    for (name, _) in files {
+        let ancestors = Path::new(name).ancestors().skip(1).filter_map(Path::to_str);
+        folders.extend(ancestors.filter(|folder| !folder.is_empty()).map(str::to_owned));
+    }
+    // Sorted: each after those that it is in.
+    for folder in &folders {
+        cpio.add(folder, FOLDER, (0, 0), &[])?;
+    }
+    cpio.add("dev/console", DEVICE, (5, 1), &[])?;
+    let own = [("init".to_owned(), init.to_owned())];
+    for (name, path) in own.iter().chain(files) {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         cpio.add(name, PROGRAM, (0, 0), &bytes)?;
     }

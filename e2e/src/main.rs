@@ -93,6 +93,11 @@ struct Arguments {
     #[arg(long, requires = "rust_drivers")]
     kasan: bool,
 
+    /// Compare the drivers' cross timestamps in a guest of KVM, and nothing else. KVM runs in a machine that QEMU emulates:
+    /// the folder is a root with QEMU, its libraries and its firmware
+    #[arg(long, requires = "rust_drivers")]
+    nested: Option<PathBuf>,
+
     /// Fail if our driver costs too much; a busy machine may say so where it is not true
     #[arg(long, requires = "rust_drivers")]
     strict_costs: bool,
@@ -197,6 +202,10 @@ fn run(arguments: Arguments) -> Result<bool> {
         ours if arguments.kasan => {
             let fixed = with_ours(&kernels, &arguments.fixed_drivers)?;
             checks::run_watched(&lab, ours, &fixed, &arguments.only, &mut report);
+        }
+        kernels if arguments.nested.is_some() => {
+            let root = arguments.nested.unwrap_or_default();
+            checks::run_nested(&lab, kernels, &root, &mut report);
         }
         kernels => {
             checks::run_side_by_side(&lab, kernels, &arguments.only, &mut report);

@@ -25,7 +25,7 @@ pub(crate) struct MemRemap {
 // SAFETY: a mapping may be used and unmapped by any thread. What is read and written through it is for its users to
 // answer for.
 unsafe impl Send for MemRemap {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives its address only.
 unsafe impl Sync for MemRemap {}
 
 impl MemRemap {

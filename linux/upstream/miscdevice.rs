@@ -57,7 +57,7 @@ pub(crate) struct Registration<T: MiscDevice> {
 
 // SAFETY: `misc` is the misc layer's own, which locks it; `T` is `Send` and `Sync`.
 unsafe impl<T: MiscDevice> Send for Registration<T> {}
-// SAFETY: as above.
+// SAFETY: `misc` is the misc layer's own, which locks it; `T` is `Send` and `Sync`.
 unsafe impl<T: MiscDevice> Sync for Registration<T> {}
 
 impl<T: MiscDevice> Registration<T> {

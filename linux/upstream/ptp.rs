@@ -67,7 +67,7 @@ pub(crate) struct Registration<T: PtpClock> {
 
 // SAFETY: `info` and `registered` are the PTP layer's own; `T` is `Send` and `Sync`.
 unsafe impl<T: PtpClock> Send for Registration<T> {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives nothing of `info` and `registered`; `T` is `Send` and `Sync`.
 unsafe impl<T: PtpClock> Sync for Registration<T> {}
 
 impl<T: PtpClock> Registration<T> {

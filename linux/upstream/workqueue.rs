@@ -11,7 +11,7 @@ use kernel::types::Opaque;
 ///
 /// # Safety
 ///
-/// `from_work` must give the value whose field the work is, and which is in an [`Arc`].
+/// `from_work` must give the value whose field the work is, and which is in an `Arc`.
 pub(crate) unsafe trait Worker<const ID: u64 = 0>: Send + Sync {
     /// The value of which `work` is a field.
     ///

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask dkms`: the Debian package `vmclock-dkms`, by which machines with Debian's stock kernels build the Linux
-//! driver for themselves; and whether it does what it should in clean Debian systems.
+//! driver for themselves; and whether it does what it should in clean Debian systems, and the module in a guest with
+//! that very kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use anyhow::{ensure, Context, Result};
 use crate::cache::{remove_folder, write_script, write_whole, Cache};
 use crate::debian::{self, Freshness, Mirror, Request};
 use crate::driver_test::{self, enter};
-use crate::guest_test::{Release, KERNEL_SUITE};
+use crate::guest_test::{self, Assets, Kernel, Release, KERNEL_SUITE};
 use crate::project::Project;
 use crate::shell::{say, Cmd};
 
@@ -21,8 +22,8 @@ const SUITE: &str = "trixie";
 /// Build the package vmclock-dkms.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Install, upgrade and remove it in a clean Debian system for each kernel that the driver supports. Needs root,
-    /// 5 GB, and some ten minutes a kernel
+    /// Install, upgrade and remove it in a clean Debian system for each kernel that the driver supports, and load the
+    /// module in a guest with that kernel. Needs root, 5 GB, and some ten minutes a kernel
     #[arg(long)]
     test: bool,
 
@@ -45,7 +46,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
         |release: &&Release| options.series.as_ref().is_none_or(|series| *series == release.series.to_string());
     let wanted: Vec<_> = releases.iter().filter(wanted).collect();
     ensure!(!wanted.is_empty(), "Debian's {KERNEL_SUITE} has none of these kernels with its headers and source");
-    wanted.into_iter().try_for_each(|release| test(&cache, release, &package, &next))
+    wanted.into_iter().try_for_each(|release| test(project, &cache, release, &package, &next))
 }
 
 /// The driver's version is in one place.
@@ -122,6 +123,11 @@ echo "= made for $(modinfo -F vermagic $(module)); signed by: $(modinfo -F signe
 modprobe --showconfig | grep -q '^blacklist ptp_vmclock$'
 modinfo -F alias $(module) | grep -q AMZNC10C
 [ -n "$(modinfo -F signer $(module))" ]
+case $(module) in
+*.ko.xz) cat $(module) ;;
+*.ko) xz --check=crc32 --stdout $(module) ;;
+esac >/mnt/packages/$release.ko.xz
+xz --test /mnt/packages/$release.ko.xz
 dpkg --install /mnt/packages/vmclock-dkms_${version}+next_all.deb
 dkms status -m $name -v $version+next -k $release | grep -q ': installed'
 [ -z "$(dkms status -m $name -v $version)" ]
@@ -131,10 +137,10 @@ dpkg --purge vmclock-dkms
 [ -z "$(dkms status -m $name)" ]
 [ -z "$(find /lib/modules -name 'ptp_vmclock_rust*')" ]
 for left in /usr/src/$name-* /var/lib/dkms/$name /etc/modprobe.d/vmclock-dkms.conf; do [ ! -e "$left" ]; done
-echo "= removed without a trace"
+echo "= removed without a trace; all of this system takes $(du -sxm / | cut -f1) MB"
 "#;
 
-fn test(cache: &Cache, release: &Release, package: &Path, next: &Path) -> Result<()> {
+fn test(project: &Project, cache: &Cache, release: &Release, package: &Path, next: &Path) -> Result<()> {
     let start = Instant::now();
     say(&format!("making a clean Debian {SUITE} with the headers and the source of Linux {}", release.name));
     let scratch = cache.scratch()?;
@@ -150,7 +156,17 @@ fn test(cache: &Cache, release: &Release, package: &Path, next: &Path) -> Result
     for line in said.lines().filter_map(|line| line.strip_prefix("= ")) {
         say(&format!("ok     {} {line}", release.version()));
     }
+    load(project, cache, release, &packages.join(format!("{}.ko.xz", release.name)))?;
+    say(&format!("ok     {} all of it in {:.0} s", release.version(), start.elapsed().as_secs_f64()));
     Ok(())
+}
+
+/// Loads the module in a guest with Debian's own kernel, where it is to show a host's page.
+fn load(project: &Project, cache: &Cache, release: &Release, module: &Path) -> Result<()> {
+    let kernel = Kernel::fetch(cache, release)?;
+    let kernel = Kernel { version: format!("{}-dkms", kernel.version), driver: module.to_owned(), ..kernel };
+    let harness = guest_test::harness(project, &Assets::fetch(cache)?)?;
+    guest_test::with_kernel(harness, &kernel).args(["--only", "live"]).run()
 }
 
 /// A Debian system with all that the package depends on, from the mirror of this machine.

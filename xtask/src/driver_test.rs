@@ -13,6 +13,7 @@
 
 mod arm64;
 mod kernels;
+mod upstream;
 mod workshop;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,7 @@ use crate::steps::Done;
 
 use self::arm64::Arm64;
 use self::kernels::Source;
+pub(crate) use self::upstream::{run as upstream_series, Options as UpstreamOptions};
 pub(crate) use self::workshop::enter;
 use self::workshop::Workshop;
 
@@ -39,6 +41,7 @@ const OF_LINUX: [&str; 4] = ["live", "life", "no-notify", "stock"];
 const ARM64: &str = "arm64";
 
 /// Build the Linux driver in Rust, and compare it with Linux's own in real guests.
+#[allow(clippy::struct_excessive_bools)] // they are options
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Under a kernel of our own that watches memory and locks: bind and unbind, with files open across it. Builds a
@@ -50,6 +53,11 @@ pub(crate) struct Options {
     /// trees
     #[arg(long, conflicts_with = "kasan")]
     bare: bool,
+
+    /// Compare the drivers' cross timestamps in a guest of KVM, where the system's clock is KVM's, and nothing else. KVM
+    /// runs in a machine that QEMU emulates
+    #[arg(long, conflicts_with_all = ["kasan", "bare"])]
+    kvm: bool,
 
     /// Run only the checks with this word in their names, on every series (may be given more than once).
     #[arg(long, value_name = "WORD")]
@@ -78,7 +86,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 pub(crate) fn step(project: &Project) -> Result<Done> {
     run_or_skip(
         project,
-        &Options { kasan: false, bare: false, only: Vec::new(), series: None, prepare: false },
+        &Options { kasan: false, bare: false, kvm: false, only: Vec::new(), series: None, prepare: false },
         Costs::AreShown,
     )
 }
@@ -122,6 +130,7 @@ fn run_or_skip(project: &Project, options: &Options, costs: Costs) -> Result<Don
         },
         ours => (with_ours(harness, &cache, project, &kernels, ours, options, costs)?, Done::Passed),
     };
+    let harness = if options.kvm { harness.arg("--nested").arg(&assets.qemu_root) } else { harness };
     if options.prepare {
         say(&harness.to_string());
         return Ok(done);
@@ -178,10 +187,10 @@ impl Kernels {
         }
         let with_arm64 = options.only.is_empty() || options.only.iter().any(|word| ARM64.contains(word.as_str()));
         let mut arm64 = None;
-        if with_arm64 && !options.kasan && !ours.is_empty() {
+        if with_arm64 && !options.kasan && !options.kvm && !ours.is_empty() {
             let needed = [&[arm64::KERNEL][..], &Source::packages(arm64::ARCHITECTURE)].concat();
             let found = archive.newest(arm64::FLAVOUR, &needed)?;
-            match found.into_iter().find(|release| SUPPORTED.contains(&release.series)) {
+            match found.into_iter().find(|release| SUPPORTED.contains(&release.series) && is_wanted(&release)) {
                 Some(release) => {
                     let source = Source::fetch(cache, &release, arm64::ARCHITECTURE)?;
                     arm64 = Some((Arm64::fetch(cache, &release)?, source));

@@ -59,6 +59,7 @@ enum Verb {
     GuestTest(guest_test::Options),
     DriverTest(driver_test::Options),
     Dkms(dkms::Options),
+    UpstreamSeries(driver_test::UpstreamOptions),
     Semver(package::Semver),
 }
 
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Verb::GuestTest(options) => guest_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
         Verb::Dkms(options) => dkms::run(&project, &options),
+        Verb::UpstreamSeries(options) => driver_test::upstream_series(&project, &options),
         Verb::Semver(options) => package::semver(&project, &options),
     });
     match outcome {

@@ -84,6 +84,11 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
     }
 }
 
+/// Loads our driver as it is.
+pub(crate) fn load_ours() -> Result<Value> {
+    load("")
+}
+
 fn load(parameters: &str) -> Result<Value> {
     let module = File::open(OURS).with_context(|| format!("cannot open {OURS}"))?;
     let parameters = std::ffi::CString::new(parameters)?;
@@ -134,7 +139,7 @@ fn bind_only(driver: &str) -> io::Result<()> {
 }
 
 /// Takes the device from whoever has it, and gives it to another. What the driver says to that is an answer too.
-fn bind_to(driver: &str) -> Result<Value> {
+pub(crate) fn bind_to(driver: &str) -> Result<Value> {
     unbind()?;
     Ok(match bind_only(driver) {
         Ok(()) => "bound".into(),

@@ -48,3 +48,14 @@ pub const REFUSED: &str = "-clock";
 
 /// The name of the serial port in QEMU.
 pub const PORT: &str = "vmclock-e2e";
+
+/// A word of the kernel's command line, for machines that nobody talks to: `=outer`, or how many samples to take.
+pub const MEASURE: &str = "vmclock.measure";
+/// How a line with what was measured begins, and the last line of all.
+pub const MEASURED: &str = "vmclock-e2e-measured";
+/// KVM's modules, in the order in which they are loaded.
+pub const MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
+/// The kernel of the inner machine, and its first file system.
+pub const INNER_IMAGE: &str = "/inner-image";
+/// See [`INNER_IMAGE`].
+pub const INNER_INITRAMFS: &str = "/inner-initramfs";

@@ -12,6 +12,7 @@
 //! | [`observe`] | a look at the clock every few microseconds, over whatever happens to the machine |
 //! | [`driver`] | which driver has the device, what it allows, what it costs |
 //! | [`refused`] | other devices like the clock's, which our driver takes or not |
+//! | [`nested`] | a guest of KVM in a guest |
 //! | [`fault`] | a kernel in which allocations fail on demand |
 //! | [`trace`] | what the kernel traces of the drivers' work |
 //! | [`source`] | a publisher in here, with the page or the PTP clock for its source |
@@ -23,6 +24,7 @@ mod boot;
 mod command;
 mod driver;
 mod fault;
+mod nested;
 mod notify;
 mod observe;
 mod page;
@@ -43,6 +45,7 @@ use vmclock_core::counter;
 
 use crate::command::Watch;
 use crate::region::Region;
+use vmclock_e2e_guest::MEASURED;
 
 fn main() {
     if let Some(result) = agent::is_called_otherwise() {
@@ -65,6 +68,14 @@ fn serve() -> Result<()> {
     boot::mount_all()?;
     boot::use_console();
     let driver = boot::load_driver();
+    match nested::run() {
+        Ok(false) => {}
+        result => {
+            // The last line, by which the harness knows that all is said.
+            println!("{MEASURED} end: {:?}", result.err().map(|error| format!("{error:#}")));
+            nested::end();
+        }
+    }
     println!("vmclock-e2e: the driver: {driver:?}");
     // Not there with QEMU's own device.
     let region = Region::find();

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
 use rustix::io::Errno;
@@ -84,6 +85,46 @@ pub(crate) fn precise() -> Result<i128> {
     Ok(((stamp.device.nanos() - ours).abs() - half_width(&cross)?).max(0))
 }
 
+/// Many cross timestamps of the driver's, each between two of ours: how far apart they are, at most for certain, and
+/// what the driver's cost; in nanoseconds. The system's clock runs on at another rate: the two of ours are what it was
+/// before and after.
+pub(crate) fn precise_many(count: usize) -> Result<Value> {
+    let clock = VmClock::open()?;
+    let (_, file) = open()?;
+    let (mut differences, mut costs, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut apart = 0i128;
+    for _ in 0..count {
+        let before = clock.cross_timestamp()?;
+        let start = Instant::now();
+        let stamp = sys_offset_precise_of(&file);
+        let cost = start.elapsed().as_nanos();
+        let after = clock.cross_timestamp()?;
+        let stamp = match stamp {
+            Ok(stamp) => stamp,
+            Err(error) => {
+                errors.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        let ahead = stamp.realtime.nanos() - stamp.device.nanos();
+        let (first, last) = (realtime_ahead(&before)?, realtime_ahead(&after)?);
+        let unknown = half_width(&before)?.max(half_width(&after)?);
+        let (least, most) = (first.min(last) - unknown, first.max(last) + unknown);
+        apart = apart.max(least - ahead).max(ahead - most);
+        differences.push(to_i64((ahead - (first + last) / 2).abs())?);
+        costs.push(i64::try_from(cost)?);
+    }
+    errors.sort_unstable();
+    errors.dedup();
+    differences.sort_unstable();
+    costs.sort_unstable();
+    let at = |sorted: &[i64], percent: usize| sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied();
+    Ok(json!({
+        "samples": differences.len(), "errors": errors, "apart": to_i64(apart)?,
+        "median": at(&differences, 50), "p99": at(&differences, 99), "cost": at(&costs, 50),
+    }))
+}
+
 /// Sets the clock, which it should not allow.
 pub(crate) fn set_time() -> Result<(), Errno> {
     let file = path().ok().and_then(|path| File::options().read(true).write(true).open(path).ok());
@@ -137,13 +178,16 @@ pub(crate) fn gettime(file: &File) -> Result<i128> {
 }
 
 fn sys_offset_precise() -> Result<SysOffsetPrecise> {
+    sys_offset_precise_of(&open()?.1)
+}
+
+fn sys_offset_precise_of(file: &File) -> Result<SysOffsetPrecise> {
     const PTP_SYS_OFFSET_PRECISE: u32 = opcode::read_write::<SysOffsetPrecise>(b'=', 8);
-    let (_, file) = open()?;
     let mut stamp = SysOffsetPrecise::default();
     // SAFETY: number and structure belong together, as linux/ptp_clock.h says.
     let request = unsafe { Updater::<PTP_SYS_OFFSET_PRECISE, _>::new(&mut stamp) };
     // SAFETY: the kernel writes nothing but the structure, which outlives the call.
-    unsafe { ioctl(&file, request) }.context("PTP_SYS_OFFSET_PRECISE")?;
+    unsafe { ioctl(file, request) }.context("PTP_SYS_OFFSET_PRECISE")?;
     Ok(stamp)
 }
 

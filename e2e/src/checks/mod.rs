@@ -11,11 +11,12 @@ mod hostile;
 mod judge;
 mod life;
 mod live;
+mod nested;
 mod notify;
 mod other;
 mod watched;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -131,6 +132,13 @@ pub(crate) fn run_side_by_side(lab: &Lab, kernels: &[(Kernel, PathBuf)], only: &
 pub(crate) fn run_on_arm64(lab: &Lab, arm: &Arm, only: &[String], report: &mut Report) {
     if is_wanted("arm64", only) {
         arm64::run(lab, arm, report);
+    }
+}
+
+/// Cross timestamps where the system's clock is KVM's: one kernel, both drivers.
+pub(crate) fn run_nested(lab: &Lab, kernels: &[(Kernel, PathBuf)], root: &Path, report: &mut Report) {
+    if let Some((kernel, driver)) = kernels.first() {
+        report.check(&format!("{} nested", kernel.version), || nested::run(lab, kernel, driver, root));
     }
 }
 

@@ -68,6 +68,11 @@ impl Source {
         ]
     }
 
+    /// Which series of Linux it is of.
+    pub(super) fn series(&self) -> Series {
+        self.series
+    }
+
     /// Brings it to the cache.
     pub(super) fn fetch(cache: &Cache, release: &Release, architecture: &str) -> Result<Self> {
         let [headers, source] = Self::packages(architecture);
@@ -143,6 +148,23 @@ impl Source {
         })
     }
 
+    /// All of the source but for what no small kernel needs.
+    pub(super) fn unpack_all(&self, workshop: &Workshop, folder: &Path) -> Result<()> {
+        let script = self.unpack("--exclude='*/Documentation/*/*' --exclude='*/drivers/gpu/drm/amd/*.[ch]'");
+        workshop.run(&[("kernel", folder), ("packages", &self.code.path(""))], &script).map(|_| ())
+    }
+
+    /// Some files of the source alone.
+    pub(super) fn unpack_only(&self, workshop: &Workshop, files: &[&str], folder: &Path) -> Result<()> {
+        let names: Vec<String> = files.iter().map(|file| format!("linux-source-{}/{file}", self.series)).collect();
+        let script = format!(
+            "tar -xf /mnt/packages/usr/src/linux-source-{}.tar.xz -C /mnt/kernel --strip-components=1 {}",
+            self.series,
+            names.join(" ")
+        );
+        workshop.run(&[("kernel", folder), ("packages", &self.code.path(""))], &script).map(|_| ())
+    }
+
     fn name(&self, kind: &str) -> String {
         format!("{}-{kind}", self.series)
     }
@@ -189,6 +211,15 @@ impl Source {
 impl BuildTree {
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How to call `make` for it, inside the workshop.
+    pub(super) fn make(&self) -> &str {
+        &self.make
     }
 
     /// The driver compiled for a kernel that nobody has built: what it needs of that kernel is not known to be there,

@@ -30,6 +30,8 @@ const OLD_KERNEL: [&str; 1] = ["linux-image-RELEASE"];
 pub(crate) struct Assets {
     /// A script that runs QEMU as `qemu-system-x86_64`.
     pub(crate) qemu: PathBuf,
+    /// The folder that QEMU's package, with all that it depends on, is in.
+    pub(crate) qemu_root: PathBuf,
     /// A script that runs iasl.
     pub(crate) iasl: PathBuf,
     /// A script that runs chronyd.
@@ -48,9 +50,9 @@ pub(crate) struct Kernel {
 impl Assets {
     /// Brings everything to the cache.
     pub(crate) fn fetch(cache: &Cache) -> Result<Self> {
-        let (qemu, iasl) = fetch_qemu(cache)?;
+        let (qemu, iasl, qemu_root) = fetch_qemu(cache)?;
         let chronyd = fetch_chrony(cache)?;
-        Ok(Self { qemu, iasl, chronyd })
+        Ok(Self { qemu, qemu_root, iasl, chronyd })
     }
 }
 
@@ -76,7 +78,7 @@ pub(crate) fn fetch_kernels(cache: &Cache) -> Result<Vec<Kernel>> {
     })
 }
 
-fn fetch_qemu(cache: &Cache) -> Result<(PathBuf, PathBuf)> {
+fn fetch_qemu(cache: &Cache) -> Result<(PathBuf, PathBuf, PathBuf)> {
     let tree = debian::fetch(
         cache,
         &Request {
@@ -98,7 +100,7 @@ fn fetch_qemu(cache: &Cache) -> Result<(PathBuf, PathBuf)> {
         bail!("Debian's {QEMU_SUITE} has QEMU {version:?}, older than {OLDEST_QEMU}: name a newer suite here");
     }
     say(&format!("with QEMU {version}"));
-    Ok((qemu, tree.script("usr/bin/iasl", &[])?))
+    Ok((qemu, tree.script("usr/bin/iasl", &[])?, tree.path("")))
 }
 
 fn fetch_chrony(cache: &Cache) -> Result<PathBuf> {
