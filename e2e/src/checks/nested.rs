@@ -41,7 +41,8 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Path, root: &Path) -> Resul
     let folder = lab.folder.join("nested");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let path = |name: &str| folder.join(name);
-    let files = Files { driver: kernel.driver.as_deref(), other: Some(ours), vmclock: None, c_program: None };
+    let (driver, other) = (kernel.driver.as_deref(), Some(ours));
+    let files = Files { driver, other, vmclock: None, c_program: None, agent: None, more: &[] };
     initramfs::write(&path("inner"), &lab.init, &files)?;
     // The CPU that KVM shows there says more of its registers than the kernel can save.
     let line = format!("console=ttyS0 loglevel=4 panic=-1 nokaslr noxsave {MEASURE}={SAMPLES}");
