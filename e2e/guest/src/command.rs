@@ -35,19 +35,28 @@ pub(crate) fn run_c_program(arguments: &[&str]) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("the program in C prints no JSON")
 }
 
-/// `vmclock watch`, running.
+/// `vmclock watch`, or the program in C that prints events alike, running.
 pub(crate) struct Watch {
     child: Child,
 }
 
 impl Watch {
     pub(crate) fn start() -> Result<Self> {
+        Self::start_program(COMMAND, &["watch", "--json"])
+    }
+
+    /// `notified` is `1` where the device is to notify, or `0`.
+    pub(crate) fn start_c(notified: &str) -> Result<Self> {
+        Self::start_program(C_PROGRAM, &["events", notified])
+    }
+
+    fn start_program(program: &str, arguments: &[&str]) -> Result<Self> {
         let file = File::create(WATCHED).with_context(|| format!("cannot write {WATCHED}"))?;
         let errors = file.try_clone()?;
-        let mut command = Command::new(COMMAND);
-        command.args(["watch", "--json"]).stdin(Stdio::null()).stdout(file).stderr(errors);
-        let watch = Self { child: command.spawn().with_context(|| format!("cannot run {COMMAND}"))? };
-        ensure!(watch.comes_to_wait_after(0), "`vmclock watch` does not come to wait for events");
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(file).stderr(errors);
+        let watch = Self { child: command.spawn().with_context(|| format!("cannot run {program}"))? };
+        ensure!(watch.comes_to_wait_after(0), "{program} does not come to wait for events");
         Ok(watch)
     }
 

@@ -143,6 +143,10 @@ fn run(
             *watch = Some(Watch::start()?);
             Ok(Value::Null)
         }
+        ["c-watch", notified] => {
+            *watch = Some(Watch::start_c(notified)?);
+            Ok(Value::Null)
+        }
         ["refusals"] => refused::all(),
         ["driver", words @ ..] => driver::run(words, held),
         ["serve-from", kind, scale] => source::serve_from(kind, scale),

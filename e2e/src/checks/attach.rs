@@ -28,7 +28,7 @@ fn guest(lab: &Lab, kernel: &Kernel, machine: &mut Machine) -> Result<String> {
     machine.wait_for("calibrated")?;
 
     // It is notified, it is paused and resumed, and it is saved.
-    let watched = notify::watch(lab, machine)?;
+    let watched = notify::watch(lab, machine, "watch")?;
     machine.qmp.run("stop", &json!({}))?;
     machine.wait_for("paused")?;
     machine.qmp.run("cont", &json!({}))?;

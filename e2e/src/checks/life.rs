@@ -28,7 +28,11 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, report: &mut Report) {
     if is_new(kernel) {
         report.check_on(&mut machine, &name("poll"), |machine| notify::poll(lab, machine));
     }
-    report.check_on(&mut machine, &name("watch"), |machine| notify::watch(lab, machine));
+    report.check_on(&mut machine, &name("watch"), |machine| notify::watch(lab, machine, "watch"));
+    if lab.c_program.is_some() {
+        let program = if is_new(kernel) { "c-watch 1" } else { "c-watch 0" };
+        report.check_on(&mut machine, &name("c-watch"), |machine| notify::watch(lab, machine, program));
+    }
     let mut migrated = None;
     report.check(&name("migration"), || {
         let (destination, figures) = migrate(lab, kernel, machine)?;

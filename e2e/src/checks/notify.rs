@@ -48,9 +48,9 @@ pub(super) fn poll(lab: &Lab, machine: &mut Machine) -> Result<String> {
     Ok(figures)
 }
 
-/// Each event is a line of `vmclock watch`.
-pub(super) fn watch(lab: &Lab, machine: &mut Machine) -> Result<String> {
-    machine.ask("watch")?;
+/// Each event is a line of `vmclock watch` (`watch`), or of a program in C (`c-watch`).
+pub(super) fn watch(lab: &Lab, machine: &mut Machine, program: &str) -> Result<String> {
+    machine.ask(program)?;
     for (done, (what, _)) in ROUND.iter().enumerate() {
         machine.signal(lab, what)?;
         // Two updates that are seen together are one event, from the first state to the last.
@@ -58,7 +58,7 @@ pub(super) fn watch(lab: &Lab, machine: &mut Machine) -> Result<String> {
     }
     let lines = watched(machine, ROUND.len())?;
     let expected = ROUND.map(|(_, event)| event);
-    ensure!(lines == expected, "`vmclock watch` printed {lines:?}, not {expected:?}");
+    ensure!(lines == expected, "{program} printed {lines:?}, not {expected:?}");
     Ok(format!("{} events, {} lines: {}", expected.len(), lines.len(), lines.join(", ")))
 }
 
@@ -68,8 +68,7 @@ pub(super) fn watched(machine: &mut Machine, expected: usize) -> Result<Vec<Stri
     let lines = machine.ask("watched")?;
     let mut names = Vec::new();
     for line in lines.as_array().context("the guest sends no lines")?.iter().filter_map(Value::as_str) {
-        let event: Value =
-            serde_json::from_str(line).with_context(|| format!("`vmclock watch --json` said {line:?}"))?;
+        let event: Value = serde_json::from_str(line).with_context(|| format!("what prints events said {line:?}"))?;
         names.push(event["event"].as_str().context("an event without a name")?.to_owned());
     }
     names.retain(|name| name != "status");

@@ -64,7 +64,7 @@ fn live_on(lab: &Lab, kernel: &Kernel, name: &str, options: &[&str], extra: &[&s
     Machine::boot_with(lab, kernel, name, &Clock::Ours(options), extra)?.do_and_quit(|machine| {
         machine.wait_for("calibrated")?;
         let fields = live::fields(machine)?;
-        Ok(format!("{fields}; {}", notify::watch(lab, machine)?))
+        Ok(format!("{fields}; {}", notify::watch(lab, machine, "watch")?))
     })
 }
 

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* A program in C in a real guest: `guest COUNT PAUSE` prints as many readings of the machine's own clock, as JSON, with
- * PAUSE microseconds between them: counter, earliest, TAI, latest in nanoseconds. The host judges them. */
+ * PAUSE microseconds between them: counter, earliest, TAI, latest in nanoseconds. `guest events NOTIFIED` prints
+ * each event of the machine, as `vmclock watch --json` does, until it is ended; NOTIFIED is 1 where the device is to
+ * notify, or 0. The host judges them. */
 #define _GNU_SOURCE
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include <vmclock.h>
@@ -25,6 +29,23 @@ static int64_t ns(const struct vmclock_time *time)
     return count;
 }
 
+static void print_events(const struct vmclock_clock *clock, bool notified)
+{
+    struct vmclock_events *events;
+    struct vmclock_event event;
+    struct vmclock_error error;
+
+    if (vmclock_events_open(clock, 0, &events, &error) != VMCLOCK_OK)
+        fail("vmclock_events_open", error.text);
+    if (vmclock_events_notified(events) != notified)
+        fail("vmclock_events_notified", notified ? "not notified" : "notified");
+    while (vmclock_events_next(events, -1, &event, &error) == VMCLOCK_OK) {
+        printf("{\"event\": \"%s\"}\n", vmclock_event_name(&event));
+        fflush(stdout);
+    }
+    fail("vmclock_events_next", error.text);
+}
+
 int main(int count, char **arguments)
 {
     const long readings = count == 3 ? atol(arguments[1]) : 0;
@@ -36,6 +57,8 @@ int main(int count, char **arguments)
 
     if (vmclock_open(NULL, &clock, &error) != VMCLOCK_OK)
         fail("vmclock_open", error.text);
+    if (count == 3 && strcmp(arguments[1], "events") == 0)
+        print_events(clock, atol(arguments[2]) != 0);
     if (vmclock_get_epoch(clock, &epoch, &error) != VMCLOCK_OK)
         fail("vmclock_get_epoch", error.text);
     if (vmclock_get_state(clock, &state, &error) != VMCLOCK_OK)
