@@ -8,7 +8,8 @@
 //! | [`estimator`] | measurements of sources to a calibration with bounds |
 //! | [`policy`] | all decisions of a publisher, a function of what it was given |
 //! | [`trace`] | all that decisions depend on, to replay them |
-//! | [`publisher`] | measures, decides, and keeps a page up to date |
+//! | [`clock`] | measures in rounds, and knows the time as a function of the counter |
+//! | [`publisher`] | a clock, and the page that it keeps up to date |
 //! | [`event`] | what a publisher reports |
 //! | [`rounds`] | when to start and to finish its rounds |
 //! | [`world`], [`this_host`] | what a publisher needs of its machine and of its page; the real machine |
@@ -22,6 +23,7 @@
 //! publish a page: [`publisher`].
 #![deny(unsafe_code)]
 
+pub mod clock;
 pub mod estimator;
 pub mod event;
 pub mod identity;
@@ -30,6 +32,7 @@ pub mod kernel;
 pub mod leap_seconds;
 pub mod page_file;
 pub mod policy;
+mod publication;
 pub mod publisher;
 pub mod rounds;
 pub mod schedule;

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The clock that is published: a machine's counter, measured against sources in rounds. It knows of no page.
+
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use vmclock_core::abi::{ClockStatus, Flags, Snapshot};
+use vmclock_core::calibration::Calibration;
+use vmclock_core::leap::LeapKind;
+use vmclock_core::tai::TaiOffset;
+use vmclock_core::time::{Tai, Time, Utc};
+
+use crate::estimator::{Finding, Settings, Standing};
+use crate::event::{Event, LeapNews};
+use crate::page_file::PageFileError;
+use crate::policy::{Policy, Role, Start};
+use crate::schedule::LeapSecond;
+use crate::source::{Measurement, Source, SourceError};
+use crate::trace::Recorder;
+use crate::utc::{Knowledge, Listed, Origin, UtcFinding};
+use crate::world::Host;
+
+/// How often the kernel and the list of leap seconds are asked for TAI-UTC.
+const LOOKED_UP_EACH: i128 = 60_000_000_000;
+
+/// In so many rounds in a row a source must answer before it is reported as reachable again: one that answers now and
+/// then would be reported in each round.
+const REACHABLE_AFTER: u32 = 3;
+
+/// What a publisher is to do.
+#[derive(Default)]
+#[non_exhaustive]
+pub struct Plan {
+    /// What is assumed.
+    pub settings: Settings,
+    /// Where the time comes from.
+    pub sources: Vec<Box<dyn Source>>,
+    /// TAI-UTC as the operator states it.
+    pub tai_offset: Option<TaiOffset>,
+    /// Where decisions are recorded.
+    pub trace: Option<Box<dyn Write>>,
+    /// The page's clock is an imaginary one, which shows this time at the start.
+    pub start_at: Option<Time<Utc>>,
+    /// A leap second to announce from the start.
+    pub leap: Option<LeapKind>,
+}
+
+/// Why a publisher cannot publish.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The counter cannot be compared with anything.
+    #[error("the kernel's raw clock, or this CPU's counter, is stopped: no time can be published on this machine")]
+    CounterStopped,
+    /// The system gives no random numbers.
+    #[error("the kernel gives no random numbers for markers: {0}")]
+    Identity(#[source] io::Error),
+    /// The page.
+    #[error(transparent)]
+    Page(#[from] PageFileError),
+    /// A time that no page can say.
+    #[error("{what} is beyond what a page can say")]
+    OutOfRange {
+        /// Which.
+        what: &'static str,
+    },
+    /// Waiting failed.
+    #[error("cannot wait for the sources: {0}")]
+    Wait(#[source] io::Error),
+}
+
+/// How a source is used, for those who list them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct SourceReport {
+    /// Its name, as configured.
+    pub name: String,
+    /// Which clock it reads.
+    pub clock: String,
+    /// How it is used.
+    pub standing: Standing,
+}
+
+/// What a round came to.
+///
+/// ```
+/// use vmclock_core::abi::ClockStatus;
+/// use vmclock_host::clock::Round;
+/// let round = Round { status: ClockStatus::FREE_RUNNING, is_new: false, disrupted: false };
+/// assert!(round.status.gives_time());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Round {
+    /// For the pages.
+    pub status: ClockStatus,
+    /// There is a calibration that is worth publishing: [`Clock::last`].
+    pub is_new: bool,
+    /// What was published before was, or may have been, wrong: each page needs a new disruption marker.
+    pub disrupted: bool,
+}
+
+/// Measures sources in rounds, and knows the time as a function of the counter.
+pub struct Clock<H> {
+    pub(crate) host: H,
+    sources: Vec<Polled>,
+    pub(crate) recorder: Recorder,
+    stated: Option<TaiOffset>,
+    /// The counter when TAI-UTC was last looked up.
+    looked_up: u64,
+    /// Whether the kernel trusts the counter.
+    trusted: bool,
+    /// As of the last round.
+    status: ClockStatus,
+}
+
+impl<H: Host> Clock<H> {
+    /// Finds out what has to be known before there is a page. Takes some milliseconds.
+    pub(crate) fn new(
+        host: H,
+        settings: Settings,
+        sources: Vec<Box<dyn Source>>,
+        stated: Option<TaiOffset>,
+        trace: Option<Box<dyn Write>>,
+    ) -> Result<(Self, Vec<Event>), PublishError> {
+        let mut events = Vec::new();
+        let (roles, shared) = roles_of(&sources);
+        events.extend(shared.into_iter().map(|sources| Event::SharedClock { sources }));
+        let utc = host.utc();
+        let nominal = host.nominal_period().ok_or(PublishError::CounterStopped)?;
+        let start = Start { settings, nominal, roles, knowledge: look_up(&host, stated), utc };
+        let recorder = Recorder::new(start, trace);
+        let keeper = recorder.policy().utc();
+        events.push(offset_event(keeper.published(keeper.schedule().offset), keeper.origin(), || {
+            host.leap_seconds().and_then(|list| list.tai_offset(utc.seconds())).err().map(|error| error.to_string())
+        }));
+        let clock = Self {
+            looked_up: host.counter(),
+            trusted: host.counter_is_trusted() != Some(false),
+            sources: sources.into_iter().map(Polled::new).collect(),
+            host,
+            recorder,
+            stated,
+            status: ClockStatus::INITIALIZING,
+        };
+        Ok((clock, events))
+    }
+
+    /// All decisions so far.
+    pub fn policy(&self) -> &Policy {
+        self.recorder.policy()
+    }
+
+    /// What was last worth publishing.
+    pub fn last(&self) -> Option<&Calibration<Tai>> {
+        self.policy().estimator().last()
+    }
+
+    /// What pages say of it.
+    pub fn status(&self) -> ClockStatus {
+        if self.trusted {
+            self.status
+        } else {
+            ClockStatus::UNRELIABLE
+        }
+    }
+
+    /// Whether the kernel trusts the counter.
+    pub const fn counter_is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// TAI now, as far as it is known.
+    pub fn time(&self) -> Time<Tai> {
+        self.policy().time_at(self.host.counter())
+    }
+
+    /// What a new page says: that it is initializing, with a marker and a generation never used before.
+    pub(crate) fn blank(&mut self) -> Result<Snapshot, PublishError> {
+        let (marker, generation) = (self.fresh_identity()?, self.fresh_identity()?);
+        Ok(Snapshot::BLANK.with(|page| {
+            page.counter_id = self.host.counter_id();
+            page.time_type = self.policy().utc().time_type();
+            page.clock_status = ClockStatus::INITIALIZING;
+            page.disruption_marker = marker;
+            page.vm_generation_counter = generation;
+            page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+        }))
+    }
+
+    /// A value for a marker or a generation that was never used before.
+    pub fn fresh_identity(&mut self) -> Result<u64, PublishError> {
+        self.host.fresh_identity().map_err(PublishError::Identity)
+    }
+
+    /// The sources, and how each is used since the last round.
+    pub fn sources(&self) -> Vec<SourceReport> {
+        let report = |(index, polled): (usize, &Polled)| SourceReport {
+            name: polled.source.name().to_owned(),
+            clock: polled.source.clock(),
+            standing: self.policy().standing(index),
+        };
+        self.sources.iter().enumerate().map(report).collect()
+    }
+
+    /// Starts a round: all sources begin to measure.
+    pub fn start_round(&mut self) {
+        for polled in &mut self.sources {
+            polled.source.start();
+            (polled.started, polled.result) = (true, None);
+        }
+    }
+
+    /// Whether all sources have answered.
+    pub fn is_round_complete(&mut self) -> bool {
+        self.sources.iter_mut().all(Polled::is_done)
+    }
+
+    /// What becomes readable when a source answers that has not yet.
+    pub fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sources
+            .iter()
+            .filter(|polled| polled.started && polled.result.is_none())
+            .filter_map(|polled| polled.source.ready())
+    }
+
+    /// Starts a round, and waits until all sources have answered, or so long.
+    pub fn measure(&mut self, timeout: Duration) -> Result<(), PublishError> {
+        let by = Instant::now() + timeout;
+        self.start_round();
+        while !self.is_round_complete() {
+            let left = by.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+            let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
+            let mut fds: Vec<_> = self.waiting().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut fds, Some(&left)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(PublishError::Wait(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a round: decides on what the sources have given so far. A source that has not answered counts as
+    /// unreachable in this round.
+    pub fn finish_round(&mut self, events: &mut Vec<Event>) -> Result<Round, PublishError> {
+        let restarted = self.take_results(events)?;
+        self.look_up_offset(events);
+        let trusted = self.host.counter_is_trusted() != Some(false);
+        if std::mem::replace(&mut self.trusted, trusted) != trusted {
+            events.push(Event::Counter { trusted });
+        }
+        let decision = self.recorder.conclude(self.host.counter());
+        events.extend(decision.conclusion.findings.iter().map(|finding| self.event_of(finding)));
+        events.extend(decision.utc_findings.iter().map(|finding| Self::utc_event_of(finding)));
+        self.report_unreachable(events);
+        if let Some(error) = self.recorder.take_error() {
+            events.push(Event::Warning { text: format!("the trace ends here: {error}") });
+        }
+        let conclusion = decision.conclusion;
+        self.status = conclusion.status;
+        let (is_new, disrupted) = (conclusion.publish.is_some(), conclusion.disrupted || restarted);
+        Ok(Round { status: self.status(), is_new, disrupted })
+    }
+
+    /// The pages as they should be now, without new measurements.
+    pub fn current(&self) -> Round {
+        Round { status: self.status(), is_new: false, disrupted: false }
+    }
+
+    /// Hands over what the sources gave. Says whether one of them knows that the counter was disrupted.
+    fn take_results(&mut self, events: &mut Vec<Event>) -> Result<bool, PublishError> {
+        let mut measurements = Vec::with_capacity(self.sources.len());
+        let mut disrupted = false;
+        for (index, polled) in self.sources.iter_mut().enumerate() {
+            if !polled.started {
+                continue;
+            }
+            polled.is_done();
+            polled.started = false;
+            let name = polled.source.name();
+            match polled.result.take() {
+                Some(Ok(measurement)) => {
+                    polled.failure = None;
+                    polled.answers = polled.answers.saturating_add(1);
+                    if polled.is_reported && polled.answers >= REACHABLE_AFTER {
+                        polled.is_reported = false;
+                        events.push(Event::Source { source: name.to_owned(), reachable: true, reason: None });
+                    }
+                    disrupted |= polled.era.replace(measurement.era).is_some_and(|known| known != measurement.era);
+                    measurements.push((index, measurement));
+                }
+                Some(Err(error)) => polled.failed(error.to_string()),
+                None => polled.failed(format!("{name}: no answer in this round")),
+            }
+        }
+        if disrupted {
+            let nominal = self.host.nominal_period().ok_or(PublishError::CounterStopped)?;
+            self.recorder.restart(nominal);
+            events.push(Event::Disrupted);
+            // Some were measured before that.
+            return Ok(true);
+        }
+        for (source, measurement) in measurements {
+            self.recorder.measured(source, &measurement);
+        }
+        Ok(false)
+    }
+
+    /// Reports each source that has become unreachable, once: one that has no vote any more, or never had one. A single
+    /// measurement that fails is nothing to report.
+    fn report_unreachable(&mut self, events: &mut Vec<Event>) {
+        let policy = self.recorder.policy();
+        for (index, polled) in self.sources.iter_mut().enumerate() {
+            let is_unreachable = policy.standing(index) == Standing::Unreachable && !polled.is_reported;
+            if let Some(reason) = polled.failure.clone().filter(|_| is_unreachable) {
+                polled.is_reported = true;
+                let source = polled.source.name().to_owned();
+                events.push(Event::Source { source, reachable: false, reason: Some(reason) });
+            }
+        }
+    }
+
+    /// Looks up TAI-UTC again, each minute.
+    fn look_up_offset(&mut self, events: &mut Vec<Event>) {
+        let now = self.host.counter();
+        let nominal = self.recorder.policy().nominal();
+        let since = Calibration::<Tai>::new(self.looked_up, Time::from_parts(0, 0), nominal).time_at(now);
+        if since.is_ok_and(|since| (0..LOOKED_UP_EACH).contains(&since.floor_nanos())) {
+            return;
+        }
+        self.looked_up = now;
+        let knowledge = look_up(&self.host, self.stated);
+        let findings = self.recorder.update(knowledge, self.host.utc(), now);
+        events.extend(findings.iter().map(|finding| Self::utc_event_of(finding)));
+    }
+
+    fn event_of(&self, finding: &Finding) -> Event {
+        let name =
+            |source: usize| self.sources.get(source).map_or_else(String::new, |polled| polled.source.name().to_owned());
+        let policy = self.recorder.policy();
+        #[allow(clippy::cast_precision_loss)] // to print
+        let wander_ppm = policy.settings().wander as f64 / 1e6;
+        match *finding {
+            Finding::Falseticker { source, ahead } => Event::Falseticker { source: name(source), ahead_ns: ahead },
+            Finding::ReAccepted { source } => Event::ReAccepted { source: name(source) },
+            Finding::NoMajority => Event::NoMajority { configured: policy.clocks() },
+            Finding::Contradicted { ahead } => Event::Rejected { ahead_ns: ahead },
+            Finding::StepAccepted => Event::StepAccepted,
+            Finding::NotNested => Event::NotNested,
+            Finding::SetBack => Event::Disrupted,
+            Finding::Unstable { change } => Event::Unstable { change_ppm: change / 1e6, wander_ppm },
+            Finding::Holdover => Event::Holdover,
+            Finding::Resumed => Event::Resumed,
+        }
+    }
+
+    fn utc_event_of(finding: &UtcFinding) -> Event {
+        let leap = |leap: &LeapSecond, news| Event::Leap { kind: Some(leap.kind), month: leap.month, news };
+        match finding {
+            UtcFinding::Offset(offset, origin) => offset_event(*offset, *origin, || None),
+            UtcFinding::ListExpired(expires) => Event::ListExpired { expires: *expires },
+            UtcFinding::Expected(second) => leap(second, LeapNews::Expected),
+            UtcFinding::Unannounced(second) => leap(second, LeapNews::Unannounced),
+            UtcFinding::CalledOff(second) => Event::Leap { kind: None, month: second.month, news: LeapNews::CalledOff },
+        }
+    }
+
+    /// Announces a leap second at the end of the current month, or that there is none. Gives the end of that month.
+    pub(crate) fn announce(&mut self, kind: Option<LeapKind>) -> i64 {
+        self.recorder.announce(kind, self.host.counter())
+    }
+}
+
+/// Which clock each source reads, and which sources share one.
+fn roles_of(sources: &[Box<dyn Source>]) -> (Vec<Role>, Vec<Vec<String>>) {
+    let mut clocks: Vec<(String, Vec<String>)> = Vec::new();
+    let mut roles = Vec::new();
+    for source in sources {
+        let clock = source.clock();
+        let index = clocks.iter().position(|(known, _)| *known == clock).unwrap_or_else(|| {
+            clocks.push((clock, Vec::new()));
+            clocks.len() - 1
+        });
+        clocks[index].1.push(source.name().to_owned());
+        roles.push(Role { clock: index, is_tai: source.is_tai() });
+    }
+    (roles, clocks.into_iter().map(|(_, names)| names).filter(|names| names.len() > 1).collect())
+}
+
+fn look_up(host: &impl Host, stated: Option<TaiOffset>) -> Knowledge {
+    let list = host.leap_seconds().ok().and_then(|list| Listed::at(&list, host.utc()));
+    Knowledge { stated, kernel: host.kernel_tai_offset(), list }
+}
+
+fn offset_event(offset: Option<TaiOffset>, origin: Origin, reason: impl FnOnce() -> Option<String>) -> Event {
+    let reason = if offset.is_none() { reason() } else { None };
+    Event::Offset { tai_minus_utc: offset.map(TaiOffset::seconds), origin, reason }
+}
+
+/// A source, and what it last gave.
+struct Polled {
+    source: Box<dyn Source>,
+    /// What it gave in this round.
+    result: Option<Result<Measurement, SourceError>>,
+    started: bool,
+    /// Why it did not answer in the last round, if it did not; and in how many rounds in a row it did.
+    failure: Option<String>,
+    answers: u32,
+    /// Whether it was reported as unreachable.
+    is_reported: bool,
+    /// The epoch of the counter when it was last measured; none before it was for the first time.
+    era: Option<u64>,
+}
+
+impl Polled {
+    fn new(source: Box<dyn Source>) -> Self {
+        Self { source, result: None, started: false, failure: None, answers: 0, is_reported: false, era: None }
+    }
+
+    fn failed(&mut self, reason: String) {
+        (self.failure, self.answers) = (Some(reason), 0);
+    }
+
+    /// Whether nothing more is to be expected of it in this round.
+    fn is_done(&mut self) -> bool {
+        if self.started && self.result.is_none() {
+            self.result = self.source.result();
+        }
+        !self.started || self.result.is_some()
+    }
+}
