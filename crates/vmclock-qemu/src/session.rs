@@ -105,7 +105,7 @@ pub(crate) fn run<H: Host, S: PageSink, C: Control>(
     wiring: &mut Wiring<'_, H, S, C>,
 ) -> Result<Option<ExitStatus>, Error> {
     let (program, pid, is_ours) = (guest.program.clone(), guest.process.pid(), guest.process.is_ours());
-    let mut output = Output { wiring, bell, in_round: false };
+    let mut output = Output { wiring, bell };
     output.report(&if is_ours { Event::Started { program, pid } } else { Event::Attached { program, pid } });
     let mut has_begun = !is_ours;
     let result = Follower::connect(&guest, monitor, &mut output)
@@ -252,14 +252,8 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
             let publisher = &mut self.output.wiring.publisher;
             let is_complete = publisher.is_round_complete();
             match rounds.next(Instant::now(), is_complete) {
-                Step::Start => {
-                    publisher.start_round();
-                    self.output.in_round = true;
-                }
-                Step::Finish => {
-                    self.output.in_round = false;
-                    self.handle(Input::RoundComplete)?;
-                }
+                Step::Start => publisher.start_round(),
+                Step::Finish => self.handle(Input::RoundComplete)?,
                 Step::Wait(until) => self.wait_until(until)?,
             }
             if is_interrupted(&self.output.wiring.signals, Some(&self.guest.process)) {

@@ -147,8 +147,6 @@ fn ring(bell: Option<&UnixDatagram>) {
 pub(crate) struct Output<'s, 'w, H, S, C> {
     pub(crate) wiring: &'s mut Wiring<'w, H, S, C>,
     pub(crate) bell: Option<UnixDatagram>,
-    /// A round was started, and not finished.
-    pub(crate) in_round: bool,
 }
 
 impl<H: Host, S: PageSink, C> Output<'_, '_, H, S, C> {
@@ -213,11 +211,7 @@ impl<H: Host, S: PageSink, C> GuestPage for Output<'_, '_, H, S, C> {
     }
 
     fn publish(&mut self) -> Result<Vec<HostEvent>, PublishError> {
-        // A source that is still measuring is not unreachable, and the end of its round is soon enough.
-        if self.in_round && !self.wiring.publisher.is_round_complete() {
-            return Ok(Vec::new());
-        }
-        self.wiring.publisher.finish_round()
+        self.wiring.publisher.publish_known()
     }
 
     fn finish_round(&mut self) -> Result<Vec<HostEvent>, PublishError> {
