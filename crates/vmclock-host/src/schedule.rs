@@ -2,14 +2,12 @@
 //! How TAI-UTC and the leap indicator pass a leap second.
 
 use vmclock_core::abi::LeapIndicator;
-use vmclock_core::leap::LeapKind;
+use vmclock_core::leap::{next_month_start, LeapKind};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Tai, Time};
 
 /// How long after a leap second the page still says so. UAPI.13 wants that cleared by the 15th of the month.
 const REMEMBERED: i64 = 14 * 86_400;
-/// How long before the end of a month the indicator can say so: it is about this month only.
-const MONTH: i64 = 28 * 86_400;
 
 /// A leap second at a known end of a month.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +56,8 @@ impl UtcSchedule {
         };
         let (begins, over) = leap.span();
         if by_old_offset < begins {
-            let is_this_month = begins.saturating_sub(by_old_offset) <= MONTH;
+            // The indicator is about the end of this month only.
+            let is_this_month = next_month_start(by_old_offset) == leap.month;
             (self.offset, if is_this_month { before } else { LeapIndicator::NONE })
         } else if by_old_offset < over {
             (self.offset, LeapIndicator::POSITIVE)
@@ -109,7 +108,7 @@ mod tests {
     /// The changes, from `first` seconds before the month on.
     fn changes(kind: LeapKind) -> Vec<(i64, i16, LeapIndicator)> {
         let mut seen: Vec<(i64, i16, LeapIndicator)> = Vec::new();
-        for second in (-40 * 86_400..-30).step_by(86_400).chain(-30..30).chain((30..20 * 86_400).step_by(86_400)) {
+        for second in (-40 * 86_400..-30).step_by(43_200).chain(-30..30).chain((30..20 * 86_400).step_by(86_400)) {
             let (offset, leap) = schedule(kind).at(Time::from_parts(JANUARY + 37 + second, 0));
             if seen.last().is_none_or(|last| (last.1, last.2) != (offset.seconds(), leap)) {
                 seen.push((second, offset.seconds(), leap));
@@ -124,7 +123,7 @@ mod tests {
             changes(LeapKind::Inserted),
             [
                 (-40 * 86_400, 37, LeapIndicator::NONE),
-                (-28 * 86_400, 37, LeapIndicator::PRE_POSITIVE),
+                (-31 * 86_400, 37, LeapIndicator::PRE_POSITIVE),
                 (0, 37, LeapIndicator::POSITIVE),
                 (1, 38, LeapIndicator::POST_POSITIVE),
                 (14 * 86_400 + 30, 38, LeapIndicator::NONE),
@@ -138,7 +137,7 @@ mod tests {
             changes(LeapKind::Deleted),
             [
                 (-40 * 86_400, 37, LeapIndicator::NONE),
-                (-28 * 86_400, 37, LeapIndicator::PRE_NEGATIVE),
+                (-31 * 86_400, 37, LeapIndicator::PRE_NEGATIVE),
                 (-1, 36, LeapIndicator::POST_NEGATIVE),
                 (14 * 86_400 + 30, 36, LeapIndicator::NONE),
             ]
