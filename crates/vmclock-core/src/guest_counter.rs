@@ -67,6 +67,11 @@ impl GuestCounter {
         Self { offset, low: 0, high: 0, scale }
     }
 
+    /// A counter whose offset is at most `below` less and at most `above` more than this, in ticks.
+    pub const fn within(offset: u64, below: u64, above: u64, scale: Option<Scale>) -> Self {
+        Self { offset, low: below, high: above, scale }
+    }
+
     /// A counter that continues from `value` when the host's is `host`: as a destination sets it.
     pub fn continuing(value: u64, host: u64, scale: Option<Scale>) -> Self {
         let unset = Self::exact(0, scale);
@@ -94,6 +99,11 @@ impl GuestCounter {
     /// How fast it runs, in ticks of the host's; `None` where it runs as the host's does.
     pub const fn scale(&self) -> Option<Scale> {
         self.scale
+    }
+
+    /// How far the true offset may be below and above that, in ticks.
+    pub const fn tolerance(&self) -> (u64, u64) {
+        (self.low, self.high)
     }
 
     /// How wide the window is in which the offset lies, in ticks.

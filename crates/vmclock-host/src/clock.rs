@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use vmclock_core::abi::{ClockStatus, Flags, Snapshot};
-use vmclock_core::calibration::Calibration;
+use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::leap::LeapKind;
 use vmclock_core::tai::TaiOffset;
-use vmclock_core::time::{Tai, Time, Utc};
+use vmclock_core::time::{Span, Tai, Time, Utc};
 
 use crate::estimator::{Finding, Settings, Standing};
 use crate::event::{Event, LeapNews};
 use crate::page_file::PageFileError;
 use crate::policy::{Policy, Role, Start};
 use crate::schedule::LeapSecond;
-use crate::source::{Measurement, Source, SourceError};
+use crate::source::{Measurement, Source, SourceError, Stamp};
 use crate::trace::Recorder;
 use crate::utc::{Knowledge, Listed, Origin, UtcFinding};
 use crate::world::Host;
@@ -71,8 +71,8 @@ pub enum PublishError {
     Wait(#[source] io::Error),
 }
 
-/// How a source is used, for those who list them.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A source, for those who list them.
+#[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct SourceReport {
     /// Its name, as configured.
@@ -81,6 +81,26 @@ pub struct SourceReport {
     pub clock: String,
     /// How it is used.
     pub standing: Standing,
+    /// Which of the last eight rounds it answered in, a bit each, the last one the lowest.
+    pub reach: u8,
+    /// Its last measurement.
+    pub last: Option<SourceSample>,
+    /// Why it did not answer in the last round, if it did not.
+    pub failure: Option<String>,
+}
+
+/// A source's last measurement, for those who list them.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct SourceSample {
+    /// How far ahead of the published clock it was, in nanoseconds. `None` where that is unknown.
+    pub offset: Option<i128>,
+    /// Its own maximum error, in ± nanoseconds.
+    pub max_error: u64,
+    /// Whether it was synchronized.
+    pub synchronized: bool,
+    /// How long ago that was, in nanoseconds.
+    pub age: u64,
 }
 
 /// What a round came to.
@@ -200,8 +220,50 @@ impl<H: Host> Clock<H> {
             name: polled.source.name().to_owned(),
             clock: polled.source.clock(),
             standing: self.policy().standing(index),
+            reach: polled.reach,
+            last: polled.last.as_ref().map(|last| self.sample_of(last)),
+            failure: polled.failure.clone(),
         };
         self.sources.iter().enumerate().map(report).collect()
+    }
+
+    fn sample_of(&self, measurement: &Measurement) -> SourceSample {
+        let (counter, policy) = (measurement.stamp.middle(), self.policy());
+        let (offset, _) = policy.utc().schedule().at(policy.time_at(counter));
+        let time = match measurement.stamp {
+            Stamp::Tai(sample) => Some(sample.time),
+            Stamp::Utc(sample) => offset.tai(sample.time),
+        };
+        let known = self.last().and_then(|last| last.time_at(counter).ok());
+        let ahead = time.zip(known).and_then(|(time, known)| time.since(known));
+        SourceSample {
+            offset: ahead.map(Span::floor_nanos),
+            max_error: measurement.max_error,
+            synchronized: measurement.synchronized,
+            age: self.since(counter),
+        }
+    }
+
+    /// How long ago the counter had this value, in nanoseconds.
+    pub fn since(&self, counter: u64) -> u64 {
+        let policy = self.policy();
+        let passed =
+            Calibration::<Tai>::new(counter, Time::from_parts(0, 0), policy.nominal()).time_at(self.host.counter());
+        passed.ok().and_then(|passed| u64::try_from(passed.floor_nanos()).ok()).unwrap_or(0)
+    }
+
+    /// How far the counter's frequency is from what the kernel measured at boot, in ppm (positive: faster). `None` where
+    /// nothing is published.
+    pub fn frequency_ppm(&self) -> Option<f64> {
+        #[allow(clippy::cast_precision_loss)] // to print
+        let seconds = |period: Period| period.frac() as f64 * f64::from(-64 - i32::from(period.shift())).exp2();
+        Some((seconds(self.policy().nominal()) / seconds(self.last()?.period()) - 1.0) * 1e6)
+    }
+
+    /// Maximum error of the time now, in ± nanoseconds. `None` where there is no time.
+    pub fn max_error(&self) -> Option<u64> {
+        let last = self.last().filter(|_| self.status().gives_time())?;
+        last.max_error_at(self.host.counter()).map(|error| u64::try_from(error).unwrap_or(u64::MAX))
     }
 
     /// Starts a round: all sources begin to measure.
@@ -282,10 +344,12 @@ impl<H: Host> Clock<H> {
             }
             polled.is_done();
             polled.started = false;
+            polled.reach = polled.reach << 1 | u8::from(matches!(polled.result, Some(Ok(_))));
             let name = polled.source.name();
             match polled.result.take() {
                 Some(Ok(measurement)) => {
                     polled.failure = None;
+                    polled.last = Some(measurement);
                     polled.answers = polled.answers.saturating_add(1);
                     if polled.is_reported && polled.answers >= REACHABLE_AFTER {
                         polled.is_reported = false;
@@ -411,6 +475,9 @@ struct Polled {
     /// Why it did not answer in the last round, if it did not; and in how many rounds in a row it did.
     failure: Option<String>,
     answers: u32,
+    /// Which of the last eight rounds it answered in, the last one in the lowest bit; and what it answered last.
+    reach: u8,
+    last: Option<Measurement>,
     /// Whether it was reported as unreachable.
     is_reported: bool,
     /// The epoch of the counter when it was last measured; none before it was for the first time.
@@ -419,7 +486,17 @@ struct Polled {
 
 impl Polled {
     fn new(source: Box<dyn Source>) -> Self {
-        Self { source, result: None, started: false, failure: None, answers: 0, is_reported: false, era: None }
+        Self {
+            source,
+            result: None,
+            started: false,
+            failure: None,
+            answers: 0,
+            reach: 0,
+            last: None,
+            is_reported: false,
+            era: None,
+        }
     }
 
     fn failed(&mut self, reason: String) {

@@ -30,6 +30,8 @@ mod selection;
 mod vote;
 mod wander;
 
+use std::fmt;
+
 use vmclock_core::abi::ClockStatus;
 use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::sample::Sample;
@@ -184,6 +186,24 @@ pub enum Standing {
     Falseticker,
     /// It is reachable, but nothing is proven to compare it with.
     Candidate,
+}
+
+impl Standing {
+    /// Whether it is consistent with what is published.
+    pub const fn is_selected(self) -> bool {
+        matches!(self, Self::Selected)
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "unreachable",
+            Self::Selected => "selected",
+            Self::Falseticker => "falseticker",
+            Self::Candidate => "candidate",
+        })
+    }
 }
 
 /// What follows from the measurements so far.

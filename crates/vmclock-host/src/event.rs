@@ -7,6 +7,7 @@ use serde::Serialize;
 use vmclock_core::abi::ClockStatus;
 use vmclock_core::leap::LeapKind;
 
+use crate::service::protocol::Step;
 use crate::utc::Origin;
 
 /// Something that a publisher did or found out.
@@ -147,6 +148,39 @@ pub enum Event {
         /// The page's sequence count after that.
         seq_count: u32,
     },
+    /// A guest's page is published from now on.
+    GuestAdded {
+        /// Which guest.
+        guest: String,
+        /// Its page.
+        page: String,
+    },
+    /// A guest's page is not published any more, as a client said.
+    GuestRemoved {
+        /// Which guest.
+        guest: String,
+    },
+    /// A guest's page cannot be published any more.
+    GuestLost {
+        /// Which guest.
+        guest: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something happened to a guest, and its page says so.
+    GuestStep {
+        /// Which guest.
+        guest: String,
+        /// What.
+        #[serde(serialize_with = "as_text")]
+        step: Step,
+        /// The page's sequence count after that.
+        seq_count: u32,
+        /// The page's disruption marker.
+        disruption_marker: u64,
+        /// The page's generation.
+        vm_generation_counter: u64,
+    },
     /// Something to know.
     Warning {
         /// What.
@@ -240,6 +274,10 @@ impl Event {
             Self::Disrupted => "disrupted",
             Self::Counter { .. } => "counter",
             Self::Signal { .. } => "signal",
+            Self::GuestAdded { .. } => "guest-added",
+            Self::GuestRemoved { .. } => "guest-removed",
+            Self::GuestLost { .. } => "guest-lost",
+            Self::GuestStep { .. } => "guest-step",
             Self::Warning { .. } => "warning",
             Self::Stopped => "stopped",
         }
@@ -332,6 +370,12 @@ impl fmt::Display for Event {
                 f.write_str("the kernel does not trust this CPU's counter: the page says unreliable")
             }
             Self::Signal { signal, seq_count } => write!(f, "{signal} published with sequence count {seq_count}"),
+            Self::GuestAdded { guest, page } => write!(f, "{guest}: its page {page} is published from now on"),
+            Self::GuestRemoved { guest } => write!(f, "{guest}: is gone"),
+            Self::GuestLost { guest, reason } => write!(f, "{guest}: its page is not published any more: {reason}"),
+            Self::GuestStep { guest, step, seq_count, .. } => {
+                write!(f, "{guest}: {step}, published with sequence count {seq_count}")
+            }
             Self::Warning { text } => f.write_str(text),
             Self::Stopped => f.write_str("the page now says unreliable"),
         }

@@ -10,6 +10,7 @@
 //! | [`trace`] | all that decisions depend on, to replay them |
 //! | [`clock`] | measures in rounds, and knows the time as a function of the counter |
 //! | [`publisher`] | a clock, and the page that it keeps up to date |
+//! | [`service`] | a publisher, and the pages of many guests; the protocol of its clients |
 //! | [`event`] | what a publisher reports |
 //! | [`rounds`] | when to start and to finish its rounds |
 //! | [`world`], [`this_host`] | what a publisher needs of its machine and of its page; the real machine |
@@ -36,6 +37,7 @@ mod publication;
 pub mod publisher;
 pub mod rounds;
 pub mod schedule;
+pub mod service;
 pub mod source;
 mod sys;
 pub mod this_host;

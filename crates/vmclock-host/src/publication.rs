@@ -47,6 +47,11 @@ impl<S: PageSink> Publication<S> {
         Self { page, imaginary: None, readers: Readers::Here, must_publish: false }
     }
 
+    /// A page for a guest, whose counter is not known yet.
+    pub(crate) const fn of_guest(page: S) -> Self {
+        Self { page, imaginary: None, readers: Readers::Guest(None), must_publish: false }
+    }
+
     /// A page that somebody else left behind: its generation is kept, as the machine is the same; all else starts anew,
     /// with a marker never used before, because nobody knows what happened to the counter meanwhile.
     pub(crate) fn take_over(&mut self, blank: Snapshot, last: &Snapshot) -> Result<(), PublishError> {

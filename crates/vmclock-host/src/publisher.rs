@@ -99,11 +99,16 @@ impl<H: Host> Prepared<H> {
 
 /// A clock, and the one page that it is published on.
 pub struct Publisher<H, S> {
-    clock: Clock<H>,
-    publication: Publication<S>,
+    pub(crate) clock: Clock<H>,
+    pub(crate) publication: Publication<S>,
 }
 
 impl<H: Host, S: PageSink> Publisher<H, S> {
+    /// The clock.
+    pub const fn clock(&self) -> &Clock<H> {
+        &self.clock
+    }
+
     /// What the page says.
     pub fn contents(&self) -> &Snapshot {
         self.publication.page.contents()
@@ -143,11 +148,17 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
     /// Ends a round: decides on what the sources have given so far, and brings the page up to date. A source that has
     /// not answered counts as unreachable in this round.
     pub fn finish_round(&mut self) -> Result<Vec<Event>, PublishError> {
-        self.publication.page.check()?;
         let mut events = Vec::new();
-        let round = self.clock.finish_round(&mut events)?;
-        self.publish(round, &mut events)?;
+        self.conclude(&mut events)?;
         Ok(events)
+    }
+
+    /// The same, for whoever has more pages of the clock to bring up to date.
+    pub(crate) fn conclude(&mut self, events: &mut Vec<Event>) -> Result<Round, PublishError> {
+        self.publication.page.check()?;
+        let round = self.clock.finish_round(events)?;
+        self.publish(round, events)?;
+        Ok(round)
     }
 
     /// Brings the page up to date with what is known, without a round: for a page whose counter has become known.
