@@ -86,7 +86,11 @@ impl<S: GuestSink> Guest<S> {
             self.publication.page.continue_after(unseen_after(later(published, seen)));
         }
         self.last_step = Some(step);
-        self.is_incoming = step == Step::Incoming;
+        let is_left = std::mem::replace(&mut self.is_incoming, step == Step::Incoming) && !self.is_incoming;
+        if is_left && !matches!(step, Step::Restored | Step::MigratedIn) {
+            // It was not loaded after all: nobody knows what the guest has seen, and what it missed.
+            self.disrupt(clock)?;
+        }
         match step {
             Step::Incoming => self.forget_counter(),
             Step::Paused | Step::MigratedOut | Step::Reset => {
@@ -108,13 +112,16 @@ impl<S: GuestSink> Guest<S> {
                 let generation = clock.fresh_identity()?;
                 self.update(&mut |page| lifecycle::cloned(page, generation))?;
             }
-            Step::Disrupted => {
-                self.forget_counter();
-                let marker = clock.fresh_identity()?;
-                self.update(&mut |page| lifecycle::disrupted(page, marker))?;
-            }
+            Step::Disrupted if is_left => {}
+            Step::Disrupted => self.disrupt(clock)?,
         }
         Ok(())
+    }
+
+    fn disrupt<H: Host>(&mut self, clock: &mut Clock<H>) -> Result<(), PublishError> {
+        self.forget_counter();
+        let marker = clock.fresh_identity()?;
+        self.update(&mut |page| lifecycle::disrupted(page, marker))
     }
 
     fn forget_counter(&mut self) {

@@ -114,12 +114,18 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
 
     /// Ends a round: decides, and brings the host's own page up to date. [`catch_up`](Self::catch_up) does the guests'.
     pub fn finish_round(&mut self) -> Result<(), PublishError> {
+        let round = self.publisher.conclude(&mut self.events)?;
+        self.begin(round);
+        Ok(())
+    }
+
+    /// From now on the guests' pages are to be brought up to date with this round.
+    fn begin(&mut self, round: Round) {
         // Each page gets each round: a disruption must not be missed.
         while self.catch_up(usize::MAX) {}
-        self.round = self.publisher.conclude(&mut self.events)?;
+        self.round = round;
         self.rounds += 1;
         self.next = self.guests.keys().next().cloned();
-        Ok(())
     }
 
     /// Brings the pages of at most so many guests up to date. Says whether there are more.
@@ -221,9 +227,8 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
                 let event = self.publisher.signal(Signal::Leap(kind)).map_err(|error| failed(&error))?;
                 self.events.push(event);
                 // Guests learn of it now, too, not only with the next calibration.
-                self.round = Round { is_new: true, ..self.publisher.clock.current() };
-                self.rounds += 1;
-                self.next = self.guests.keys().next().cloned();
+                let round = Round { is_new: true, ..self.publisher.clock.current() };
+                self.begin(round);
                 Ok(Answer::Done(Done {}))
             }
             Request::Inspect { guest } => self.owned(peer, &guest).map(|guest| Answer::Inspection(guest.inspect())),

@@ -233,6 +233,37 @@ fn a_page_that_is_being_loaded_is_not_written() {
 }
 
 #[test]
+fn a_guest_that_was_not_loaded_after_all_is_disrupted() {
+    let mut world = World::new();
+    world.add(ROOT, "vm", "\"host\"");
+    for step in ["resumed", "paused", "disrupted", "reset", "cloned"] {
+        let before = world.contents("vm").disruption_marker;
+        world.step("vm", "incoming");
+        assert_ne!(world.step("vm", step).disruption_marker.0, before, "{step}");
+        assert_eq!(world.contents("vm").clock_status, ClockStatus::INITIALIZING, "{step}");
+    }
+}
+
+#[test]
+fn a_leap_second_that_is_announced_between_two_pages_hides_no_disruption() {
+    let mut world = World::new();
+    world.round();
+    world.add(ROOT, "a", "\"host\"");
+    world.add(ROOT, "b", "\"host\"");
+    let before = ["a", "b"].map(|name| world.contents(name).disruption_marker);
+    let round = Round { disrupted: true, ..world.service.round };
+    world.service.begin(round);
+    assert!(world.service.catch_up(1));
+    world.ask(ROOT, r#"{"request": "leap", "kind": "positive"}"#).expect("announced");
+    while world.service.catch_up(1) {}
+    for (name, before) in ["a", "b"].into_iter().zip(before) {
+        let page = world.contents(name);
+        assert_ne!(page.disruption_marker, before, "{name}");
+        assert_eq!(page.leap_indicator.to_string(), "pre-positive", "{name}");
+    }
+}
+
+#[test]
 fn who_may_do_what() {
     let mut world = World::new();
     world.add(SOMEBODY, "theirs", "\"unknown\"");
@@ -298,9 +329,8 @@ fn a_page_that_is_lost_takes_no_other_with_it() {
     let before: BTreeMap<_, _> = ["a", "c"].map(|name| (name, world.contents(name).seq_count)).into();
     world.lost.borrow()[1].set(true);
     // A round that certainly has something to say.
-    world.service.publisher.clock.measure(Duration::from_secs(1)).expect("measured");
-    world.service.finish_round().expect("concluded");
-    world.service.round.is_new = true;
+    let round = Round { is_new: true, ..world.service.round };
+    world.service.begin(round);
     while world.service.catch_up(2) {}
     for (name, seq_count) in before {
         assert_ne!(world.contents(name).seq_count, seq_count, "{name}");
@@ -317,9 +347,8 @@ fn a_disruption_of_the_host_reaches_every_guest_once() {
     world.add(ROOT, "a", "\"host\"");
     world.add(ROOT, "b", "\"unknown\"");
     let before = ["a", "b"].map(|name| world.contents(name).disruption_marker);
-    world.service.round.disrupted = true;
-    world.service.rounds += 1;
-    world.service.next = Some("a".parse().expect("a name"));
+    let round = Round { disrupted: true, ..world.service.round };
+    world.service.begin(round);
     // A client is served between the two pages.
     assert!(world.service.catch_up(1));
     world.step("b", "cloned");
