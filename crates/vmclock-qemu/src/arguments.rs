@@ -5,9 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use vmclock_vmm::acpi::{Place, Slot};
-
 use crate::error::Error;
+use crate::table::{Place, Slot};
 
 /// The doorbell's I/O ports: those where NE2000 cards used to be.
 pub(crate) const BELL_IO: u16 = 0x300;

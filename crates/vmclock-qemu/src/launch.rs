@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use tempfile::TempDir;
-use vmclock_vmm::acpi::{table, Doorbell, Place, Slot};
 
 use crate::arguments::{escaped, quoted, Accelerator, Additions, Analysis, BELL_IO, REGION_LEN};
 use crate::attach::beside;
 use crate::error::Error;
 use crate::machine::Start;
+use crate::table::{table, Doorbell, Place, Slot};
 
 /// What to run.
 ///

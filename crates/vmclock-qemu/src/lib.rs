@@ -8,6 +8,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `arguments`, `launch` | the user's command line, what is added to it, and a QEMU of ours |
+//! | `table` | the ACPI table with the page's place, and the doorbell |
 //! | `attach`, `process` | a QEMU that somebody else starts |
 //! | `qmp`, `monitor` | QEMU's protocol; its socket, and the host's counter at each message |
 //! | [`machine`] | the guest's state, and what follows from each event |
@@ -70,6 +71,7 @@ mod process;
 mod qmp;
 mod second_page;
 mod session;
+mod table;
 mod wiring;
 
 use std::process::ExitStatus;
@@ -85,7 +87,7 @@ pub use launch::{Launch, LaunchOptions};
 use machine::Start;
 use process::Process;
 use session::Guest;
-pub use vmclock_vmm::acpi::Slot;
+pub use table::Slot;
 pub use wiring::{Control, Options, Wiring};
 
 /// How long a QEMU of ours may take until its monitor answers.

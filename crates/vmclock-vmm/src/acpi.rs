@@ -1,83 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ACPI table by which a guest finds the clock.
-//!
-//! The table has the address of the page ([`Place`]) and, with a [`Doorbell`], how the guest learns that it changed: a
-//! Generic Event Device listens to the doorbell's interrupt and notifies the clock's driver (`Notify(VCLK, 0x80)`).
+//! What a guest's firmware tables say of the clock, for a monitor that makes its own: the clock's device object
+//! ([`Clock`]) and how the guest is notified ([`Notification`]); and the parts that those are made of.
 //!
 //! ```
-//! use vmclock_vmm::acpi::{table, Doorbell, Place, Slot};
+//! use vmclock_vmm::acpi::{Aml, Clock, Notification};
 //!
-//! let place = Place::PciSlot(Slot::new(0x1d).expect("below 32"));
-//! let aml = table(place, Some(Doorbell { io: 0x300, irq: 5 }));
-//! assert_eq!(&aml[..4], b"SSDT");
-//! assert_eq!(aml.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte)), 0); // the checksum
+//! let mut dsdt = Vec::new();
+//! let clock = Clock::new(0xfeff_b000, 0x1000).notified_by(Notification::Interrupt(20));
+//! clock.to_aml_bytes(&mut dsdt);
+//! assert!(dsdt.windows(8).any(|bytes| bytes == b"AMZNC10C"));
 //! ```
 
-use acpi_tables::aml::{
-    Add, And, CreateDWordField, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule,
-    If, Interrupt, Local, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace, Path, ResourceTemplate, Return,
-    Scope, Store, IO, ONE, ZERO,
-};
-use acpi_tables::sdt::Sdt;
-use acpi_tables::{Aml, AmlSink};
+use acpi_tables::aml::{Device, Interrupt, Method, Name, Notify, Path, ResourceTemplate, Scope};
+pub use acpi_tables::{Aml, AmlSink};
 
-/// The bytes of the page that the guest's driver claims.
-pub const PAGE_LEN: u64 = 0x1000;
-
-/// A slot of the guest's first PCI bus, below 32.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slot(u8);
-
-impl Slot {
-    /// The slot, if there is one of that number.
-    pub const fn new(slot: u8) -> Option<Self> {
-        if slot < 32 {
-            Some(Self(slot))
-        } else {
-            None
-        }
-    }
-
-    /// Its number.
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-}
-
-/// Where the page is in the guest's memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// At the start of BAR 2 of the PCI function in this slot of `\_SB.PCI0`, wherever the guest's firmware puts that.
-    /// The slot's device object must have the name that QEMU gives it.
-    PciSlot(Slot),
-    /// At this address, which never changes.
-    Fixed(u64),
-}
-
-/// An NE2000 on the ISA bus, which no driver of the guest takes: not being plug and play, it is not searched for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Doorbell {
-    /// The first of its 32 I/O ports.
-    pub io: u16,
-    /// Its interrupt.
-    pub irq: u8,
-}
+/// The path of the clock's device object.
+pub const CLOCK_PATH: &str = "\\_SB_.VCLK";
 
 /// The clock at an address that never changes, for a monitor that makes its own tables: into a DSDT or an SSDT, at its
 /// root.
 ///
 /// A monitor with a Generic Event Device of its own rather adds the interrupt and `Notify(\\_SB_.VCLK, 0x80)` to that,
 /// and leaves the notification out.
-///
-/// ```
-/// use acpi_tables::Aml;
-/// use vmclock_vmm::acpi::{Clock, Notification};
-///
-/// let mut dsdt = Vec::new();
-/// let clock = Clock::new(0xfeff_b000, 0x1000).notified_by(Notification::Interrupt(20));
-/// clock.to_aml_bytes(&mut dsdt);
-/// assert!(dsdt.windows(8).any(|bytes| bytes == b"AMZNC10C"));
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Clock {
@@ -116,106 +60,32 @@ pub enum Notification {
 
 impl Aml for Clock {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let mut body = Vec::new();
-        let clock = clock_at(self.address, self.len, &mut body);
-        let (clock, value) = (path(&clock), 0x80_u8);
+        let [hid, cid, ddn, status] = identity();
+        let range = MemoryRange { first: self.address, last: self.address.saturating_add(self.len.saturating_sub(1)) };
+        let resources = Name::new(path("_CRS"), &ResourceTemplate::new(vec![&range]));
+        let clock = Device::new(path("VCLK"), vec![&hid, &cid, &ddn, &status, &resources]);
+        Scope::new(path("\\_SB_"), vec![&clock]).to_aml_bytes(sink);
+        let (clock, value) = (path(CLOCK_PATH), 0x80_u8);
         let notify = Notify::new(&clock, &value);
         match self.notification {
             None => {}
             Some(Notification::Interrupt(gsi)) => {
                 let interrupt = Interrupt::new(true, true, false, false, gsi);
                 let event = Method::new(path("_EVT"), 1, true, vec![&notify]);
-                Scope::new(path("\\_SB_"), vec![&event_device(&interrupt, &[&event])]).to_aml_bytes(&mut body);
+                let device = EventDevice { interrupt: &interrupt, methods: &[&event] };
+                Scope::new(path("\\_SB_"), vec![&device]).to_aml_bytes(sink);
             }
             Some(Notification::GeneralPurposeEvent(number)) => {
                 // ACPI 6.5, 5.6.4.1: "E" for an edge, and the number in hexadecimal.
                 let event = Method::new(path(&format!("_E{number:02X}")), 0, true, vec![&notify]);
-                Scope::new(path("\\_GPE"), vec![&event]).to_aml_bytes(&mut body);
+                Scope::new(path("\\_GPE"), vec![&event]).to_aml_bytes(sink);
             }
         }
-        sink.vec(&body);
     }
 }
 
-/// The table, complete with header and checksum: for QEMU's `-acpitable file=..`, or to be put among a monitor's own.
-pub fn table(place: Place, doorbell: Option<Doorbell>) -> Vec<u8> {
-    let mut body = Vec::new();
-    let clock = match place {
-        Place::PciSlot(slot) => clock_in_slot(slot, &mut body),
-        Place::Fixed(address) => clock_at(address, PAGE_LEN, &mut body),
-    };
-    if let Some(doorbell) = doorbell {
-        bell(doorbell, &clock, &mut body);
-    }
-    let mut table = Sdt::new(*b"SSDT", 36, 2, *b"VMCLK ", *b"VMCLOCK ", 1);
-    // All at once, as each piece that is appended has the whole table summed anew.
-    table.append_slice(&body);
-    table.as_slice().to_vec()
-}
-
-/// The clock as a child of a PCI function. It must be one: as a child of `\_SB` its range would clash with the
-/// function's BAR, Linux would move the BAR, and the driver would find nothing.
-fn clock_in_slot(slot: Slot, body: &mut Vec<u8>) -> String {
-    // QEMU names the object of a slot after devfn, the slot's number times eight.
-    let function = format!("\\_SB_.PCI0.S{:02X}_", slot.get() << 3);
-    let range = ConsumedMemory { first: 0, last: PAGE_LEN - 1 };
-    let buffer = Name::new(path("RBUF"), &ResourceTemplate::new(vec![&range]));
-    let (min_low, min_high) = (path("MINL"), path("MINH"));
-    let (max_low, max_high) = (path("MAXL"), path("MAXH"));
-    let (bar_low, bar_high, range) = (path("BARL"), path("BARH"), path("RBUF"));
-    let resources = Term::of(&Method::new(
-        path("_CRS"),
-        0,
-        true,
-        vec![
-            // In two halves: QEMU's DSDT is of revision 1, and then the integers of every table have 32 bits
-            // (ACPI 6.5, 5.2.11.2), too few for a BAR above 4 GiB.
-            &CreateDWordField::new(&min_low, &range, &ConsumedMemory::FIRST),
-            &CreateDWordField::new(&min_high, &range, &(ConsumedMemory::FIRST + 4)),
-            &CreateDWordField::new(&max_low, &range, &ConsumedMemory::LAST),
-            &CreateDWordField::new(&max_high, &range, &(ConsumedMemory::LAST + 4)),
-            &And::new(&min_low, &bar_low, &0xffff_fff0_u32),
-            &Store::new(&min_high, &bar_high),
-            // Without a carry, as a BAR is aligned to its size.
-            &Add::new(&max_low, &min_low, &0xfff_u16),
-            &Store::new(&max_high, &bar_high),
-            &Return::new(&range),
-        ],
-    ));
-    let [hid, cid, ddn, status] = identity();
-    Scope::new(
-        path(&function),
-        vec![
-            &OpRegion::new(path("CFG_"), OpRegionSpace::PCIConfig, &ZERO, &0x100_u16),
-            &Field::new(
-                path("CFG_"),
-                FieldAccessType::DWord,
-                FieldLockRule::NoLock,
-                FieldUpdateRule::Preserve,
-                vec![
-                    FieldEntry::Reserved(0x18 * 8), // BAR 2, in bits
-                    FieldEntry::Named(*b"BARL", 32),
-                    FieldEntry::Named(*b"BARH", 32),
-                ],
-            ),
-            &Device::new(path("VCLK"), vec![&hid, &cid, &ddn, &status, &buffer, &resources]),
-        ],
-    )
-    .to_aml_bytes(body);
-    format!("{function}.VCLK")
-}
-
-fn clock_at(address: u64, len: u64, body: &mut Vec<u8>) -> String {
-    let [hid, cid, ddn, status] = identity();
-    let range = ConsumedMemory { first: address, last: address.saturating_add(len - 1) };
-    let resources = Name::new(path("_CRS"), &ResourceTemplate::new(vec![&range]));
-    let clock = Device::new(path("VCLK"), vec![&hid, &cid, &ddn, &status, &resources]);
-    Scope::new(path("\\_SB_"), vec![&clock]).to_aml_bytes(body);
-    "\\_SB_.VCLK".into()
-}
-
-/// By what the guest's driver knows the clock (UAPI.13).
-fn identity() -> [Name; 4] {
+/// By what the guest's driver knows the clock (UAPI.13): `_HID`, `_CID`, `_DDN` and `_STA`.
+pub fn identity() -> [Name; 4] {
     [
         Name::new(path("_HID"), &"AMZNC10C"),
         Name::new(path("_CID"), &"VMCLOCK"),
@@ -224,86 +94,24 @@ fn identity() -> [Name; 4] {
     ]
 }
 
-/// The doorbell and what listens to it. A frame that the card receives raises its interrupt; the interrupt is shared
-/// with nobody, level-triggered, and stays until `ACK_` has seen to it.
-fn bell(doorbell: Doorbell, clock: &str, body: &mut Vec<u8>) {
-    let card = card(doorbell.io);
-    let card: Vec<&dyn Aml> = card.iter().map(|term| term as &dyn Aml).collect();
-    let interrupt = Interrupt::new(true, false, false, false, doorbell.irq.into());
-    let arm = MethodCall::new(path("\\_SB_.VBEL.ARM_"), vec![]);
-    let begin = Method::new(path("_INI"), 0, false, vec![&arm]);
-    let acknowledge = MethodCall::new(path("\\_SB_.VBEL.ACK_"), vec![]);
-    let (clock, value) = (path(clock), 0x80_u8);
-    let notify = Notify::new(&clock, &value);
-    let notify = If::new(&acknowledge, vec![&notify]);
-    let event = Method::new(path("_EVT"), 1, true, vec![&notify]);
-    let listener = event_device(&interrupt, &[&begin, &event]);
-    Scope::new(path("\\_SB_"), vec![&Device::new(path("VBEL"), card), &listener]).to_aml_bytes(body);
+/// A Generic Event Device, `VGED`, that listens to one interrupt.
+#[derive(Clone, Copy)]
+pub struct EventDevice<'a> {
+    /// What it listens to.
+    pub interrupt: &'a Interrupt,
+    /// Its methods: `_EVT`, and others.
+    pub methods: &'a [&'a dyn Aml],
 }
 
-/// A Generic Event Device that listens to one interrupt.
-fn event_device(interrupt: &Interrupt, methods: &[&dyn Aml]) -> Term {
-    let hid = Name::new(path("_HID"), &"ACPI0013");
-    let uid = Name::new(path("_UID"), &"VMCLOCK");
-    let resources = Name::new(path("_CRS"), &ResourceTemplate::new(vec![interrupt]));
-    let mut all: Vec<&dyn Aml> = vec![&hid, &uid, &resources];
-    all.extend(methods);
-    Term::of(&Device::new(path("VGED"), all))
-}
-
-/// The card: its 8390 registers and the methods that start it and take its interrupt back. The numbers are those of
-/// National Semiconductor's DP8390 data sheet.
-fn card(io: u16) -> Vec<Term> {
-    let registers =
-        (0..16_usize).map(|n| FieldEntry::Named([b'R', b'E', b'G', b"0123456789ABCDEF"[n]], 8)).collect::<Vec<_>>();
-    let set = |register: &'static str, value: u8| Term::of(&Store::new(&path(register), &value));
-    let start = [
-        // Stopped, and no interrupts yet.
-        set("REG0", 0x21),
-        set("REGF", 0x00),
-        // A ring of pages 0x40 to 0x80 for frames, with a boundary beyond its end, so that it never becomes full: a
-        // frame that is refused raises no interrupt, and those before the guest's driver is there may be many.
-        set("REG1", 0x40),
-        set("REG2", 0x80),
-        set("REG3", 0xbf),
-        set("REGC", 0x10),
-        // Old interrupts away; on register page 1, where the next frame goes.
-        set("REG7", 0xff),
-        set("REG0", 0x61),
-        set("REG7", 0x40),
-        // Running, with an interrupt for each frame received.
-        set("REG0", 0x22),
-        set("REGF", 0x01),
-    ];
-    let status = path("REG7");
-    vec![
-        Term::of(&Name::new(path("_HID"), &EISAName::new("PNP0C02"))), // so that its ports are taken
-        Term::of(&Name::new(path("_UID"), &"VMCLOCK")),
-        Term::of(&Name::new(path("_CRS"), &ResourceTemplate::new(vec![&IO::new(io, io, 1, 0x20)]))),
-        Term::of(&OpRegion::new(path("NEIO"), OpRegionSpace::SystemIO, &io, &0x10_u8)),
-        Term::of(&Field::new(
-            path("NEIO"),
-            FieldAccessType::Byte,
-            FieldLockRule::NoLock,
-            FieldUpdateRule::WriteAsZeroes,
-            registers,
-        )),
-        Term::of(&Method::new(path("ARM_"), 0, true, start.iter().map(|term| term as &dyn Aml).collect())),
-        // Whether it was the card's interrupt. The frames are nobody's.
-        Term::of(&Method::new(
-            path("ACK_"),
-            0,
-            true,
-            vec![
-                &And::new(&Local(0), &status, &ONE),
-                &If::new(&Local(0), vec![&Store::new(&status, &0xff_u8)]),
-                &Return::new(&Local(0)),
-            ],
-        )),
-        // After a suspend to memory the card is as at power on.
-        Term::of(&Method::new(path("_PS0"), 0, true, vec![&MethodCall::new(path("ARM_"), vec![])])),
-        Term::of(&Method::new(path("_PS3"), 0, true, vec![])),
-    ]
+impl Aml for EventDevice<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let hid = Name::new(path("_HID"), &"ACPI0013");
+        let uid = Name::new(path("_UID"), &"VMCLOCK");
+        let resources = Name::new(path("_CRS"), &ResourceTemplate::new(vec![self.interrupt]));
+        let mut all: Vec<&dyn Aml> = vec![&hid, &uid, &resources];
+        all.extend(self.methods);
+        Device::new(path("VGED"), all).to_aml_bytes(sink);
+    }
 }
 
 fn path(name: &str) -> Path {
@@ -312,19 +120,23 @@ fn path(name: &str) -> Path {
 
 /// A range of memory that the device itself uses. (`acpi_tables::aml::AddressSpace` makes only ranges that a bridge
 /// hands on: it has no way to state `ResourceConsumer`.)
-struct ConsumedMemory {
-    first: u64,
-    last: u64,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryRange {
+    /// Its first address.
+    pub first: u64,
+    /// Its last address, at least the first.
+    pub last: u64,
 }
 
-impl ConsumedMemory {
+impl MemoryRange {
     /// Where the first address is in a resource template that begins with this: behind tag and length (3 bytes), flags
     /// (3 bytes), and granularity.
-    const FIRST: u8 = 3 + 3 + 8;
-    const LAST: u8 = Self::FIRST + 8;
+    pub const FIRST: u8 = 3 + 3 + 8;
+    /// Where the last address is.
+    pub const LAST: u8 = Self::FIRST + 8;
 }
 
-impl Aml for ConsumedMemory {
+impl Aml for MemoryRange {
     /// ACPI 6.5, 6.4.3.5.1: `QWord` address space descriptor.
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         sink.byte(0x8a);
@@ -332,25 +144,9 @@ impl Aml for ConsumedMemory {
         sink.byte(0); // memory
         sink.byte(1 | 1 << 2 | 1 << 3); // consumer; first and last are fixed
         sink.byte(1 << 1); // cacheable, read-only
-        for quad in [0, self.first, self.last, 0, self.last - self.first + 1] {
+        let len = self.last.wrapping_sub(self.first).wrapping_add(1);
+        for quad in [0, self.first, self.last, 0, len] {
             sink.qword(quad);
         }
-    }
-}
-
-/// A term that is encoded already, as the crate's terms borrow their parts.
-struct Term(Vec<u8>);
-
-impl Term {
-    fn of(term: &dyn Aml) -> Self {
-        let mut bytes = Vec::new();
-        term.to_aml_bytes(&mut bytes);
-        Self(bytes)
-    }
-}
-
-impl Aml for Term {
-    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        sink.vec(&self.0);
     }
 }
