@@ -60,7 +60,8 @@ const EXACT: u64 = 1_000_000;
 /// Where the frequency may be after a contradiction, in parts per 10^12 from the nominal one: also where that was
 /// measured while the counter was disrupted.
 const ANY_FREQUENCY: u64 = 10_000_000_000;
-/// So many rounds in a row must agree before what was rejected is accepted again, or something else in its place.
+/// So many rounds in a row must agree, each with new measurements, before what was rejected is accepted again, or
+/// something else in its place.
 const ROUNDS: u32 = 3;
 
 /// What an estimator assumes. The defaults are for a host whose sources are good to milliseconds.
@@ -248,12 +249,16 @@ impl State {
 /// What is to be decided before there is a time again.
 #[derive(Clone, Debug)]
 struct Doubt {
-    /// What was known before; and in how many rounds in a row the clock agreed with it, where there is but one. It may
-    /// have been wrong itself; of several clocks a majority is right, and so what was known is not.
+    /// What was known before; and in how many rounds in a row the clock agreed with it, where there is but one, and
+    /// the counter at the last of them. It may have been wrong itself; of several clocks a majority is right, and so
+    /// what was known is not.
     before: Option<Filter>,
     agreeing: u32,
+    agreed: u64,
     /// Another time that contradicts it, and that a majority has.
     candidate: Option<Filter>,
+    /// A candidate was contradicted as well: the counter may have been disrupted again since the marker is new.
+    is_repeated: bool,
     /// The single clock has just been synchronized, and what it showed before needs no probation to be dropped.
     is_improved: bool,
 }
@@ -268,9 +273,11 @@ struct Track {
     /// It was not synchronized before, and is now.
     is_improved: bool,
     standing: Standing,
-    /// It was a falseticker when it was last compared; and in how many rounds in a row it was consistent.
+    /// It was a falseticker when it was last compared; and how many measurements in a row were consistent, and whether
+    /// the last one is among them already.
     is_false: bool,
     consistent: u32,
+    is_counted: bool,
 }
 
 /// Turns measurements of sources into calibrations.
@@ -328,6 +335,7 @@ impl Estimator {
             standing: Standing::Unreachable,
             is_false: false,
             consistent: 0,
+            is_counted: false,
         };
         Self {
             settings,
@@ -363,6 +371,11 @@ impl Estimator {
         self.last.as_ref()
     }
 
+    /// What the last conclusion is for the page; initializing since the last restart.
+    pub const fn status(&self) -> ClockStatus {
+        self.last_status
+    }
+
     /// How a source is used since the last conclusion.
     pub fn standing(&self, source: usize) -> Standing {
         self.tracks.get(source).map_or(Standing::Unreachable, |track| track.standing)
@@ -383,6 +396,7 @@ impl Estimator {
     pub fn observe(&mut self, evidence: &Evidence) {
         let Some(track) = self.tracks.get_mut(evidence.source) else { return };
         let before = track.vote.replace(vote_of(evidence));
+        track.is_counted = false;
         track.is_improved = before.is_some_and(|before| evidence.synchronized && !before.synchronized);
         let steered = match (std::mem::replace(&mut track.steering, evidence.steering), evidence.steering) {
             (Some(before), Some(now)) if before != now => (now - before) as f64 / PARTS_PER_TRILLION,
@@ -425,7 +439,7 @@ impl Estimator {
                 }
                 next
             }
-            State::Doubt(doubt) => self.settle_doubt(doubt, now, &mut findings),
+            State::Doubt(doubt) => self.settle_doubt(doubt, now, &mut disrupted, &mut findings),
         };
         disrupted |= matches!(self.state, State::Doubt(_)) && self.last_status.gives_time();
         self.judge(now, &mut findings);
@@ -485,7 +499,7 @@ impl Estimator {
         self.drop_unusable_votes(now);
         let is_improved = self.tracks.iter_mut().any(|track| std::mem::take(&mut track.is_improved));
         let candidate = single.or_else(|| self.candidate(now));
-        State::Doubt(Box::new(Doubt { before, agreeing: 0, candidate, is_improved }))
+        State::Doubt(Box::new(Doubt { before, agreeing: 0, agreed: now, candidate, is_repeated: false, is_improved }))
     }
 
     /// What was measured before the sources contradicted what was known counts no more, however late the answer is; nor
@@ -499,7 +513,13 @@ impl Estimator {
     }
 
     /// Only agreement of a majority ends a doubt: with what was known before, or on something else.
-    fn settle_doubt(&self, mut doubt: Box<Doubt>, now: u64, findings: &mut Vec<Finding>) -> State {
+    fn settle_doubt(
+        &self,
+        mut doubt: Box<Doubt>,
+        now: u64,
+        disrupted: &mut bool,
+        findings: &mut Vec<Finding>,
+    ) -> State {
         let wander = self.configured_wander();
         if let Some(before) = &mut doubt.before {
             before.advance(now, wander);
@@ -509,11 +529,15 @@ impl Estimator {
             match self.select(&candidate, Some(candidate.known()), wander, now) {
                 Selection::TooFew => doubt.candidate = Some(candidate),
                 Selection::Proven { range, agreed } => {
+                    let counts = agreed && self.agrees_afresh(&candidate, candidate.agreed, wander, now);
                     candidate.narrow(range);
                     if candidate.learn(wander, self.exact()).is_ok() {
-                        candidate.rounds += u32::from(agreed);
+                        if counts {
+                            (candidate.rounds, candidate.agreed) = (candidate.rounds + 1, now);
+                        }
                         if self.is_accepted(&candidate, now, doubt.is_improved) {
                             findings.push(Finding::StepAccepted);
+                            *disrupted |= doubt.is_repeated;
                             return State::Tracking(candidate);
                         }
                         doubt.candidate = Some(candidate);
@@ -525,13 +549,16 @@ impl Estimator {
                 doubt.agreeing = 0;
                 return State::Doubt(doubt);
             }
+            doubt.is_repeated = true;
         }
         let before = doubt.before.as_ref().filter(|_| self.clocks == 1);
         let selection = before.map(|before| self.select(before, Some(before.known()), wander, now));
         match (selection, doubt.before.take()) {
             (Some(Selection::TooFew), before) => (doubt.before, doubt.agreeing) = (before, 0),
             (Some(Selection::Proven { range, agreed: true }), Some(mut before)) => {
-                doubt.agreeing += 1;
+                if self.agrees_afresh(&before, doubt.agreed, wander, now) {
+                    (doubt.agreeing, doubt.agreed) = (doubt.agreeing + 1, now);
+                }
                 if doubt.agreeing >= ROUNDS {
                     before.narrow(range);
                     findings.push(Finding::Resumed);
@@ -550,7 +577,7 @@ impl Estimator {
         let selection = self.select(&candidate, None, self.configured_wander(), now);
         let Selection::Proven { range, agreed: true } = selection else { return None };
         candidate.begin(range);
-        candidate.rounds = 1;
+        (candidate.rounds, candidate.agreed) = (1, now);
         Some(candidate)
     }
 
@@ -578,9 +605,30 @@ impl Estimator {
 
     /// What the votes prove, as a filter sees them, where true time is known to be within a range.
     fn select(&self, filter: &Filter, known: Option<Range>, wander: f64, now: u64) -> Selection {
+        self.select_of(|_| true, filter, known, wander, now)
+    }
+
+    /// Whether a majority that was measured after a counter value agrees with a filter. What was measured once agrees
+    /// for as long as it counts; and if the counter stands still, that is for ever.
+    fn agrees_afresh(&self, filter: &Filter, after: u64, wander: f64, now: u64) -> bool {
+        let is_fresh = |vote: &Vote| ticks_between(after, vote.sample.middle()) > 0;
+        let selection = self.select_of(is_fresh, filter, Some(filter.known()), wander, now);
+        matches!(selection, Selection::Proven { agreed: true, .. })
+    }
+
+    /// What those of the votes prove that count.
+    fn select_of(
+        &self,
+        counts: impl Fn(&Vote) -> bool,
+        filter: &Filter,
+        known: Option<Range>,
+        wander: f64,
+        now: u64,
+    ) -> Selection {
         let mut votes: Vec<Range> = Vec::with_capacity(self.clocks);
         for clock in 0..self.clocks {
             let tracks = self.tracks.iter().filter(|track| track.clock == clock);
+            let tracks = tracks.filter(|track| track.vote.as_ref().is_some_and(&counts));
             let mut intervals = tracks.filter_map(|track| self.interval(track, filter, wander, now));
             let Some(first) = intervals.next() else { continue };
             // A clock whose sources contradict one another votes for nothing.
@@ -619,7 +667,8 @@ impl Estimator {
                 (Some(filter), Some(vote)) => {
                     let ahead = residual(filter, &vote);
                     let consistent = ahead.abs() <= 0.0;
-                    track.consistent = if consistent { track.consistent.saturating_add(1) } else { 0 };
+                    let is_new = !std::mem::replace(&mut track.is_counted, true);
+                    track.consistent = if consistent { track.consistent.saturating_add(is_new.into()) } else { 0 };
                     if track.is_false && track.consistent >= ROUNDS {
                         track.is_false = false;
                         findings.push(Finding::ReAccepted { source });
@@ -790,7 +839,7 @@ impl Estimator {
 
 /// The nearer direction of a wrapping counter.
 #[allow(clippy::cast_possible_wrap)]
-const fn ticks_between(from: u64, to: u64) -> i64 {
+pub(crate) const fn ticks_between(from: u64, to: u64) -> i64 {
     to.wrapping_sub(from) as i64
 }
 

@@ -8,7 +8,7 @@ use vmclock_core::lifecycle::LeapStatus;
 use vmclock_core::sample::Sample;
 use vmclock_core::time::{Tai, Time, Utc};
 
-use crate::estimator::{Conclusion, Estimator, Evidence, Settings, Standing};
+use crate::estimator::{ticks_between, Conclusion, Estimator, Evidence, Settings, Standing};
 use crate::schedule::LeapSecond;
 use crate::source::{LeapNotice, Measurement};
 use crate::utc::{Claim, Knowledge, Reading, UtcFinding, UtcKeeper};
@@ -71,6 +71,8 @@ pub struct Policy {
     estimator: Estimator,
     utc: UtcKeeper,
     sources: Vec<SourceState>,
+    /// The counter when a majority last announced a leap second, or none: what was said before was heard.
+    heard: Option<u64>,
     /// The time, as long as nothing was concluded.
     about: Time<Tai>,
 }
@@ -90,6 +92,7 @@ impl Policy {
             estimator: Estimator::new(*settings, *nominal, &clocks),
             utc: keeper,
             sources: roles.iter().map(state).collect(),
+            heard: None,
             about: keeper.schedule().offset.tai(*utc).unwrap_or(Time::from_parts(0, 0)),
         }
     }
@@ -97,6 +100,7 @@ impl Policy {
     /// The counter was disrupted: nothing that was known of it is true any more.
     pub fn restart(&mut self, nominal: Period) {
         self.nominal = nominal;
+        self.heard = None;
         self.estimator.restart(nominal);
         for source in &mut self.sources {
             (source.measured, source.notice, source.claim, source.alone) = (None, None, None, 0);
@@ -198,14 +202,16 @@ impl Policy {
     }
 
     fn hear_announcements(&mut self, now: u64) -> Option<UtcFinding> {
+        let is_new = |at: u64| self.heard.is_none_or(|heard| ticks_between(heard, at) > 0) && self.is_recent(at, now);
         let announces = |kind: Option<LeapKind>| {
-            self.clocks_of(|source| {
-                source.notice.is_some_and(|(notice, at)| notice.today == kind && self.is_recent(at, now))
-            })
+            self.clocks_of(|source| source.notice.is_some_and(|(notice, at)| notice.today == kind && is_new(at)))
         };
         let enough = |kind| announces(kind) >= self.majority();
         let kind = [LeapKind::Inserted, LeapKind::Deleted].into_iter().find(|kind| enough(Some(*kind)));
         let against = enough(None);
+        if kind.is_some() || against {
+            self.heard = Some(now);
+        }
         self.utc.hear(kind, against, self.time_at(now))
     }
 

@@ -74,6 +74,8 @@ pub(crate) struct Ledger {
 struct Record {
     right_at: Nanos,
     synchronized_at: Nanos,
+    /// The last measurement in which it said that it is synchronized, and when that was delivered.
+    claimed: Option<(Delivered, Nanos)>,
     wrong_until: Nanos,
 }
 
@@ -83,7 +85,7 @@ impl Ledger {
     /// For so many clocks, polled by this publisher in rounds that are late by up to `late`.
     pub(crate) fn new(clocks: usize, publisher: &PublisherSpec, late: Nanos) -> Self {
         let PublisherSpec { refresh, source_timeout, probation, .. } = *publisher;
-        let record = Record { right_at: NEVER, synchronized_at: NEVER, wrong_until: NEVER };
+        let record = Record { right_at: NEVER, synchronized_at: NEVER, claimed: None, wrong_until: NEVER };
         Self {
             source_timeout,
             timeout: source_timeout.max(2 * refresh + 2 * SECOND),
@@ -102,7 +104,7 @@ impl Ledger {
     }
 
     /// Notes a measurement when the publisher is given it. Plausible is what overlaps with what the page says.
-    pub(crate) fn delivered(&mut self, delivered: Delivered, now: Nanos, is_plausible: bool) {
+    pub(crate) fn delivered(&mut self, delivered: Delivered, now: Nanos, is_plausible: impl Fn(&Delivered) -> bool) {
         let record = &mut self.clocks[delivered.clock];
         if delivered.wrong {
             record.wrong_until = now + self.timeout;
@@ -114,8 +116,11 @@ impl Ledger {
         if !delivered.wrong {
             record.right_at = delivered.ended;
         }
-        if delivered.synchronized && (is_plausible || !delivered.is_off) {
-            record.synchronized_at = now;
+        if delivered.synchronized {
+            record.claimed = Some((delivered, now));
+            if is_plausible(&delivered) || !delivered.is_off {
+                record.synchronized_at = now;
+            }
         }
         self.round.push(delivered);
     }
@@ -179,9 +184,14 @@ impl Ledger {
         since > self.decision
     }
 
-    /// Whether a clock that is right, or cannot be told from one, said of late that it is synchronized.
-    pub(crate) fn is_synchronized(&self, now: Nanos) -> bool {
-        self.clocks.iter().any(|record| now - record.synchronized_at <= self.timeout + self.slack)
+    /// Whether a clock that is right, or cannot be told from one, said of late that it is synchronized. Plausible is
+    /// what overlaps with what the page says by now: what it said when that was measured may have been disproved.
+    pub(crate) fn is_synchronized(&self, now: Nanos, is_plausible: impl Fn(&Delivered) -> bool) -> bool {
+        let is_recent = |at: Nanos| now - at <= self.timeout + self.slack;
+        let claims = |(delivered, at): &(Delivered, Nanos)| is_recent(*at) && is_plausible(delivered);
+        self.clocks
+            .iter()
+            .any(|record| is_recent(record.synchronized_at) || record.claimed.as_ref().is_some_and(claims))
     }
 
     /// Before the publisher concludes a round: whether what was measured in it contradicts the page, whose interval at
@@ -269,7 +279,7 @@ mod tests {
     /// Three clocks each second, of which those in `wrong` are wrong.
     fn round(ledger: &mut Ledger, at: Nanos, wrong: &[usize], page_is_off: i128) -> Notice {
         for clock in 0..3 {
-            ledger.delivered(delivered(clock, at, wrong.contains(&clock)), at, false);
+            ledger.delivered(delivered(clock, at, wrong.contains(&clock)), at, |_| false);
         }
         let notice = ledger.notice(at, |counter| {
             let shown = i128::from(counter) + page_is_off;

@@ -231,15 +231,7 @@ impl World {
             let wrong = if wrong { ", WRONG" } else { "" };
             self.note(&format!("clock {clock}: {error} ± {half} ns, bracket {} ns{wrong}", ended - began));
         }
-        // A falseticker whose interval overlaps the page's cannot be recognized.
-        let counter = delivered.before.wrapping_add(self.guest_offset);
-        // And what is nearly that may become so while it counts.
-        let grown = i128::from(delivered.ended - delivered.began)
-            + i128::from(part_of(MINUTE, 4 * self.drift as i64))
-            + (delivered.latest - delivered.earliest);
-        let is_plausible = self.judge.interval(counter).is_none_or(|(earliest, latest)| {
-            delivered.earliest - grown <= latest && earliest <= delivered.latest + grown
-        });
+        let is_plausible = plausible(&self.judge, self.guest_offset, self.drift);
         self.ledger.delivered(delivered, self.now, is_plausible);
     }
 
@@ -313,7 +305,8 @@ impl World {
             offset: !is_orphaned && self.demands_offset(),
             time_since: is_timed.then(|| self.ledger.demands_time(self.now)).flatten(),
             // Of a publisher that is gone the last word stays.
-            synchronized: is_orphaned || self.ledger.is_synchronized(self.now),
+            synchronized: is_orphaned
+                || self.ledger.is_synchronized(self.now, plausible(&self.judge, self.guest_offset, self.drift)),
         }
     }
 
@@ -431,6 +424,19 @@ impl World {
             trace.pop_front();
         }
         trace.push_back(format!("{:>18} {text}", seconds(self.now)));
+    }
+}
+
+/// A falseticker whose interval overlaps the page's cannot be recognized; and what is nearly that may become so while
+/// it counts.
+fn plausible(judge: &Judge, guest_offset: u64, drift: u64) -> impl Fn(&Delivered) -> bool + '_ {
+    move |delivered| {
+        let grown = i128::from(delivered.ended - delivered.began)
+            + i128::from(part_of(MINUTE, 4 * drift as i64))
+            + (delivered.latest - delivered.earliest);
+        judge.interval(delivered.before.wrapping_add(guest_offset)).is_none_or(|(earliest, latest)| {
+            delivered.earliest - grown <= latest && earliest <= delivered.latest + grown
+        })
     }
 }
 

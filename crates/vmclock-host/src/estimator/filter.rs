@@ -24,9 +24,10 @@ pub(super) struct Filter {
     steered: Range,
     anchors: Anchors,
     pub(super) wander: Wander,
-    /// The counter when it began, and how many rounds agreed with it since.
+    /// The counter when it began; and how many rounds agreed with it since, and the counter at the last of them.
     pub(super) began: u64,
     pub(super) rounds: u32,
+    pub(super) agreed: u64,
 }
 
 /// The frequency is where it cannot be.
@@ -49,6 +50,7 @@ impl Filter {
             wander: Wander::default(),
             began: now,
             rounds: 0,
+            agreed: now,
         }
     }
 

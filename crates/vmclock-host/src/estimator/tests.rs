@@ -304,6 +304,60 @@ fn a_majority_of_several_clocks_is_believed_after_a_jump_without_a_probation() {
 }
 
 #[test]
+fn a_second_jump_before_there_is_time_again_gets_a_marker_of_its_own() {
+    for is_repeated in [false, true] {
+        let mut simulation = Simulation::new(Settings::default(), 3);
+        let round = |simulation: &mut Simulation| {
+            simulation.pass(SECOND);
+            (0..3).for_each(|source| simulation.measure(source, 0.0, 1_000_000));
+            simulation.conclude()
+        };
+        (0..50).for_each(|_| assert!(round(&mut simulation).status.gives_time()));
+        simulation.ticks += HERTZ;
+        let mut conclusions = vec![round(&mut simulation), round(&mut simulation)];
+        simulation.ticks += if is_repeated { HERTZ } else { 0.0 };
+        conclusions.extend((0..5).map(|_| round(&mut simulation)));
+        let disrupted = conclusions.iter().filter(|conclusion| conclusion.disrupted);
+        assert_eq!(disrupted.count(), 1 + usize::from(is_repeated));
+        let given = conclusions.iter().find(|conclusion| conclusion.status.gives_time()).expect("a time");
+        assert_eq!(given.disrupted, is_repeated, "with the time, whoever reads it has the marker");
+        simulation.assert_right();
+    }
+}
+
+#[test]
+fn what_was_measured_once_agrees_once() {
+    let mut simulation = Simulation::new(Settings::default(), 3);
+    let round = |simulation: &mut Simulation, sources: &[usize]| {
+        simulation.pass(SECOND);
+        for source in sources {
+            simulation.measure(*source, 0.0, 1_000);
+        }
+        simulation.conclude()
+    };
+    (0..50).for_each(|_| assert!(round(&mut simulation, &[0, 1, 2]).status.gives_time()));
+    // Of a counter that stands still all measurements are of this moment, and two agreed.
+    simulation.rate = 0.0;
+    round(&mut simulation, &[0, 1, 2]);
+    round(&mut simulation, &[0, 1]);
+    for _ in 0..10 {
+        assert_eq!(round(&mut simulation, &[2]).status, ClockStatus::UNRELIABLE);
+    }
+    // Nor does a single clock return by one measurement.
+    let mut simulation = Simulation::new(Settings::default(), 1);
+    simulation.settle(50, 1_000);
+    simulation.pass(SECOND);
+    simulation.measure(0, 30.0 * MILLI, 1_000);
+    assert_eq!(simulation.conclude().status, ClockStatus::UNRELIABLE);
+    assert_eq!(simulation.settle(1, 1_000).status, ClockStatus::UNRELIABLE);
+    for _ in 0..10 {
+        simulation.pass(SECOND);
+        assert_eq!(simulation.conclude().status, ClockStatus::UNRELIABLE);
+    }
+    assert_eq!(simulation.settle(2, 1_000).status, ClockStatus::SYNCHRONIZED);
+}
+
+#[test]
 fn a_clock_that_becomes_synchronized_needs_no_probation() {
     let mut simulation = Simulation::new(Settings::default(), 1);
     let (before, time) = (simulation.counter(), simulation.truth());

@@ -201,6 +201,17 @@ fn announcements_take_a_majority_and_must_be_possible() {
 }
 
 #[test]
+fn what_was_announced_once_is_no_announcement() {
+    let today = Some(LeapKind::Inserted);
+    let mut simulation = Simulation::new(1, JANUARY, None, 3_600, None);
+    simulation.round(1, |_, _| Some((0, LeapNotice { today, now: false, tai_offset: None })));
+    for _ in 0..50 {
+        simulation.round(1, |_, _| None);
+    }
+    assert_eq!(simulation.found, [], "however long it counts");
+}
+
+#[test]
 fn one_that_does_not_come_is_called_off_without_a_disruption() {
     let mut simulation = Simulation::new(1, JANUARY, None, 60, None);
     for _ in 0..600 {
