@@ -337,7 +337,7 @@ impl<H: Host> Clock<H> {
     /// Hands over what the sources gave. Says whether one of them knows that the counter was disrupted.
     fn take_results(&mut self, events: &mut Vec<Event>) -> Result<bool, PublishError> {
         let mut measurements = Vec::with_capacity(self.sources.len());
-        let mut disrupted = false;
+        let (mut disrupted, mut late) = (false, Vec::new());
         for (index, polled) in self.sources.iter_mut().enumerate() {
             if !polled.started {
                 continue;
@@ -345,7 +345,7 @@ impl<H: Host> Clock<H> {
             polled.is_done();
             polled.started = false;
             polled.reach = polled.reach << 1 | u8::from(matches!(polled.result, Some(Ok(_))));
-            let name = polled.source.name();
+            let name = polled.source.name().to_owned();
             match polled.result.take() {
                 Some(Ok(measurement)) => {
                     polled.failure = None;
@@ -353,16 +353,28 @@ impl<H: Host> Clock<H> {
                     polled.answers = polled.answers.saturating_add(1);
                     if polled.is_reported && polled.answers >= REACHABLE_AFTER {
                         polled.is_reported = false;
-                        events.push(Event::Source { source: name.to_owned(), reachable: true, reason: None });
+                        events.push(Event::Source { source: name, reachable: true, reason: None });
                     }
-                    disrupted |= polled.era.replace(measurement.era).is_some_and(|known| known != measurement.era);
-                    measurements.push((index, measurement));
+                    disrupted |= polled.is_of_another_era(measurement.era);
+                    if !std::mem::take(&mut polled.is_outdated) {
+                        measurements.push((index, measurement));
+                    }
                 }
-                Some(Err(error)) => polled.failed(error.to_string()),
-                None => polled.failed(format!("{name}: no answer in this round")),
+                Some(Err(error)) => {
+                    polled.is_outdated = false;
+                    disrupted |= error.era().is_some_and(|era| polled.is_of_another_era(era));
+                    polled.failed(error.to_string());
+                }
+                None => {
+                    late.push(index);
+                    polled.failed(format!("{name}: no answer in this round"));
+                }
             }
         }
         if disrupted {
+            for index in late {
+                self.sources[index].is_outdated = true;
+            }
             let nominal = self.host.nominal_period().ok_or(PublishError::CounterStopped)?;
             self.recorder.restart(nominal);
             events.push(Event::Disrupted);
@@ -480,8 +492,10 @@ struct Polled {
     last: Option<Measurement>,
     /// Whether it was reported as unreachable.
     is_reported: bool,
-    /// The epoch of the counter when it was last measured; none before it was for the first time.
+    /// The epoch of the counter, as the source last stated it; none before it did for the first time.
     era: Option<u64>,
+    /// What it is measuring was begun before the counter was disrupted.
+    is_outdated: bool,
 }
 
 impl Polled {
@@ -496,7 +510,13 @@ impl Polled {
             last: None,
             is_reported: false,
             era: None,
+            is_outdated: false,
         }
+    }
+
+    /// Whether this is another epoch of the counter than the one that was known.
+    fn is_of_another_era(&mut self, era: u64) -> bool {
+        self.era.replace(era).is_some_and(|known| known != era)
     }
 
     fn failed(&mut self, reason: String) {

@@ -371,11 +371,6 @@ impl Estimator {
         self.last.as_ref()
     }
 
-    /// What the last conclusion is for the page; initializing since the last restart.
-    pub const fn status(&self) -> ClockStatus {
-        self.last_status
-    }
-
     /// How a source is used since the last conclusion.
     pub fn standing(&self, source: usize) -> Standing {
         self.tracks.get(source).map_or(Standing::Unreachable, |track| track.standing)

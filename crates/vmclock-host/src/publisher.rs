@@ -161,6 +161,15 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
         Ok(round)
     }
 
+    /// Ends a round while somebody else writes the page, as for a guest that is incoming: decides, and writes nothing. A
+    /// disruption gets no marker of its own here: whoever brings the guest gives the page a new one.
+    pub fn conclude_unwritten(&mut self) -> Result<Vec<Event>, PublishError> {
+        self.publication.page.check()?;
+        let mut events = Vec::new();
+        self.clock.finish_round(&mut events)?;
+        Ok(events)
+    }
+
     /// Brings the page up to date with what is known, without a round: for a page whose counter has become known.
     pub fn publish_known(&mut self) -> Result<Vec<Event>, PublishError> {
         let mut events = Vec::new();

@@ -26,6 +26,9 @@ pub trait GuestPage {
     /// Publishes what is known of the time at once, without waiting for a source.
     fn publish(&mut self) -> Result<Vec<HostEvent>, Self::Error>;
 
+    /// Concludes a round of measurements, and writes nothing.
+    fn conclude_unwritten(&mut self) -> Result<Vec<HostEvent>, Self::Error>;
+
     /// Concludes a round of measurements, and publishes what follows where the guest's counter is known.
     fn finish_round(&mut self) -> Result<Vec<HostEvent>, Self::Error>;
 
@@ -62,6 +65,8 @@ pub enum PageChange {
     Counter(GuestCounter),
     /// A round of measurements is complete.
     Round,
+    /// The same while the page's memory is QEMU's to write: nothing is written.
+    RoundUnwritten,
 }
 
 impl PageChange {
@@ -103,6 +108,7 @@ impl PageChange {
                 return page.publish();
             }
             Self::Round => return page.finish_round(),
+            Self::RoundUnwritten => return page.conclude_unwritten(),
         }
         Ok(Vec::new())
     }

@@ -214,6 +214,10 @@ impl<H: Host, S: PageSink, C> GuestPage for Output<'_, '_, H, S, C> {
         self.wiring.publisher.publish_known()
     }
 
+    fn conclude_unwritten(&mut self) -> Result<Vec<HostEvent>, PublishError> {
+        self.wiring.publisher.conclude_unwritten()
+    }
+
     fn finish_round(&mut self) -> Result<Vec<HostEvent>, PublishError> {
         self.wiring.publisher.finish_round()
     }

@@ -131,6 +131,16 @@ pub enum SourceError {
         /// Why, and what to do.
         reason: String,
     },
+    /// It was asked, and has no time; but it says which epoch of the counter this is.
+    #[error("{name}: {reason}")]
+    NoTimeInEra {
+        /// The source.
+        name: String,
+        /// Why.
+        reason: String,
+        /// See [`Measurement::era`].
+        era: u64,
+    },
     /// It was asked, and did not answer in time.
     #[error("{name}: no answer within {milliseconds} ms")]
     Timeout {
@@ -139,6 +149,16 @@ pub enum SourceError {
         /// How long it was waited for.
         milliseconds: u64,
     },
+}
+
+impl SourceError {
+    /// The epoch of the counter, where the source knows it although it gives no time: see [`Measurement::era`].
+    pub const fn era(&self) -> Option<u64> {
+        match self {
+            Self::NoTimeInEra { era, .. } => Some(*era),
+            Self::Io { .. } | Self::NoTime { .. } | Self::Timeout { .. } => None,
+        }
+    }
 }
 
 /// Something that can be asked for the time, and may take a while.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Another VMClock page as a source: this host is itself a guest, or another program publishes for it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use vmclock_core::abi::{ClockStatus, LeapIndicator, Snapshot, TimeType, STRUCTURE_LEN};
@@ -20,7 +20,9 @@ use super::{LeapNotice, Measure, Measurement, SourceError, Stamp};
 /// How long an update may take before its writer counts as dead.
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A page's device node (`/dev/vmclock0`, `/dev/vmclock_host`) or file. Its time has the page's own bounds.
+/// A page's device node (`/dev/vmclock0`, `/dev/vmclock_host`) or file. Its time has the page's own bounds, and its
+/// disruption marker is the epoch of the counter, also while it gives no time. One that was removed gives no time; one
+/// that was replaced is followed.
 ///
 /// ```
 /// use vmclock_host::source::page::PageSource;
@@ -30,7 +32,10 @@ const TIMEOUT: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct PageSource {
     name: String,
+    path: PathBuf,
     page: File,
+    /// Of the page that is open: device and inode.
+    identity: (u64, u64),
     clock: String,
     is_tai: bool,
 }
@@ -39,8 +44,7 @@ impl PageSource {
     /// Opens it. What is no page (yet) gives no time when it is measured.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         let name = format!("vmclock {}", path.display());
-        let opened = File::open(path).and_then(|page| Ok((page.metadata()?, page)));
-        let (metadata, page) = match opened {
+        let (metadata, page) = match opened(path) {
             Ok(opened) => opened,
             Err(error) => return Err(SourceError::Io { name, what: "cannot be opened", error }),
         };
@@ -50,10 +54,27 @@ impl PageSource {
         } else {
             format!("vmclock file {} {}", metadata.dev(), metadata.ino())
         };
-        let mut source = Self { name, page, clock, is_tai: false };
+        let identity = identity(&metadata);
+        let mut source = Self { name, path: path.into(), page, identity, clock, is_tai: false };
         // Constant for the life of a page, whether or not an update is in progress.
         source.is_tai = source.bytes().is_ok_and(|bytes| Snapshot::from_bytes(&bytes).time_type == TimeType::TAI);
         Ok(source)
+    }
+
+    /// Makes sure that it is the page that its path names. What is mapped by nobody but us any more says for ever what
+    /// its publisher said last, and never that the counter was disrupted.
+    fn follow(&mut self) -> Result<(), SourceError> {
+        let failed = |what, error| SourceError::Io { name: self.name.clone(), what, error };
+        let named = std::fs::metadata(&self.path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => failed("was removed; start its publisher again", error),
+            _ => failed("cannot be found any more", error),
+        })?;
+        if identity(&named) != self.identity {
+            let (metadata, page) =
+                opened(&self.path).map_err(|error| failed("was replaced, and cannot be opened", error))?;
+            (self.page, self.identity) = (page, identity(&metadata));
+        }
+        Ok(())
     }
 
     /// A page, and a counter that was read while it was valid.
@@ -105,9 +126,23 @@ impl Measure for PageSource {
     }
 
     fn measure(&mut self) -> Result<Measurement, SourceError> {
+        self.follow()?;
         let (page, counter) = self.read()?;
-        measurement(&page, counter).map_err(|reason| self.no_time(reason))
+        measurement(&page, counter).map_err(|reason| {
+            let era = page.disruption_marker;
+            SourceError::NoTimeInEra { name: self.name.clone(), reason, era }
+        })
     }
+}
+
+fn opened(path: &Path) -> io::Result<(Metadata, File)> {
+    let page = File::open(path)?;
+    Ok((page.metadata()?, page))
+}
+
+/// The file behind a name.
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// What a page says when the counter is `counter`; or why it says nothing.
@@ -318,6 +353,36 @@ mod tests {
         let error = PageSource::open(&path).expect("opened").measure().expect_err("odd").to_string();
         assert!(error.contains("in the middle of an update"), "{error}");
     }
+
+    #[test]
+    fn a_page_without_a_time_still_has_its_marker() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("page");
+        let unreliable = page().with(|page| page.clock_status = ClockStatus::UNRELIABLE);
+        std::fs::write(&path, unreliable.to_bytes()).expect("written");
+        let mut source = PageSource::open(&path).expect("opened");
+        assert_eq!(source.measure().expect_err("no time").era(), Some(77));
+        std::fs::write(&path, unreliable.with(|page| page.disruption_marker = 78).to_bytes()).expect("written");
+        assert_eq!(source.measure().expect_err("no time").era(), Some(78));
+    }
+
+    #[test]
+    fn a_page_that_was_removed_gives_no_time_and_one_that_was_replaced_is_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, next) = (folder.path().join("page"), folder.path().join("next"));
+        std::fs::write(&path, page().to_bytes()).expect("written");
+        let mut source = PageSource::open(&path).expect("opened");
+        assert_eq!(source.measure().expect("a time").era, 77);
+        std::fs::write(&next, page().with(|page| page.disruption_marker = 78).to_bytes()).expect("written");
+        std::fs::rename(&next, &path).expect("replaced");
+        assert_eq!(source.measure().expect("the new page's time").era, 78);
+        std::fs::remove_file(&path).expect("removed");
+        let error = source.measure().expect_err("nobody publishes in it").to_string();
+        assert!(error.contains("page: was removed; start its publisher again"), "{error}");
+        std::fs::write(&path, page().with(|page| page.disruption_marker = 79).to_bytes()).expect("written");
+        assert_eq!(source.measure().expect("a page again").era, 79);
+    }
+
     #[test]
     fn a_page_is_one_clock_by_any_name() {
         let folder = tempfile::tempdir().expect("a folder");

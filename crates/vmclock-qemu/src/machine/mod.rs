@@ -517,7 +517,8 @@ impl Machine {
     }
 
     fn conclude_round(&mut self) {
-        self.page(PageChange::Round);
+        let is_ours = !matches!(self.guest, Guest::Unknown | Guest::Incoming(_));
+        self.page(if is_ours { PageChange::Round } else { PageChange::RoundUnwritten });
         self.ask_guest();
     }
 

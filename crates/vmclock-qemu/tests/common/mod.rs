@@ -125,6 +125,10 @@ impl GuestPage for MemoryPage {
         Ok(self.refresh())
     }
 
+    fn conclude_unwritten(&mut self) -> Result<Vec<HostEvent>, Self::Error> {
+        Ok(Vec::new())
+    }
+
     fn finish_round(&mut self) -> Result<Vec<HostEvent>, Self::Error> {
         Ok(self.refresh())
     }
@@ -219,6 +223,7 @@ fn name(action: &Action) -> Option<String> {
         Action::Page(PageChange::Incoming { saved_state: true, .. }) => "=restored".into(),
         Action::Page(PageChange::Counter(_)) => "=time".into(),
         Action::Page(PageChange::Round) => "=round".into(),
+        Action::Page(PageChange::RoundUnwritten) => "=round-unwritten".into(),
         Action::Ask(Request::Status) => "?status".into(),
         Action::Ask(Request::DeviceState) => "?device-state".into(),
         Action::Ask(Request::Continue) => "?cont".into(),

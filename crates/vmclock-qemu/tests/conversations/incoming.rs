@@ -33,7 +33,7 @@ fn a_live_migration_to_a_qemu_of_ours() {
             (done(1_000_000), ""),
             (migration("active"), "migration"),
             (Input::Drained, ""),
-            (Input::RoundComplete, "=round"),
+            (Input::RoundComplete, "=round-unwritten"),
         ],
     );
     arrive(&mut conversation);
