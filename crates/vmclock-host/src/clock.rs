@@ -313,7 +313,8 @@ impl<H: Host> Clock<H> {
         let restarted = self.take_results(events)?;
         self.look_up_offset(events);
         let trusted = self.host.counter_is_trusted() != Some(false);
-        if std::mem::replace(&mut self.trusted, trusted) != trusted {
+        let is_news = std::mem::replace(&mut self.trusted, trusted) != trusted;
+        if is_news {
             events.push(Event::Counter { trusted });
         }
         let decision = self.recorder.conclude(self.host.counter());
@@ -325,7 +326,9 @@ impl<H: Host> Clock<H> {
         }
         let conclusion = decision.conclusion;
         self.status = conclusion.status;
-        let (is_new, disrupted) = (conclusion.publish.is_some(), conclusion.disrupted || restarted);
+        // What the kernel does not trust any more was perhaps disrupted.
+        let disrupted = conclusion.disrupted || restarted || (is_news && !trusted);
+        let is_new = conclusion.publish.is_some();
         Ok(Round { status: self.status(), is_new, disrupted })
     }
 

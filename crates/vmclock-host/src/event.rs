@@ -367,7 +367,7 @@ impl fmt::Display for Event {
             Self::Disrupted => f.write_str("this host's own counter was disrupted: starting anew"),
             Self::Counter { trusted: true } => f.write_str("the kernel trusts this CPU's counter again"),
             Self::Counter { trusted: false } => {
-                f.write_str("the kernel does not trust this CPU's counter: the page says unreliable")
+                f.write_str("the kernel does not trust this CPU's counter: a new marker, and no time")
             }
             Self::Signal { signal, seq_count } => write!(f, "{signal} published with sequence count {seq_count}"),
             Self::GuestAdded { guest, page } => write!(f, "{guest}: its page {page} is published from now on"),

@@ -30,6 +30,7 @@ const SECOND: u64 = 1_000_000_000;
 #[derive(Clone, Default)]
 struct Machine {
     counter: Rc<Cell<u64>>,
+    is_distrusted: Rc<Cell<bool>>,
     identities: u64,
 }
 
@@ -47,7 +48,7 @@ impl Host for Machine {
     }
 
     fn counter_is_trusted(&self) -> Option<bool> {
-        None
+        Some(!self.is_distrusted.get())
     }
 
     fn fresh_identity(&mut self) -> io::Result<u64> {
@@ -129,6 +130,7 @@ fn measurement(counter: u64, era: u64) -> Measurement {
 
 struct Test {
     counter: Rc<Cell<u64>>,
+    is_distrusted: Rc<Cell<bool>>,
     answers: Answers,
     publisher: Publisher<Machine, Memory>,
 }
@@ -141,14 +143,14 @@ impl Test {
     /// Beside another source, which answers this.
     fn with(others: &Answers) -> Self {
         let (machine, answers) = (Machine::default(), Answers::default());
-        let counter = Rc::clone(&machine.counter);
+        let (counter, is_distrusted) = (Rc::clone(&machine.counter), Rc::clone(&machine.is_distrusted));
         let mut plan = Plan::default();
         plan.sources.push(Box::new(Scripted(Rc::clone(&answers))));
         plan.sources.push(Box::new(Scripted(Rc::clone(others))));
         let prepared = Prepared::new(machine, plan).expect("prepared");
         let page = Memory(prepared.blank());
         let (publisher, _) = prepared.on(page, Found::New, "page").expect("a page");
-        Self { counter, answers, publisher }
+        Self { counter, is_distrusted, answers, publisher }
     }
 
     /// The source answers what is true when the counter is at `counter`, in this epoch.
@@ -194,6 +196,21 @@ fn a_source_that_gives_no_time_still_tells_of_a_disruption() {
     test.round(4 * SECOND + 100);
     assert_eq!(test.page().disruption_marker, disrupted.disruption_marker);
     assert_eq!(test.page().clock_status, ClockStatus::SYNCHRONIZED);
+}
+
+#[test]
+fn a_counter_that_the_kernel_does_not_trust_any_more_was_perhaps_disrupted() {
+    let mut test = Test::new();
+    let mut markers = Vec::new();
+    for (second, is_distrusted) in [(1, false), (2, true), (3, true), (4, false), (5, false)] {
+        test.is_distrusted.set(is_distrusted);
+        test.measured(second * SECOND, 0);
+        test.round(second * SECOND + 100);
+        assert_eq!(test.page().clock_status.gives_time(), !is_distrusted, "{second}");
+        markers.push(test.page().disruption_marker);
+    }
+    let changes = markers.windows(2).map(|pair| pair[0] != pair[1]).collect::<Vec<_>>();
+    assert_eq!(changes, [true, false, false, false]);
 }
 
 #[test]

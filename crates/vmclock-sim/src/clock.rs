@@ -26,6 +26,8 @@ pub(crate) struct ClockSpec {
     pub(crate) announces: i64,
     /// Whether it says TAI-UTC, as far as the kernel knows it.
     pub(crate) knows_offset: bool,
+    /// For how long it says that it is synchronized, and that it is not, in turns.
+    pub(crate) turns: Option<Nanos>,
 }
 
 /// The maximum error that a clock states, in nanoseconds.
@@ -152,6 +154,11 @@ impl Clock {
         let episodes = episodes.iter().copied().filter(|episode| episode.clock == number).rev().collect();
         let phase = chance.unit();
         Self { spec: spec.clone(), chance, episodes, phase, at: 0, bias: 0.0, since: Nanos::MAX, until: 0, stated: 0 }
+    }
+
+    /// Whether it says at an instant that it is synchronized.
+    pub(crate) fn is_synchronized(&self, at: Nanos) -> bool {
+        self.spec.synchronized && self.spec.turns.is_none_or(|length| (at / length.max(1)) % 2 == 0)
     }
 
     /// What it shows at an instant.
@@ -289,8 +296,16 @@ mod tests {
     const CALENDAR: Calendar = Calendar { epoch: 1_798_588_800, leap: None };
 
     fn clock(stated: Stated, error: ErrorModel, episodes: &[Episode]) -> Clock {
-        let spec =
-            ClockSpec { tai: true, stated, error, estimated: 1, synchronized: true, announces: 0, knows_offset: false };
+        let spec = ClockSpec {
+            tai: true,
+            stated,
+            error,
+            estimated: 1,
+            synchronized: true,
+            announces: 0,
+            knows_offset: false,
+            turns: None,
+        };
         Clock::new(&spec, 0, episodes, Chance::stream(5, "clock", 0))
     }
 

@@ -162,6 +162,12 @@ impl Ledger {
         }
     }
 
+    /// The kernel does not trust the counter until then.
+    pub(crate) fn distrusted(&mut self, until: Nanos) {
+        self.right_since = None;
+        self.faulty_until = self.faulty_until.max(until);
+    }
+
     /// The fault is over.
     pub(crate) fn recovered(&mut self) {
         self.faulty_until = NEVER;

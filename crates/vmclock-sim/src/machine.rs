@@ -37,7 +37,7 @@ impl Host for Machine {
     }
 
     fn counter_is_trusted(&self) -> Option<bool> {
-        Some(true)
+        Some(self.0.borrow().is_trusted())
     }
 
     fn fresh_identity(&mut self) -> io::Result<u64> {

@@ -22,6 +22,7 @@ pub(crate) fn server(chance: &mut Chance) -> (ClockSpec, [Delay; 2]) {
         synchronized: true,
         announces: 0,
         knows_offset: false,
+        turns: None,
     };
     let way = |chance: &mut Chance| Delay { fixed: chance.between(200 * MICRO, 20 * MILLI), queue: 300 * MICRO };
     let there = way(chance);

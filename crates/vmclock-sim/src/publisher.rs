@@ -2,6 +2,7 @@
 //! The real publisher in a simulated world: how it starts, does its rounds, and ends.
 
 use std::cell::RefCell;
+use std::io::{self, Write};
 use std::rc::Rc;
 
 use vmclock_core::abi::Snapshot;
@@ -24,6 +25,36 @@ const LEAST_WANDER: u64 = PPM as u64;
 /// Nobody wants to read the same in so many rounds in a row.
 const REPEATED: u32 = 20;
 
+/// The traces of publishers, one after the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record(Rc<RefCell<Vec<Vec<u8>>>>);
+
+impl Record {
+    /// The traces.
+    #[cfg(test)]
+    pub(crate) fn traces(&self) -> Vec<Vec<u8>> {
+        self.0.borrow().clone()
+    }
+
+    /// The next trace begins.
+    fn begin(&self) {
+        self.0.borrow_mut().push(Vec::new());
+    }
+}
+
+impl Write for Record {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(trace) = self.0.borrow_mut().last_mut() {
+            trace.extend(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The publisher of a world, or none for a while.
 pub(crate) struct Driven<'s> {
     pub(crate) world: Rc<RefCell<World>>,
@@ -31,6 +62,8 @@ pub(crate) struct Driven<'s> {
     publisher: Option<Publisher<Machine, MemoryPage>>,
     /// How many publishers there were.
     epoch: usize,
+    /// Where their decisions are recorded, where anybody wants them.
+    recorded: Option<Record>,
     /// What they said, but for refreshed pages.
     pub(crate) events: u64,
     /// What was said in the last round, and in how many in a row, but for sources that can be reached or not.
@@ -39,9 +72,9 @@ pub(crate) struct Driven<'s> {
 
 impl<'s> Driven<'s> {
     /// The first publisher of a world.
-    pub(crate) fn new(world: &Rc<RefCell<World>>, spec: &'s WorldSpec) -> Self {
-        let mut driven =
-            Self { world: Rc::clone(world), spec, publisher: None, epoch: 0, events: 0, repeated: Vec::new() };
+    pub(crate) fn new(world: &Rc<RefCell<World>>, spec: &'s WorldSpec, recorded: Option<Record>) -> Self {
+        let world = Rc::clone(world);
+        let mut driven = Self { world, spec, publisher: None, epoch: 0, recorded, events: 0, repeated: Vec::new() };
         driven.start();
         driven
     }
@@ -54,6 +87,10 @@ impl<'s> Driven<'s> {
         let sources = self.spec.sources.iter().enumerate().map(source).collect();
         let mut plan = Plan::default();
         (plan.settings, plan.sources) = (settings(&self.spec.publisher), sources);
+        if let Some(record) = &self.recorded {
+            record.begin();
+            plan.trace = Some(Box::new(record.clone()));
+        }
         let started = Prepared::new(Machine(Rc::clone(&self.world)), plan).and_then(|prepared| {
             let (page, found) = MemoryPage::open(&self.world, prepared.blank());
             prepared.on(page, found, "the page")

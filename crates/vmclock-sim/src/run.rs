@@ -11,7 +11,7 @@ use crate::chance::Chance;
 use crate::counter::Counter;
 use crate::judge::{Violation, Violations};
 use crate::network_guest::NetworkGuest;
-use crate::publisher::Driven;
+use crate::publisher::{Driven, Record};
 use crate::spec::{Incident, WorldSpec, LATEST};
 use crate::statistics::Statistics;
 use crate::units::{rounded, Nanos, SECOND};
@@ -61,6 +61,11 @@ pub(crate) struct Verdict {
 
 /// Runs a world.
 pub(crate) fn run(spec: &WorldSpec, wanted: Wanted) -> Verdict {
+    recorded_run(spec, wanted, None)
+}
+
+/// The same, in which the publishers' decisions are recorded.
+fn recorded_run(spec: &WorldSpec, wanted: Wanted, record: Option<Record>) -> Verdict {
     let mut world = World::new(spec);
     let is_measured = wanted.measured != Measured::Nothing;
     world.statistics = is_measured.then(|| Statistics::new(wanted.measured == Measured::Points));
@@ -69,7 +74,7 @@ pub(crate) fn run(spec: &WorldSpec, wanted: Wanted) -> Verdict {
         spec,
         network: is_measured.then(|| NetworkGuest::new(spec)),
         incidents: spec.incidents.iter().copied().collect(),
-        publisher: Driven::new(&Rc::new(RefCell::new(world)), spec),
+        publisher: Driven::new(&Rc::new(RefCell::new(world)), spec, record),
         oscillators: 1,
         chance: Chance::stream(spec.seed, "rounds", 0),
         rounds: 0,
@@ -168,6 +173,7 @@ impl Run<'_> {
                     network.next_poll = world.now + SECOND;
                 }
             }
+            Incident::Distrust(length) => self.publisher.world.borrow_mut().distrust(length),
             Incident::Migrate => self.migrate(),
         }
     }
@@ -230,7 +236,7 @@ mod tests {
     use crate::counter::Change;
     use crate::scenario::SCENARIOS;
     use crate::spec::Reach;
-    use crate::units::{HOUR, MILLI, MINUTE};
+    use crate::units::{DAY, HOUR, MILLI, MINUTE};
 
     fn world(name: &str, length: Nanos) -> WorldSpec {
         let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario");
@@ -278,6 +284,23 @@ mod tests {
         assert_eq!(verdict.violations.total(), 0, "{:?}", verdict.first);
         assert!(verdict.without * 10 > verdict.readings * 8, "{} of {}", verdict.without, verdict.readings);
         assert!(verdict.events < 60, "{}", verdict.events);
+    }
+
+    #[test]
+    fn whatever_a_publisher_decided_it_decides_again() {
+        for scenario in &SCENARIOS {
+            // To the month's end, where there is a leap second.
+            let length = if (2.0..5.0).contains(&scenario.longest) { 5 * DAY / 2 } else { 4 * HOUR };
+            let record = Record::default();
+            recorded_run(&scenario.world(3, length), Wanted::default(), Some(record.clone()));
+            let mut measurements = 0;
+            for trace in record.traces() {
+                let replay = vmclock_host::trace::replay(&trace[..], |_| ()).expect("a trace");
+                assert_eq!(replay.different, 0, "{}: {replay:?}", scenario.name);
+                measurements += replay.measurements;
+            }
+            assert!(measurements > 100, "{}: {measurements}", scenario.name);
+        }
     }
 
     #[test]

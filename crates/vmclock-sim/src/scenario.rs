@@ -44,7 +44,7 @@ const fn scenario(name: &'static str, about: &'static str, shape: fn(&mut WorldS
 }
 
 /// All scenarios.
-pub static SCENARIOS: [Scenario; 36] = [
+pub static SCENARIOS: [Scenario; 39] = [
     Scenario {
         has_server: true,
         longest: 1.0,
@@ -314,6 +314,53 @@ pub static SCENARIOS: [Scenario; 36] = [
             }
         });
     }),
+    scenario(
+        "fault-lossy",
+        "three servers whose answers get lost, and a counter that stops, or jumps twice in a row",
+        |world, chance| {
+            network(world, chance, 3);
+            world.publisher.refresh = 8 * SECOND;
+            for source in &mut world.sources {
+                (source.lost, source.late) = (0.3, 0.1);
+            }
+            every(world, chance, 4 * HOUR, |world, chance, at| {
+                if chance.happens(0.5) {
+                    world.oscillator.changes.push((at, Change::Stop));
+                    world.oscillator.changes.push((at + chance.between(MINUTE, HOUR), Change::Recover));
+                } else {
+                    let mut jump = |at| {
+                        let size = chance.between(SECOND, 500 * SECOND) * chance.sign();
+                        world.oscillator.changes.push((at, Change::Jump(size)));
+                    };
+                    jump(at);
+                    jump(at + 20 * SECOND);
+                }
+            });
+        },
+    ),
+    scenario(
+        "reference-page",
+        "another page and two servers; the page knows when the counter was disrupted, also without a time",
+        |world, chance| {
+            network(world, chance, 3);
+            world.sources[0].knows_epoch = true;
+            world.sources[0].reach = Reach::Outages { mean: HOUR, least: MINUTE, most: HOUR };
+            for source in &mut world.sources[1..] {
+                source.late = 0.2;
+            }
+            every(world, chance, 3 * HOUR, |world, chance, at| {
+                let size = rounded(chance.log_between(1e6, 1e12)) * chance.sign();
+                world.oscillator.changes.push((at, Change::Jump(size)));
+            });
+        },
+    ),
+    scenario("distrusted", "a PTP clock, and a counter that the kernel does not trust at times", |world, chance| {
+        ptp(world, chance);
+        world.publisher.monotonic = chance.happens(0.5);
+        every(world, chance, 3 * HOUR, |world, chance, at| {
+            world.incidents.push((at, Incident::Distrust(chance.between(SECOND, HOUR))));
+        });
+    }),
     Scenario {
         longest: 4.0,
         ..scenario("leap", "the kernel's clock on UTC over a leap second, announced or not", |world, chance| {
@@ -444,6 +491,7 @@ fn network(world: &mut WorldSpec, chance: &mut Chance, servers: usize) {
             late: 0.0,
             reach: Reach::Always,
             reports_steering: false,
+            knows_epoch: false,
         });
     }
 }
@@ -460,6 +508,7 @@ fn ptp(world: &mut WorldSpec, chance: &mut Chance) {
         synchronized: true,
         announces: 0,
         knows_offset: false,
+        turns: None,
     });
     let way = |chance: &mut Chance| Delay { fixed: chance.between(300, 600), queue: 30 };
     world.sources.push(SourceSpec {
@@ -471,6 +520,7 @@ fn ptp(world: &mut WorldSpec, chance: &mut Chance) {
         late: 0.0,
         reach: Reach::Always,
         reports_steering: false,
+        knows_epoch: false,
     });
 }
 
@@ -486,6 +536,7 @@ fn kernel(world: &mut WorldSpec, _: &mut Chance) {
         synchronized: true,
         announces: 0,
         knows_offset: true,
+        turns: None,
     });
     world.sources.push(SourceSpec {
         clock: world.clocks.len() - 1,
@@ -496,6 +547,7 @@ fn kernel(world: &mut WorldSpec, _: &mut Chance) {
         late: 0.0,
         reach: Reach::Always,
         reports_steering: false,
+        knows_epoch: false,
     });
 }
 
@@ -541,6 +593,7 @@ fn host_clock(world: &mut WorldSpec, _: &mut Chance) {
         synchronized: true,
         announces: 0,
         knows_offset: true,
+        turns: None,
     });
     world.sources.push(SourceSpec {
         clock: 0,
@@ -551,6 +604,7 @@ fn host_clock(world: &mut WorldSpec, _: &mut Chance) {
         late: 0.0,
         reach: Reach::Always,
         reports_steering: true,
+        knows_epoch: false,
     });
 }
 

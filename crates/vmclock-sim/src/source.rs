@@ -33,7 +33,8 @@ pub(crate) struct SimulatedSource {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     ready: Nanos,
-    answer: Option<(Measurement, Delivered)>,
+    /// If there is none, the epoch of the counter, where that is known.
+    answer: Result<(Measurement, Delivered), Option<u64>>,
 }
 
 impl SimulatedSource {
@@ -61,7 +62,7 @@ impl SimulatedSource {
         if !reachable || self.chance.happens(self.spec.lost) {
             // A device says so at once, and a network says nothing.
             let ready = now + if self.spec.latency.fixed == 0 { 0 } else { 2 * SECOND };
-            return Pending { ready, answer: None };
+            return Pending { ready, answer: Err(self.spec.knows_epoch.then(|| world.epoch(ready))) };
         }
         let preempted = world.preempted;
         let began = now + preemption(&mut self.chance, preempted);
@@ -71,14 +72,16 @@ impl SimulatedSource {
         let (shown, tai) = world.show(self.spec.clock, read);
         let [before, after] = [began, ended].map(|at| world.counter.at(at));
         let stamp = stamp(shows(&world.calendar, read, shown.error, tai), tai, before, after);
+        let synchronized = world.clocks[self.spec.clock].is_synchronized(read);
         let clock = &world.clocks[self.spec.clock].spec;
         let mut measurement = Measurement::new(stamp, shown.max_error);
         measurement.estimated_error = clock.estimated.min(shown.max_error);
-        measurement.synchronized = clock.synchronized;
+        measurement.synchronized = synchronized;
         measurement.leap.today = shown.leap;
         measurement.leap.now = shown.in_leap;
         measurement.leap.tai_offset = world.told_offset(self.spec.clock, read).and_then(offset);
         measurement.steering = self.spec.reports_steering.then(|| world.counter.steering(read));
+        measurement.era = if self.spec.knows_epoch { world.epoch(read) } else { 0 };
         let (meant, error) = (world.calendar.tai(read) + i128::from(shown.error), i128::from(shown.max_error));
         let delivered = Delivered {
             clock: self.spec.clock,
@@ -90,11 +93,11 @@ impl SimulatedSource {
             latest: meant + error,
             is_off: is_off(&shown, began - read, ended - read),
             wrong: shown.announces_falsely || is_off(&shown, began - read, ended - read),
-            synchronized: clock.synchronized,
+            synchronized,
         };
         let late = if self.chance.happens(self.spec.late) { self.chance.between(SECOND, 20 * SECOND) } else { 0 };
         let ready = ended + delay(&mut self.chance, self.spec.latency) + late;
-        Pending { ready, answer: Some((measurement, delivered)) }
+        Pending { ready, answer: Ok((measurement, delivered)) }
     }
 }
 
@@ -122,9 +125,13 @@ impl Source for SimulatedSource {
     fn result(&mut self) -> Option<Result<Measurement, SourceError>> {
         let mut world = self.world.borrow_mut();
         let pending = self.pending.take_if(|pending| pending.ready <= world.now)?;
-        let Some((measurement, delivered)) = pending.answer else {
-            let name = self.name.clone();
-            return Some(Err(SourceError::Timeout { name, milliseconds: 2_000 }));
+        let name = self.name.clone();
+        let (measurement, delivered) = match pending.answer {
+            Ok(answer) => answer,
+            Err(None) => return Some(Err(SourceError::Timeout { name, milliseconds: 2_000 })),
+            Err(Some(era)) => {
+                return Some(Err(SourceError::NoTimeInEra { name, reason: "gives no time".into(), era }));
+            }
         };
         world.deliver(delivered);
         Some(Ok(measurement))

@@ -117,6 +117,8 @@ pub(crate) struct SourceSpec {
     pub(crate) reach: Reach,
     /// Whether it says how the clock is steered.
     pub(crate) reports_steering: bool,
+    /// Whether it knows the epoch of the counter, also while it cannot be reached: another page.
+    pub(crate) knows_epoch: bool,
 }
 
 /// A delay: fixed, and a queue's on top, exponential with this mean, and thirty times as long now and then.
@@ -156,6 +158,8 @@ pub(crate) enum Incident {
     Kill { mid_update: bool, pause: Nanos },
     /// The host sleeps so long. Its counter goes on, or stops; and somebody may write to it.
     Sleep { length: Nanos, stopped: bool, jump: Nanos },
+    /// The kernel does not trust the counter for so long.
+    Distrust(Nanos),
     /// The guest migrates to a host with another oscillator, and the hypervisor knows.
     Migrate,
 }

@@ -82,8 +82,11 @@ pub(crate) struct World {
     identities: Chance,
     /// When the answer of each source is there.
     ready: Vec<Nanos>,
-    /// What happens to the counter, to be excused.
+    /// What happens to the counter, to be excused; and how often something did.
     changes: VecDeque<(Nanos, Change)>,
+    disruptions: u64,
+    /// Until when the kernel does not trust the counter.
+    distrusted_until: Nanos,
     hertz_error: f64,
     drift: u64,
     lists: Vec<(Nanos, LeapSeconds)>,
@@ -129,6 +132,8 @@ impl World {
             identities: Chance::stream(spec.seed, "identities", 0),
             ready: vec![0; spec.sources.len()],
             changes: spec.oscillator.changes.iter().copied().collect(),
+            disruptions: 0,
+            distrusted_until: Nanos::MIN,
             // A little less than allowed, as it becomes a whole number of Hz.
             hertz_error: (nominal_error - 1.0 / spec.oscillator.hertz).max(0.0) * spec.nominal_part.clamp(-1.0, 1.0),
             drift: if publisher.measured { publisher.drift.min(PPM.unsigned_abs()) } else { publisher.drift },
@@ -247,6 +252,22 @@ impl World {
         self.extend(self.now);
         let hertz = self.counter.hertz(self.now) * (1.0 + self.hertz_error);
         Period::from_frequency(NonZeroU64::new(rounded(hertz).unsigned_abs()).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The epoch of the counter at an instant, as another page states it.
+    pub(crate) fn epoch(&self, at: Nanos) -> u64 {
+        self.disruptions + self.changes.iter().take_while(|change| change.0 <= at).count() as u64
+    }
+
+    /// Whether the kernel trusts the counter.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.now >= self.distrusted_until
+    }
+
+    /// The kernel does not trust the counter for so long.
+    pub(crate) fn distrust(&mut self, length: Nanos) {
+        self.distrusted_until = self.now + length;
+        self.ledger.distrusted(self.distrusted_until);
     }
 
     /// A value that was never used before.
@@ -370,6 +391,7 @@ impl World {
         self.counter.sleep(self.now, until, stopped, jump);
         self.is_paused = true;
         if stopped || jump != 0 {
+            self.disruptions += 1;
             self.disrupt(if jump == 0 { -length } else { jump });
         }
         self.advance(until);
@@ -400,6 +422,7 @@ impl World {
         }
         while let Some((at, change)) = self.changes.front().copied().filter(|change| change.0 <= to) {
             self.changes.pop_front();
+            self.disruptions += 1;
             self.note(&format!("the counter: {change:?} at {}", seconds(at)));
             match change {
                 Change::Jump(by) => self.disrupt(by),

@@ -96,7 +96,7 @@ pub struct Measurement {
     /// restored). Always 0 where a source does not know.
     pub era: u64,
     /// The frequency that somebody gives to the clock on purpose, against the raw counter, in parts per 10^12; only for
-    /// a disciplined clock that is itself assumed exact.
+    /// a disciplined clock that is itself assumed exact, and so is the only source.
     pub steering: Option<i64>,
 }
 

@@ -2,6 +2,7 @@
 //! Traces of whole publishers' decisions, replayed.
 
 use super::*;
+use proptest::prelude::*;
 use std::cell::RefCell;
 use std::num::NonZeroU64;
 use std::rc::Rc;
@@ -90,6 +91,27 @@ fn a_trace_gives_the_same_again() {
         let result = replay(&trace[..], |_| seen += 1).expect("a trace");
         assert_eq!((result.measurements, result.different), (600, 0));
         assert!(result.calibrations > 100 && seen == result.calibrations, "{result:?}");
+    }
+}
+
+proptest! {
+    /// Of whatever source it is, it is recorded to the last bit.
+    #[test]
+    fn a_measurement_is_recorded_as_it_was_given(
+        (is_tai, before, raw, after) in (any::<bool>(), any::<u64>(), any::<i128>(), any::<u64>()),
+        (max_error, estimated_error, synchronized, era) in any::<(u64, u64, bool, u64)>(),
+        (today, now, offset, steering) in (0..3_usize, any::<bool>(), prop::option::of(-100..100_i16), any::<Option<i64>>()),
+    ) {
+        let stamp = if is_tai {
+            Stamp::Tai(Sample { before, time: Time::from_raw(raw), after })
+        } else {
+            Stamp::Utc(Sample { before, time: Time::from_raw(raw), after })
+        };
+        let today = [None, Some(LeapKind::Inserted), Some(LeapKind::Deleted)][today];
+        let leap = LeapNotice { today, now, tai_offset: offset.and_then(TaiOffset::from_seconds) };
+        let measurement = Measurement { stamp, max_error, estimated_error, synchronized, leap, era, steering };
+        let entry = Entry::Measured(3, measurement);
+        prop_assert_eq!(Entry::parse(&entry.to_string()), Some(entry));
     }
 }
 

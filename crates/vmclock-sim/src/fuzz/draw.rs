@@ -6,7 +6,7 @@ use vmclock_core::leap::LeapKind;
 use crate::calendar::{Calendar, Leap, OFFSET};
 use crate::chance::Chance;
 use crate::clock::{any_falsehood, ClockSpec, Episode, ErrorModel, Stated};
-use crate::counter::{Change, OscillatorSpec, Steadiness, Wander};
+use crate::counter::{Change, OscillatorSpec, Steadiness, Steering, Wander};
 use crate::scenario::any_wander;
 use crate::spec::{Delay, Demanded, Incident, Knowledge, PublisherSpec, Reach, SourceSpec, WorldSpec};
 use crate::units::{rounded, Nanos, DAY, HOUR, MICRO, MILLI, MINUTE, PPM, SECOND};
@@ -53,7 +53,70 @@ pub(crate) fn draw(seed: u64) -> WorldSpec {
     show_leap(&mut world);
     attack_counter(chance, &mut world);
     attack_host(chance, &mut world);
+    // Of numbers of its own, so that a world stays what it was in all that is older than these.
+    attack_assumptions(&mut Chance::stream(seed, "assumptions", 0), &mut world);
     world
+}
+
+/// What is rare, and all the same allowed: brackets of seconds, clocks that are synchronized now and then, sources that
+/// know when the counter was disrupted, a kernel that does not trust it, a steered clock that is assumed exact.
+fn attack_assumptions(chance: &mut Chance, world: &mut WorldSpec) {
+    if chance.happens(0.15) {
+        let index = chance.index(world.sources.len());
+        let long = Delay { fixed: rounded(chance.log_between(2e8, 4e9)), queue: 0 };
+        let source = &mut world.sources[index];
+        // The clock is read at one end of the bracket, or in the middle.
+        match chance.index(3) {
+            0 => source.before = long,
+            1 => source.after = long,
+            _ => (source.before, source.after) = (long, long),
+        }
+        world.publisher.deadline = chance.pick([SECOND / 2, 5 * SECOND, 10 * SECOND]);
+    }
+    for clock in &mut world.clocks {
+        clock.turns = chance.happens(0.1).then(|| rounded(chance.log_between(5e9, 2e13)));
+    }
+    let has_fault = world.oscillator.changes.iter().any(|change| matches!(change.1, Change::Stop | Change::Faster(_)));
+    if chance.happens(0.4) && !has_fault {
+        let which = chance.unit();
+        for source in &mut world.sources {
+            source.knows_epoch = chance.happens(which);
+        }
+    }
+    if chance.happens(0.05) && !has_fault {
+        let mean = rounded(chance.log_between(1e12, 1e14));
+        let mut at = chance.wait(mean);
+        while at < world.length {
+            let length = rounded(chance.log_between(1e9, 3.6e12));
+            world.incidents.push((at, Incident::Distrust(length)));
+            at += length + chance.wait(mean);
+        }
+        world.incidents.sort_by_key(|incident| incident.0);
+    }
+    if chance.happens(0.2) && world.sources.len() == 1 && world.oscillator.changes.is_empty() && world.clocks[0].tai {
+        assume_exact(chance, world);
+    }
+}
+
+/// The host's own clock, and a daemon that steers it within what is assumed between two refreshes.
+fn assume_exact(chance: &mut Chance, world: &mut WorldSpec) {
+    world.publisher.refresh = world.publisher.refresh.min(4 * SECOND);
+    world.length = world.length.min(20_000 * world.publisher.refresh);
+    world.oscillator.step = 4 * SECOND;
+    world.oscillator.steering = Some(Steering {
+        every: rounded(chance.log_between(6e11, 1e13)),
+        offset: rounded(chance.log_between(1e5, 1e7)),
+        most: rounded(chance.log_between(1e6, 1e8)),
+    });
+    (world.clocks[0].stated, world.clocks[0].error) = (Stated::Constant(0), ErrorModel::Extreme(0.0));
+    world.clocks[0].estimated = 0;
+    world.preempted = 0.0;
+    for source in &mut world.sources {
+        (source.before, source.after) = (Delay { fixed: 12, queue: 0 }, Delay { fixed: 14, queue: 0 });
+        (source.latency, source.reach) = (Delay::default(), Reach::Always);
+        (source.lost, source.late, source.reports_steering) = (0.0, 0.0, true);
+    }
+    world.late = 0.0;
 }
 
 fn publisher(chance: &mut Chance, refresh: Nanos) -> PublisherSpec {
@@ -151,6 +214,7 @@ fn clock_specs(chance: &mut Chance, count: usize, is_leap: bool) -> Vec<ClockSpe
             synchronized: chance.happens(0.85),
             announces,
             knows_offset,
+            turns: None,
         }
     };
     (0..count).map(|_| clock(chance)).collect()
@@ -194,6 +258,7 @@ fn sources(chance: &mut Chance, world: &mut WorldSpec) {
             late,
             reach,
             reports_steering: false,
+            knows_epoch: false,
         };
         world.sources.push(source);
     }

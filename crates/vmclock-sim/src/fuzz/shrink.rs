@@ -68,6 +68,7 @@ impl Shrunk {
         }
         for index in 0..self.world.sources.len() {
             progress |= self.try_with(|world| world.sources[index].reach = Reach::Always);
+            progress |= self.try_with(|world| world.sources[index].knows_epoch = false);
             progress |= self.try_with(|world| (world.sources[index].lost, world.sources[index].late) = (0.0, 0.0));
             progress |= self.try_with(|world| {
                 let source = &mut world.sources[index];
@@ -78,6 +79,7 @@ impl Shrunk {
             progress |= self.try_with(|world| world.clocks[index].error = ErrorModel::Extreme(0.0));
             progress |= self.try_with(|world| world.clocks[index].stated = Stated::Constant(MICRO));
             progress |= self.try_with(|world| world.clocks[index].synchronized = true);
+            progress |= self.try_with(|world| world.clocks[index].turns = None);
         }
         progress
     }
