@@ -310,13 +310,14 @@ impl<H: Host> Clock<H> {
     /// Ends a round: decides on what the sources have given so far. A source that has not answered counts as
     /// unreachable in this round.
     pub fn finish_round(&mut self, events: &mut Vec<Event>) -> Result<Round, PublishError> {
-        let restarted = self.take_results(events)?;
-        self.look_up_offset(events);
         let trusted = self.host.counter_is_trusted() != Some(false);
         let is_news = std::mem::replace(&mut self.trusted, trusted) != trusted;
         if is_news {
             events.push(Event::Counter { trusted });
         }
+        // What happened to the counter meanwhile nobody knows.
+        let restarted = self.take_results(is_news && trusted, events)?;
+        self.look_up_offset(events);
         let decision = self.recorder.conclude(self.host.counter());
         events.extend(decision.conclusion.findings.iter().map(|finding| self.event_of(finding)));
         events.extend(decision.utc_findings.iter().map(|finding| Self::utc_event_of(finding)));
@@ -337,10 +338,10 @@ impl<H: Host> Clock<H> {
         Round { status: self.status(), is_new: false, disrupted: false }
     }
 
-    /// Hands over what the sources gave. Says whether one of them knows that the counter was disrupted.
-    fn take_results(&mut self, events: &mut Vec<Event>) -> Result<bool, PublishError> {
+    /// Hands over what the sources gave. Says whether the counter was disrupted, as one of them knows, or somebody else.
+    fn take_results(&mut self, is_disrupted: bool, events: &mut Vec<Event>) -> Result<bool, PublishError> {
         let mut measurements = Vec::with_capacity(self.sources.len());
-        let (mut disrupted, mut late) = (false, Vec::new());
+        let (mut disrupted, mut late) = (is_disrupted, Vec::new());
         for (index, polled) in self.sources.iter_mut().enumerate() {
             if !polled.started {
                 continue;

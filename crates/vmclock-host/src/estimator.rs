@@ -394,7 +394,8 @@ impl Estimator {
         track.is_counted = false;
         track.is_improved = before.is_some_and(|before| evidence.synchronized && !before.synchronized);
         let steered = match (std::mem::replace(&mut track.steering, evidence.steering), evidence.steering) {
-            (Some(before), Some(now)) if before != now => (now - before) as f64 / PARTS_PER_TRILLION,
+            // Each is against the raw counter, and so is multiplied with its frequency.
+            (Some(before), Some(now)) if before != now => (now - before) as f64 / (PARTS_PER_TRILLION + before as f64),
             _ => return,
         };
         let since = before.map_or(evidence.sample.before, |before| before.sample.before);

@@ -67,7 +67,7 @@ struct Memory {
 
 // SAFETY: the mapping belongs to the process, not to a thread.
 unsafe impl Send for Memory {}
-// SAFETY: as above; nothing is accessed through a shared `Memory`.
+// SAFETY: nothing is accessed through a shared `Memory`.
 unsafe impl Sync for Memory {}
 
 impl Memory {
@@ -128,7 +128,7 @@ mod sigbus {
             }
             // Before the handler can run, it must know where to pass other faults to.
             let _ = PREVIOUS.set(previous);
-            // SAFETY: as above.
+            // SAFETY: all-zero bytes are a valid `sigaction`; what matters is set below.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
             let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = handle;
             action.sa_sigaction = handler as libc::sighandler_t;

@@ -66,7 +66,7 @@ impl Filter {
     pub(super) fn rates(&self, wander: f64) -> Range {
         let Range { low, high } = wandered(self.rate, wander);
         // Before it was steered, it was where it is now without that.
-        Range::new(low - self.steered.high, high - self.steered.low)
+        Range::new((1.0 + low) / (1.0 + self.steered.high) - 1.0, (1.0 + high) / (1.0 + self.steered.low) - 1.0)
     }
 
     /// The time since it began, in nanoseconds.
@@ -83,12 +83,14 @@ impl Filter {
         self.now = now;
     }
 
-    /// The clock that is followed was given another frequency, by so much more, at some moment since the last advance.
+    /// The clock that is followed was given another frequency, by such a part more, at some moment since the last
+    /// advance.
     pub(super) fn steer(&mut self, by: f64) {
-        self.rate = self.rate.shifted(by);
+        let steered = |rate: f64| (1.0 + rate) * (1.0 + by) - 1.0;
+        self.rate = Range::new(steered(self.rate.low), steered(self.rate.high));
         let Range { low, high } = self.steered;
         // Between where it was in any of these moments and where it is now.
-        self.steered = Range::new((low + by).min(by).min(0.0), (high + by).max(by).max(0.0));
+        self.steered = Range::new(steered(low).min(by).min(0.0), steered(high).max(by).max(0.0));
         self.anchors = Anchors::default();
         self.wander = Wander::default();
     }
@@ -164,6 +166,18 @@ fn wandered(rate: Range, wander: f64) -> Range {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_steered_far_from_its_base_is_followed_exactly() {
+        let period = Period::from_frequency(std::num::NonZeroU64::new(1_000_000_000).expect("not 0"));
+        let mut filter = Filter::new(0, Time::from_parts(1_800_000_000, 0), period, 0.0);
+        filter.rate = Range::new(400e-6, 400e-6);
+        filter.steer(100e-6);
+        let exact = 1.0004 * 1.0001 - 1.0;
+        assert!((filter.rate.high - exact).abs() < 1e-15, "a sum is short by 40 ns a second: {:?}", filter.rate);
+        let before = filter.rates(0.0);
+        assert!((before.low - 400e-6).abs() < 1e-15 && (before.high - exact).abs() < 1e-15, "{before:?}");
+    }
 
     #[test]
     fn a_counter_far_from_its_nominal_frequency_wanders_relative_to_its_own() {

@@ -61,7 +61,8 @@ pub(crate) fn draw(seed: u64) -> WorldSpec {
 /// What is rare, and all the same allowed: brackets of seconds, clocks that are synchronized now and then, sources that
 /// know when the counter was disrupted, a kernel that does not trust it, a steered clock that is assumed exact.
 fn attack_assumptions(chance: &mut Chance, world: &mut WorldSpec) {
-    if chance.happens(0.15) {
+    // A clock that is that vague shows no leap second, and no change of the counter that is smaller.
+    if chance.happens(0.15) && !is_ambiguous(world) && world.oscillator.changes.is_empty() {
         let index = chance.index(world.sources.len());
         let long = Delay { fixed: rounded(chance.log_between(2e8, 4e9)), queue: 0 };
         let source = &mut world.sources[index];
