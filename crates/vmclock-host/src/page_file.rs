@@ -152,6 +152,8 @@ impl PageFile {
         if len < LEN {
             return Err(PageFileError::NotAPage { path: path.into(), error: ParseError::TooShort { len } });
         }
+        // It may have come here with a hole.
+        reserve(&file).map_err(io_error(path, "allocate 4096 bytes for it"))?;
         let page = MappedPage::of(&file).map_err(io_error(path, "map it"))?;
         let (taken_over, writer) =
             Writer::take_over(page, len).map_err(|(error, _)| PageFileError::NotAPage { path: path.into(), error })?;
@@ -254,13 +256,22 @@ impl PageSink for FilePage {
 /// Gives a new file its length and all its blocks: a page with a hole kills the process that writes it if the file
 /// system is full by then.
 fn allocate(file: &File) -> io::Result<()> {
-    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, LEN as u64)) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file),
-        result => Ok(result?),
+    if reserve(file)? {
+        Ok(())
+    } else {
+        write_zeros(file)
     }
 }
 
-/// The same where the file system has no such call.
+/// Gives a file all its blocks, and leaves what is in it as it is. Says whether the file system has such a call.
+fn reserve(file: &File) -> io::Result<bool> {
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, LEN as u64)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
+/// Fills a new file where the file system has no such call.
 fn write_zeros(file: &File) -> io::Result<()> {
     file.write_all_at(&[0; LEN], 0)
 }

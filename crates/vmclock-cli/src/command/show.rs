@@ -51,7 +51,7 @@ fn to_json(page: &Snapshot) -> serde_json::Value {
         "time_esterror_nanosec": page.time_esterror(),
         "time_maxerror_nanosec": page.time_maxerror(),
         "vm_generation_counter": page.generation(),
-        "odd": anomalies(page),
+        "odd": anomalies(page).iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -100,7 +100,7 @@ fn to_text(page: &Snapshot) -> String {
         page.generation().map_or_else(|| "not present".into(), |generation| format!("{generation:#018x}")),
     );
     for anomaly in anomalies(page) {
-        row("warning:", anomaly);
+        row("warning:", anomaly.to_string());
     }
     text
 }
@@ -112,12 +112,41 @@ fn frequency(page: &Snapshot) -> Option<f64> {
     (page.counter_period_frac_sec != 0).then(|| scale / page.counter_period_frac_sec as f64)
 }
 
+/// Something that is valid in a page, and still not as it should be.
+pub(crate) struct Anomaly {
+    pub(crate) about: About,
+    text: String,
+}
+
+/// What an anomaly is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// The page gives no time.
+    Time,
+    /// It gives one without bounds.
+    Bounds,
+    /// Anything else.
+    Contents,
+}
+
+impl std::fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// What is valid in a page, and still not as it should be.
-pub(crate) fn anomalies(page: &Snapshot) -> Vec<String> {
+pub(crate) fn anomalies(page: &Snapshot) -> Vec<Anomaly> {
     let mut found = Vec::new();
+    if let Err(reason) = Calibration::from_snapshot(page, counter::ID) {
+        found.push(Anomaly { about: About::Time, text: reason.to_string() });
+    } else if page.time_maxerror().is_none() || page.period_maxerror().is_none() {
+        let text = "no maximum error of both time and period: readings have no bounds".into();
+        found.push(Anomaly { about: About::Bounds, text });
+    }
     let mut note = |when: bool, text: String| {
         if when {
-            found.push(text);
+            found.push(Anomaly { about: About::Contents, text });
         }
     };
     let size = page.size as usize;
@@ -126,12 +155,6 @@ pub(crate) fn anomalies(page: &Snapshot) -> Vec<String> {
         format!("the size, {size}, is smaller than the structure's {STRUCTURE_LEN} bytes: what lies beyond is absent"),
     );
     note(size < 4096, format!("the size, {size}, is less than 4096: Linux offers no device node for it"));
-    if let Err(reason) = Calibration::from_snapshot(page, counter::ID) {
-        note(true, reason.to_string());
-    } else {
-        let bounds = page.time_maxerror().is_some() && page.period_maxerror().is_some();
-        note(!bounds, "no maximum error of both time and period: readings have no bounds".into());
-    }
     note(
         page.tai_offset_has_wrong_sign(),
         format!("tai_offset_sec is {:+}, the wrong sign; taken as {:+}", page.tai_offset_sec, -page.tai_offset_sec),

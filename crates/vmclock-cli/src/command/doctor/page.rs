@@ -13,7 +13,7 @@ use super::finding::{Finding, Verdict};
 use super::machine::Machine;
 use super::wording::length;
 use crate::command::now::line;
-use crate::command::show::anomalies;
+use crate::command::show::{anomalies, About};
 use crate::output::error;
 
 const CHECK: &str = "page";
@@ -121,9 +121,9 @@ impl LookedAt {
             Some(age) if age > 0 => format!("{found}, refreshed {} ago", length(age.unsigned_abs())),
             _ => found,
         };
-        let odd = odd_besides(opened, snapshot);
-        if !odd.is_empty() {
-            Finding::problem(CHECK, format!("{found}; odd: {}", odd.join("; ")))
+        let warnings = warnings(opened, snapshot);
+        if !warnings.is_empty() {
+            Finding::problem(CHECK, format!("{found}; warnings: {}", warnings.join("; ")))
                 .todo("tell whoever publishes the page; `vmclock show` has every field")
         } else if !self.is_device() && age.is_some_and(|age| age > STALE) {
             Finding::problem(CHECK, format!("{found}: its publisher seems to be gone, and its error bounds grow"))
@@ -141,15 +141,15 @@ fn age(opened: &Opened, snapshot: &Snapshot) -> Option<i128> {
     Some(reading.time().since(calibration.reference_time())?.floor_nanos())
 }
 
-/// What is odd about a page, without what has a finding of its own: that it gives no time, or no bounds.
-fn odd_besides(opened: &Opened, snapshot: &Snapshot) -> Vec<String> {
-    let no_time = match &opened.reading {
-        Err(ReadError::NoTime(reason)) => Some(reason.to_string()),
-        _ => None,
+/// The anomalies of a page, without what has a finding of its own: that it gives no time, or no bounds.
+fn warnings(opened: &Opened, snapshot: &Snapshot) -> Vec<String> {
+    let has_finding = |about| match about {
+        About::Time => matches!(&opened.reading, Err(ReadError::NoTime(_))),
+        About::Bounds => true,
+        About::Contents => false,
     };
-    let mut odd = anomalies(snapshot);
-    odd.retain(|text| Some(text) != no_time.as_ref() && !text.starts_with("no maximum error"));
-    odd
+    let besides = anomalies(snapshot).into_iter().filter(|anomaly| !has_finding(anomaly.about));
+    besides.map(|anomaly| anomaly.to_string()).collect()
 }
 
 /// Whether the disruption marker lies inside the page's size.

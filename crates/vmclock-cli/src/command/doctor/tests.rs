@@ -448,7 +448,7 @@ fn what_is_odd_is_said_once() {
     let report = FakeMachine::new().acpi_device().driver().device_node(&page, 0o444).examine();
     assert_eq!(report.verdict, Verdict::Time);
     assert_eq!(report.state("page"), State::Problem);
-    assert!(report.found("page").ends_with("odd: tai_offset_sec is +37, the wrong sign; taken as -37"));
+    assert!(report.found("page").ends_with("warnings: tai_offset_sec is +37, the wrong sign; taken as -37"));
     assert_eq!(report.state("bounds"), State::Missing);
     assert!(report.found("system clock").contains("the page has no bounds"));
 }
