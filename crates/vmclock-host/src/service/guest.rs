@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use vmclock_core::abi::{Flags, Snapshot, MAGIC};
+use vmclock_core::abi::{CounterId, Flags, Snapshot, MAGIC};
 use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::event::Maintenance;
 use vmclock_core::lifecycle::{self, later, unseen_after, Incoming};
@@ -136,10 +136,12 @@ impl<S: GuestSink> Guest<S> {
         if self.is_incoming {
             return Ok(());
         }
-        if counter == Relation::Unknown {
-            if self.contents().clock_status.gives_time() {
-                self.update(&mut |page| page.clock_status = lifecycle::without_time(page.counter_id))?;
-            }
+        let id = if counter == Relation::None { CounterId::NONE } else { clock.host.counter_id() };
+        let page = *self.contents();
+        if page.counter_id != id || (counter.counter().is_none() && page.clock_status.gives_time()) {
+            self.update(&mut |page| (page.counter_id, page.clock_status) = (id, lifecycle::without_time(id)))?;
+        }
+        if counter.counter().is_none() {
             return Ok(());
         }
         let round = clock.current();

@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for Wide {
 
 /// How a guest's counter relates to this machine's.
 ///
-/// In JSON: `"unknown"`, `"host"`, or `{"offset": "0x...", "scale": {"ratio": "0x...", "fraction_bits": 48}, "below":
+/// In JSON: `"unknown"`, `"none"`, `"host"`, or `{"offset": "0x...", "scale": {"ratio": "0x...", "fraction_bits": 48}, "below":
 /// "0x0", "above": "0x0"}`, of which all but the offset may be left out.
 ///
 /// ```
@@ -125,6 +125,8 @@ pub enum Relation {
     /// It is not known: the page gives no time.
     #[default]
     Unknown,
+    /// The guest has none that could ever be known: the page says so, too.
+    None,
     /// The guest reads this machine's counter.
     Host,
     /// `guest = offset + floor(host * ratio / 2^fraction_bits)`.
@@ -135,7 +137,7 @@ impl Relation {
     /// The guest's counter, if it is known.
     pub const fn counter(self) -> Option<GuestCounter> {
         match self {
-            Self::Unknown => None,
+            Self::Unknown | Self::None => None,
             Self::Host => Some(GuestCounter::exact(0, None)),
             Self::Known(counter) => Some(counter),
         }
@@ -154,6 +156,7 @@ enum WrittenRelation {
 #[serde(rename_all = "kebab-case")]
 enum RelationWord {
     Unknown,
+    None,
     Host,
 }
 
@@ -180,6 +183,7 @@ impl Serialize for Relation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let written = match self {
             Self::Unknown => WrittenRelation::Word(RelationWord::Unknown),
+            Self::None => WrittenRelation::Word(RelationWord::None),
             Self::Host => WrittenRelation::Word(RelationWord::Host),
             Self::Known(counter) => {
                 let scale = counter.scale().map(|Scale { ratio, fraction_bits }| (Wide(ratio), fraction_bits));
@@ -198,10 +202,11 @@ impl Serialize for Relation {
 
 impl<'de> Deserialize<'de> for Relation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let why = "is neither \"unknown\" nor \"host\" nor an object with an offset";
+        let why = "is neither \"unknown\", \"none\" nor \"host\", nor an object with an offset";
         let written = WrittenRelation::deserialize(deserializer).map_err(|_| de::Error::custom(why))?;
         Ok(match written {
             WrittenRelation::Word(RelationWord::Unknown) => Self::Unknown,
+            WrittenRelation::Word(RelationWord::None) => Self::None,
             WrittenRelation::Word(RelationWord::Host) => Self::Host,
             WrittenRelation::Known(WrittenCounter { offset, scale, below, above }) => {
                 let scale = scale.map(|WrittenScale { ratio, fraction_bits }| Scale { ratio: ratio.0, fraction_bits });
@@ -670,7 +675,7 @@ mod tests {
             Request::Lifecycle {
                 guest: name(),
                 step: Step::MigratedIn,
-                counter: Some(Relation::Unknown),
+                counter: Some(Relation::None),
                 seen: Some(8),
                 generation: Some(Wide(u64::MAX)),
             },

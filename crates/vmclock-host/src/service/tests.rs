@@ -214,6 +214,28 @@ fn each_step_changes_its_row_of_the_table() {
 }
 
 #[test]
+fn a_guest_without_a_counter_has_marker_and_generation() {
+    let mut world = World::new();
+    world.round();
+    world.add(ROOT, "vm", "\"host\"");
+    let before = world.contents("vm");
+    let mut set = |counter: &str| {
+        let request = format!(r#"{{"request": "set-counter", "guest": "vm", "counter": {counter}}}"#);
+        page_of(world.ask(ROOT, &request));
+        world.round();
+        world.contents("vm")
+    };
+    let page = set("\"none\"");
+    assert_eq!((page.counter_id, page.clock_status), (CounterId::NONE, ClockStatus::UNKNOWN));
+    assert_eq!(page.disruption_marker, before.disruption_marker);
+    let page = set("\"unknown\"");
+    assert_eq!((page.counter_id, page.clock_status), (before.counter_id, ClockStatus::INITIALIZING));
+    set("\"none\"");
+    let page = set("\"host\"");
+    assert_eq!((page.counter_id, page.clock_status), (before.counter_id, ClockStatus::SYNCHRONIZED));
+}
+
+#[test]
 fn a_page_that_is_being_loaded_is_not_written() {
     let mut world = World::new();
     world.round();
