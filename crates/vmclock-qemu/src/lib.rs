@@ -15,6 +15,7 @@
 //! | [`page`] | what a step of the guest's life does to its page |
 //! | `counter`, [`kvm`] | where the guest's counter is known from: TCG's device state, KVM's debugfs |
 //! | `second_page` | a counter that the guest hands over |
+//! | [`keeper`] | whoever keeps the page up to date: a publisher of its own, or the host's service |
 //! | `session`, `wiring` | waits, reads and writes |
 //! | [`event`], [`error`] | what is reported |
 //!
@@ -62,6 +63,7 @@ mod attach;
 mod counter;
 pub mod error;
 pub mod event;
+pub mod keeper;
 pub mod kvm;
 mod launch;
 pub mod machine;
@@ -77,12 +79,11 @@ mod wiring;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use vmclock_host::world::{Host, PageSink};
-
 use arguments::{accelerator_of, REGION_LEN};
 pub use attach::{beside, Attach};
 use error::Error;
 use event::Event;
+use keeper::{Keeper, Region};
 pub use launch::{Launch, LaunchOptions};
 use machine::Start;
 use process::Process;
@@ -95,13 +96,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts QEMU and publishes its guest's page, which was just opened at [`Launch::page`], until QEMU ends. Signals end
 /// QEMU. The page says `unreliable` afterwards.
-pub fn launch<H: Host, S: PageSink, C: Control>(
-    launch: &Launch,
-    mut wiring: Wiring<'_, H, S, C>,
-) -> Result<ExitStatus, Error> {
-    let started = session::prepare(&mut wiring.publisher, launch.page(), launch.region_len(), launch.has_bell())
-        .and_then(|()| launch.start());
-    let launched = started.inspect_err(|_| wiring.publisher.give_up())?;
+pub fn launch<K: Keeper, C: Control>(launch: &Launch, mut wiring: Wiring<'_, K, C>) -> Result<ExitStatus, Error> {
+    let region = Region {
+        path: launch.page(),
+        len: launch.region_len(),
+        notifies: launch.has_bell(),
+        is_incoming: launch.guest().is_incoming(),
+    };
+    let started = wiring.keeper.prepare(region).and_then(|()| launch.start());
+    let launched = started.inspect_err(|_| wiring.keeper.give_up())?;
     let guest = Guest {
         program: launch.program(),
         process: Process::Ours(launched.child),
@@ -119,27 +122,28 @@ pub fn launch<H: Host, S: PageSink, C: Control>(
 
 /// Waits for a QEMU that somebody else starts, and publishes its guest's page, which was just opened at `page` (an
 /// absolute path), until QEMU ends, or until a signal. The page says `unreliable` afterwards.
-pub fn attach<H: Host, S: PageSink, C: Control>(
+pub fn attach<K: Keeper, C: Control>(
     page: &std::path::Path,
     attach: &Attach,
-    mut wiring: Wiring<'_, H, S, C>,
+    mut wiring: Wiring<'_, K, C>,
 ) -> Result<(), Error> {
     let result = follow(page, attach, &mut wiring);
-    wiring.publisher.give_up();
+    wiring.keeper.give_up();
     match result {
         Err(Error::Interrupted) => Ok(()),
         result => result,
     }
 }
 
-fn follow<H: Host, S: PageSink, C: Control>(
+fn follow<K: Keeper, C: Control>(
     page: &std::path::Path,
     attach: &Attach,
-    wiring: &mut Wiring<'_, H, S, C>,
+    wiring: &mut Wiring<'_, K, C>,
 ) -> Result<(), Error> {
-    session::prepare(&mut wiring.publisher, page, REGION_LEN, attach.bell.is_some())?;
+    let region = Region { path: page, len: REGION_LEN, notifies: attach.bell.is_some(), is_incoming: false };
+    wiring.keeper.prepare(region)?;
     let folder = launch::temporary_folder()?;
-    (wiring.report)(&Event::Waiting { monitor: attach.monitor.clone() }, wiring.publisher.contents());
+    (wiring.report)(&Event::Waiting { monitor: attach.monitor.clone() }, &wiring.keeper.contents());
     let by = Instant::now() + attach.timeout;
     let signals = &wiring.signals;
     signals.set_nonblocking(true).map_err(Error::system("make a socket non-blocking"))?;

@@ -3,7 +3,7 @@
 
 use vmclock_core::abi::{ClockStatus, CounterId, Snapshot, MAGIC, STRUCTURE_LEN};
 use vmclock_core::guest_counter::GuestCounter;
-use vmclock_core::lifecycle::{self, Incoming};
+use vmclock_core::lifecycle::{self, unseen_after, Incoming};
 use vmclock_host::event::Event as HostEvent;
 
 /// A guest's page, whoever keeps it up to date.
@@ -48,7 +48,7 @@ pub enum PageChange {
     /// The guest's counter is not known for now: no time. Always an update, so that a page which is brought back by a
     /// snapshot is never equal to what is published.
     Withhold,
-    /// The guest may have seen other sequence counts than ours: the next update continues behind this one.
+    /// The guest may have seen sequence counts up to this one, whatever ours are: the next update continues behind it.
     ContinueAfter(u32),
     /// The guest's counter cannot be known.
     NoCounter,
@@ -73,7 +73,7 @@ impl PageChange {
     /// Does it, and returns what the publisher reports.
     pub fn perform<P: GuestPage>(self, page: &mut P) -> Result<Vec<HostEvent>, P::Error> {
         match self {
-            Self::ContinueAfter(seq_count) => page.continue_after(seq_count),
+            Self::ContinueAfter(seen) => page.continue_after(unseen_after(seen)),
             Self::Withhold => {
                 page.set_guest_counter(None);
                 page.update(&mut |page| page.clock_status = lifecycle::without_time(page.counter_id))?;

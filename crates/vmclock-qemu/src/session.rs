@@ -13,21 +13,20 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
-use vmclock_core::abi::{Flags, STRUCTURE_LEN};
+use vmclock_core::abi::STRUCTURE_LEN;
 use vmclock_core::calibration::Period;
 use vmclock_host::kernel::nominal_period;
-use vmclock_host::publisher::{PublishError, Publisher};
+use vmclock_host::publisher::PublishError;
 use vmclock_host::rounds::{Rounds, Step};
-use vmclock_host::world::{Host, PageSink};
 
 use crate::arguments::Accelerator;
 use crate::counter::{self, DeviceState};
 use crate::error::Error;
 use crate::event::Event;
+use crate::keeper::Keeper;
 use crate::kvm;
 use crate::machine::{Action, Answer, Input, Machine, Request, Setup, Start};
 use crate::monitor::{poll_for, refusal, Monitor, Received, Wait};
-use crate::page::{GuestPage, Seen};
 use crate::process::Process;
 use crate::qmp::{self, Message};
 use crate::second_page::SecondPage;
@@ -60,30 +59,6 @@ pub(crate) struct Guest<'a> {
     pub(crate) timeout: Duration,
 }
 
-/// Makes a page that was just opened one for a guest: of so many bytes, without time until the guest's counter is
-/// known.
-pub(crate) fn prepare<H: Host, S: PageSink>(
-    publisher: &mut Publisher<H, S>,
-    page: &Path,
-    len: u64,
-    notifies: bool,
-) -> Result<(), Error> {
-    publisher.set_guest_counter(None);
-    let file = File::options().write(true).open(page).map_err(Error::file(page, "open it"))?;
-    allocate(&file, len).map_err(Error::file(page, "give it its length"))?;
-    // Before there is a guest that may bring a page of its own.
-    let notify = if notifies { Flags::NOTIFICATION_PRESENT } else { Flags::NONE };
-    Ok(publisher.update(|page| page.flags = page.flags.with(notify))?)
-}
-
-/// With all its blocks: a page with a hole kills QEMU when the guest writes it and the file system is full.
-fn allocate(file: &File, len: u64) -> std::io::Result<()> {
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(len),
-        result => Ok(result?),
-    }
-}
-
 /// Whether there was a signal that ends our wait. One for a QEMU of ours is passed on, as its own way to end in order.
 pub(crate) fn is_interrupted(mut signals: &UnixStream, process: Option<&Process>) -> bool {
     let signalled = signals.read(&mut [0; 64]).is_ok_and(|count| count > 0);
@@ -98,11 +73,11 @@ pub(crate) fn is_interrupted(mut signals: &UnixStream, process: Option<&Process>
 
 /// Publishes until QEMU has ended, or until a signal ends it where QEMU is not ours to end. A QEMU of ours gives its
 /// exit status.
-pub(crate) fn run<H: Host, S: PageSink, C: Control>(
+pub(crate) fn run<K: Keeper, C: Control>(
     mut guest: Guest<'_>,
     monitor: UnixStream,
     bell: Option<UnixDatagram>,
-    wiring: &mut Wiring<'_, H, S, C>,
+    wiring: &mut Wiring<'_, K, C>,
 ) -> Result<Option<ExitStatus>, Error> {
     let (program, pid, is_ours) = (guest.program.clone(), guest.process.pid(), guest.process.is_ours());
     let mut output = Output { wiring, bell };
@@ -111,7 +86,7 @@ pub(crate) fn run<H: Host, S: PageSink, C: Control>(
     let result = Follower::connect(&guest, monitor, &mut output)
         .and_then(|mut follower| follower.follow().inspect_err(|_| has_begun |= follower.machine.has_begun()));
     // However it ended: whoever reads the page from now on must not trust it.
-    output.wiring.publisher.give_up();
+    output.wiring.keeper.give_up();
     output.ring();
     if !is_ours {
         return match result {
@@ -160,9 +135,9 @@ struct Asked {
 }
 
 /// Follows a guest whose QEMU's monitor answers.
-struct Follower<'g, 'o, 's, 'w, H, S, C> {
+struct Follower<'g, 'o, 's, 'w, K, C> {
     guest: &'g Guest<'g>,
-    output: &'o mut Output<'s, 'w, H, S, C>,
+    output: &'o mut Output<'s, 'w, K, C>,
     monitor: Monitor,
     machine: Machine,
     memory: File,
@@ -173,17 +148,17 @@ struct Follower<'g, 'o, 's, 'w, H, S, C> {
     asked: Option<Asked>,
     /// Answers that did not come over the monitor.
     local: VecDeque<Input>,
+    /// Whoever keeps the page knows that the guest is still to come.
+    is_expected: bool,
+    /// Nothing was handled since QEMU was last asked for what it can be asked for.
+    is_drained: bool,
     has_ended: bool,
 }
 
-impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, H, S, C> {
-    fn connect(
-        guest: &'g Guest<'g>,
-        monitor: UnixStream,
-        output: &'o mut Output<'s, 'w, H, S, C>,
-    ) -> Result<Self, Error> {
+impl<'g, 'o, 's, 'w, K: Keeper, C: Control> Follower<'g, 'o, 's, 'w, K, C> {
+    fn connect(guest: &'g Guest<'g>, monitor: UnixStream, output: &'o mut Output<'s, 'w, K, C>) -> Result<Self, Error> {
         let ticks_per_ms = nominal_period(COMPARISON).map(ticks_per_ms).ok_or(PublishError::CounterStopped)?;
-        let events = output.wiring.publisher.refresh(FIRST_ROUND)?;
+        let events = output.wiring.keeper.first_round(FIRST_ROUND)?;
         for event in events {
             output.report(&Event::Published(event));
         }
@@ -232,6 +207,8 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
             device_state: DeviceState::in_folder(guest.folder),
             asked: None,
             local: VecDeque::new(),
+            is_expected: guest.start.is_incoming(),
+            is_drained: false,
             has_ended: false,
         };
         follower.perform(actions)?;
@@ -249,12 +226,17 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
                 return Ok(());
             }
             self.output.answer_control(self.machine.is_incoming());
-            let publisher = &mut self.output.wiring.publisher;
-            let is_complete = publisher.is_round_complete();
-            match rounds.next(Instant::now(), is_complete) {
-                Step::Start => publisher.start_round(),
-                Step::Finish => self.handle(Input::RoundComplete)?,
-                Step::Wait(until) => self.wait_until(until)?,
+            self.output.attend()?;
+            let keeper = &mut self.output.wiring.keeper;
+            if keeper.has_rounds() || self.machine.wants_rounds() {
+                let is_complete = keeper.is_round_complete();
+                match rounds.next(Instant::now(), is_complete) {
+                    Step::Start => keeper.start_round(),
+                    Step::Finish => self.handle(Input::RoundComplete)?,
+                    Step::Wait(until) => self.wait_until(until)?,
+                }
+            } else {
+                self.wait_until(Instant::now() + SLOW)?;
             }
             if is_interrupted(&self.output.wiring.signals, Some(&self.guest.process)) {
                 return Err(Error::Interrupted);
@@ -267,7 +249,8 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
         let wiring = &self.output.wiring;
         let mut fds = vec![self.monitor.as_fd(), wiring.signals.as_fd()];
         fds.extend(wiring.control.fds());
-        fds.extend(wiring.publisher.waiting());
+        fds.extend(wiring.keeper.fds());
+        let until = wiring.keeper.due().map_or(until, |due| due.min(until));
         poll_for(&fds, until.saturating_duration_since(Instant::now()).min(SLOW))
     }
 
@@ -281,10 +264,13 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
             }
             match self.local.pop_front() {
                 Some(input) => self.handle(input)?,
-                None => break,
+                None if self.is_drained => break,
+                None => {
+                    self.handle(Input::Drained)?;
+                    self.is_drained = true;
+                }
             }
         }
-        self.handle(Input::Drained)?;
         if self.monitor.is_closed() {
             self.handle(Input::Closed)?;
         }
@@ -308,6 +294,7 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
     }
 
     fn handle(&mut self, input: Input) -> Result<(), Error> {
+        self.is_drained = false;
         let mut memory = [0; STRUCTURE_LEN];
         self.memory.read_exact_at(&mut memory, 0).map_err(Error::file(self.guest.page, "read it"))?;
         let mut mark = [0; 8];
@@ -315,9 +302,13 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
             self.memory.read_exact_at(&mut mark, MARK).map_err(Error::file(self.guest.page, "read its mark"))?;
         }
         let is_marked = self.mark.is_none_or(|known| known == u64::from_le_bytes(mark));
-        let seen = Seen::in_memory(&memory, self.output.contents(), is_marked);
+        let seen = self.output.wiring.keeper.seen(&memory, is_marked)?;
         let actions = self.machine.on(input, seen);
-        self.perform(actions)
+        self.perform(actions)?;
+        if self.machine.is_incoming() && !std::mem::replace(&mut self.is_expected, true) {
+            self.output.wiring.keeper.expect_guest()?;
+        }
+        Ok(())
     }
 
     fn perform(&mut self, actions: Vec<Action>) -> Result<(), Error> {
@@ -348,7 +339,7 @@ impl<'g, 'o, 's, 'w, H: Host, S: PageSink, C: Control> Follower<'g, 'o, 's, 'w, 
 
     fn make_mark(&mut self) -> Result<(), Error> {
         if self.guest.nvdimm.is_none() {
-            let mark = self.output.fresh_identity()?;
+            let mark = self.output.wiring.keeper.fresh_identity()?;
             let written = self.memory.write_all_at(&mark.to_le_bytes(), MARK);
             written.map_err(Error::file(self.guest.page, "write its mark"))?;
             self.mark = Some(mark);

@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a guest's session is connected to: its publisher, its doorbell, its user.
+//! What a guest's session is connected to: who keeps its page, its doorbell, its user.
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use vmclock_core::abi::Snapshot;
-use vmclock_core::guest_counter::GuestCounter;
-use vmclock_host::event::{Event as HostEvent, Signal};
-use vmclock_host::publisher::{PublishError, Publisher};
-use vmclock_host::world::{Host, PageSink};
+use vmclock_host::event::Signal;
 
 use crate::error::Error;
 use crate::event::Event;
-use crate::page::{GuestPage, PageChange};
+use crate::keeper::{Changed, Keeper, News};
+use crate::page::PageChange;
 
 /// A datagram that the doorbell's card takes for a frame: a broadcast of the shortest length.
 const RING: [u8; 60] = [0xff; 60];
+
 /// What a guest's session is connected to.
 ///
 /// ```no_run
@@ -42,9 +41,9 @@ const RING: [u8; 60] = [0xff; 60];
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[non_exhaustive]
-pub struct Wiring<'a, H, S, C> {
-    /// Publishes the guest's page.
-    pub publisher: Publisher<H, S>,
+pub struct Wiring<'a, K, C> {
+    /// Keeps the guest's page up to date.
+    pub keeper: K,
     /// Where signals for the guest's page are sent to.
     pub control: C,
     /// Has a byte for each SIGTERM or the like.
@@ -55,16 +54,16 @@ pub struct Wiring<'a, H, S, C> {
     pub report: &'a mut dyn FnMut(&Event, &Snapshot),
 }
 
-impl<'a, H, S, C> Wiring<'a, H, S, C> {
+impl<'a, K, C> Wiring<'a, K, C> {
     /// All of it.
     pub const fn new(
-        publisher: Publisher<H, S>,
+        keeper: K,
         control: C,
         signals: UnixStream,
         options: Options,
         report: &'a mut dyn FnMut(&Event, &Snapshot),
     ) -> Self {
-        Self { publisher, control, signals, options, report }
+        Self { keeper, control, signals, options, report }
     }
 }
 
@@ -144,14 +143,14 @@ fn ring(bell: Option<&UnixDatagram>) {
 }
 
 /// What a session writes to: the page, the doorbell, the user.
-pub(crate) struct Output<'s, 'w, H, S, C> {
-    pub(crate) wiring: &'s mut Wiring<'w, H, S, C>,
+pub(crate) struct Output<'s, 'w, K, C> {
+    pub(crate) wiring: &'s mut Wiring<'w, K, C>,
     pub(crate) bell: Option<UnixDatagram>,
 }
 
-impl<H: Host, S: PageSink, C> Output<'_, '_, H, S, C> {
+impl<K: Keeper, C> Output<'_, '_, K, C> {
     pub(crate) fn report(&mut self, event: &Event) {
-        (self.wiring.report)(event, self.wiring.publisher.contents());
+        (self.wiring.report)(event, &self.wiring.keeper.contents());
     }
 
     /// Notifies the guest that the page has changed.
@@ -165,23 +164,26 @@ impl<H: Host, S: PageSink, C> Output<'_, '_, H, S, C> {
         C: Control,
     {
         let Self { wiring, bell, .. } = self;
-        let Wiring { publisher, control, report, .. } = &mut **wiring;
+        let Wiring { keeper, control, report, .. } = &mut **wiring;
         control.answer(&mut |signal| {
             if is_incoming {
                 return Err("the guest is not here yet: send the signal when it is".into());
             }
-            let event = publisher.signal(signal).map_err(|error| error.to_string())?;
-            ring(bell.as_ref());
-            report(&Event::Published(event), publisher.contents());
-            Ok(*publisher.contents())
+            let changed = keeper.signal(signal).map_err(|error| error.to_string())?;
+            if changed.is_updated {
+                ring(bell.as_ref());
+            }
+            let page = keeper.contents();
+            for event in changed.events {
+                report(&Event::Published(event), &page);
+            }
+            Ok(page)
         });
     }
 
     pub(crate) fn change(&mut self, change: PageChange) -> Result<(), Error> {
-        let before = self.contents().seq_count;
-        let events = change.perform(self)?;
-        // Without an update there is nothing to read, whatever the next one's count will be.
-        if self.contents().seq_count != before && !matches!(change, PageChange::ContinueAfter(_)) {
+        let Changed { events, is_updated } = self.wiring.keeper.change(change)?;
+        if is_updated {
             self.ring();
         }
         for event in events {
@@ -189,40 +191,16 @@ impl<H: Host, S: PageSink, C> Output<'_, '_, H, S, C> {
         }
         Ok(())
     }
-}
 
-impl<H: Host, S: PageSink, C> GuestPage for Output<'_, '_, H, S, C> {
-    type Error = PublishError;
-
-    fn contents(&self) -> &Snapshot {
-        self.wiring.publisher.contents()
-    }
-
-    fn update(&mut self, change: &mut dyn FnMut(&mut Snapshot)) -> Result<(), PublishError> {
-        self.wiring.publisher.update(change)
-    }
-
-    fn continue_after(&mut self, seq_count: u32) {
-        self.wiring.publisher.continue_after(seq_count);
-    }
-
-    fn set_guest_counter(&mut self, counter: Option<GuestCounter>) {
-        self.wiring.publisher.set_guest_counter(counter);
-    }
-
-    fn publish(&mut self) -> Result<Vec<HostEvent>, PublishError> {
-        self.wiring.publisher.publish_known()
-    }
-
-    fn conclude_unwritten(&mut self) -> Result<Vec<HostEvent>, PublishError> {
-        self.wiring.publisher.conclude_unwritten()
-    }
-
-    fn finish_round(&mut self) -> Result<Vec<HostEvent>, PublishError> {
-        self.wiring.publisher.finish_round()
-    }
-
-    fn fresh_identity(&mut self) -> Result<u64, PublishError> {
-        self.wiring.publisher.fresh_identity()
+    /// What came by itself.
+    pub(crate) fn attend(&mut self) -> Result<(), Error> {
+        let News { events, is_updated } = self.wiring.keeper.attend()?;
+        if is_updated {
+            self.ring();
+        }
+        for event in events {
+            self.report(&event);
+        }
+        Ok(())
     }
 }

@@ -11,15 +11,13 @@ use anyhow::{anyhow, Context};
 use serde_json::{json, Value};
 use vmclock::Snapshot;
 use vmclock_host::event::Signal;
-use vmclock_host::page_file::FilePage;
-use vmclock_host::this_host::ThisHost;
 use vmclock_qemu::event::Event;
 use vmclock_qemu::{beside, Attach, Control, Launch, LaunchOptions, Options, Wiring};
 
 use crate::cli::QemuArgs;
 use crate::command::serve::config::Configuration;
 use crate::command::serve::control::{self, path_for};
-use crate::command::serve::{as_json, open, state, stop_signal};
+use crate::command::serve::{as_json, open, state, stop_signal, Publisher};
 use crate::output::{log_error, log_json, print_bytes};
 
 pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
@@ -59,7 +57,7 @@ fn wiring<'a>(
     args: &QemuArgs,
     page: &Path,
     report: &'a mut dyn FnMut(&Event, &Snapshot),
-) -> anyhow::Result<Wiring<'a, ThisHost, FilePage, Socket>> {
+) -> anyhow::Result<Wiring<'a, Publisher, Socket>> {
     let configuration = Configuration::simple(args.reference, args.refresh, args.tai_offset)?;
     let mut options = Options::new(configuration.refresh);
     (options.second_page, options.restored) = (args.second_page, args.restored);

@@ -68,6 +68,13 @@ pub enum Start {
     Attached,
 }
 
+impl Start {
+    /// Whether the guest is still to come, as far as is known.
+    pub const fn is_incoming(&self) -> bool {
+        matches!(self, Self::Ours { incoming: Some(_), .. })
+    }
+}
+
 /// What a machine is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {

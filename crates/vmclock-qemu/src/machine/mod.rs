@@ -25,7 +25,7 @@ mod action;
 mod input;
 
 use vmclock_core::guest_counter::GuestCounter;
-use vmclock_core::lifecycle::{later, unseen_after};
+use vmclock_core::lifecycle::later;
 
 pub use action::{Action, Request};
 pub use input::{Answer, CounterSource, Handed, Input, Setup, Start};
@@ -160,6 +160,11 @@ impl Machine {
         matches!(self.guest, Guest::Incoming(_))
     }
 
+    /// Whether it has to be told of rounds: it then learns whether the guest's counter is still what it was.
+    pub fn wants_rounds(&self) -> bool {
+        self.setup.source == CounterSource::Kvm || self.setup.second_page
+    }
+
     /// Whether the guest ran, or may run without our doing. Until then nobody would miss a QEMU of ours that ends.
     pub fn has_begun(&self) -> bool {
         self.has_begun
@@ -215,7 +220,7 @@ impl Machine {
         self.counter_brought_back = true;
         let seen = later(page.published, page.seq_count);
         if !std::mem::replace(&mut self.was_brought_back, true) || seen != page.published {
-            self.page(PageChange::ContinueAfter(unseen_after(seen)));
+            self.page(PageChange::ContinueAfter(seen));
         }
     }
 
@@ -287,7 +292,7 @@ impl Machine {
 
     /// An incoming guest is complete, from another host or out of a file, and has not seen anything of ours.
     fn loaded(&mut self, page: Seen, saved_state: bool) {
-        self.page(PageChange::ContinueAfter(unseen_after(page.seq_count)));
+        self.page(PageChange::ContinueAfter(page.seq_count));
         self.page(PageChange::Incoming { saved_state, generation: page.generation });
         self.report(Event::Loaded { restored: saved_state });
     }
