@@ -444,9 +444,13 @@ fn attack_host(chance: &mut Chance, world: &mut WorldSpec) {
     let leaps_at = world.calendar.leaps_at();
     while at < world.length {
         let pause = rounded(chance.log_between(1e8, 3.6e12));
+        // What was measured before a host sleeps is given to its publisher when it wakes: when another clock may have
+        // become a falseticker.
+        let awake = at + pause + 5 * MINUTE + 2 * world.publisher.refresh;
+        let is_steady = !world.episodes.iter().any(|episode| (at..awake).contains(&episode.from));
         let incident = match chance.index(5) {
             0 if migrates => Incident::Migrate,
-            1 if sleeps => {
+            1 if sleeps && is_steady => {
                 let stopped = chance.happens(0.5)
                     && world.oscillator.changes.is_empty()
                     && world.demands.time
