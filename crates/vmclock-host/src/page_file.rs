@@ -219,6 +219,11 @@ impl FilePage {
         let (file, found, writer) = PageFile::open(path, blank)?;
         Ok((Self { file, writer }, found))
     }
+
+    /// What is in the page's memory: see [`Writer::in_memory`].
+    pub fn in_memory(&self) -> Snapshot {
+        self.writer.in_memory()
+    }
 }
 
 impl PageSink for FilePage {

@@ -61,6 +61,19 @@ impl<P: Deref<Target = Page>> Writer<P> {
         &self.contents
     }
 
+    /// What the memory holds: other than [`contents`](Self::contents) where somebody else wrote it, such as a guest, or
+    /// whoever loaded a snapshot. Nothing of it is to be believed.
+    ///
+    /// ```
+    /// use vmclock_core::{abi::Snapshot, page::{Page, Writer}};
+    /// let page = Page::new();
+    /// let writer = Writer::create(&page, Snapshot::BLANK);
+    /// assert_eq!(writer.in_memory(), *writer.contents());
+    /// ```
+    pub fn in_memory(&self) -> Snapshot {
+        self.page.load().decode()
+    }
+
     /// What leads to the page.
     pub fn page(&self) -> &P {
         &self.page

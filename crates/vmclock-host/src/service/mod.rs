@@ -4,12 +4,14 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`protocol`] | what clients send and receive |
+//! | [`pages`] | the pages of guests, in files |
 //! | `guest` | a guest's page, and what a step of its life does to it |
 //!
 //! A [`Service`] decides and publishes; it has no socket. Requests go in with the user who sent them, answers come out,
 //! and events are collected. Sources are polled once for all pages: after a round each page costs one update.
 
 mod guest;
+pub mod pages;
 pub mod protocol;
 
 use std::collections::BTreeMap;
