@@ -4,6 +4,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`protocol`] | what clients send and receive |
+//! | [`server`] | the service's socket |
 //! | [`pages`] | the pages of guests, in files |
 //! | `guest` | a guest's page, and what a step of its life does to it |
 //!
@@ -13,6 +14,7 @@
 mod guest;
 pub mod pages;
 pub mod protocol;
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
