@@ -5,16 +5,20 @@
 //! |---|---|
 //! | [`protocol`] | what clients send and receive |
 //! | [`server`] | the service's socket |
+//! | [`client`] | a client of it |
+//! | [`signals`] | the first form of requests |
 //! | [`pages`] | the pages of guests, in files |
 //! | `guest` | a guest's page, and what a step of its life does to it |
 //!
 //! A [`Service`] decides and publishes; it has no socket. Requests go in with the user who sent them, answers come out,
 //! and events are collected. Sources are polled once for all pages: after a round each page costs one update.
 
+pub mod client;
 mod guest;
 pub mod pages;
 pub mod protocol;
 pub mod server;
+pub mod signals;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -32,9 +36,11 @@ use crate::world::{Host, PageSink};
 
 use guest::Guest;
 use protocol::{
-    Answer, Done, GuestList, GuestName, Kind, LeapWord, Notice, PageState, Place, Refusal, Relation, Request,
-    SourceList, SourceState, Step, Tracking, Version, Wide, VERSION,
+    answer_line, Answer, Call, Done, GuestList, GuestName, Kind, LeapWord, Notice, PageState, Place, Refusal, Relation,
+    Request, SourceList, SourceState, Step, Tracking, Version, Wide, VERSION,
 };
+
+use server::Reply;
 
 /// More guests than any host has.
 const MOST_GUESTS: usize = 16_384;
@@ -171,6 +177,48 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
         self.publisher.give_up();
     }
 
+    /// Answers a line of a client. `next_round`: until the sources are polled again.
+    pub fn answer(&mut self, peer: Peer, line: &str, descriptors: Vec<OwnedFd>, next_round: Option<Duration>) -> Reply {
+        if let Some(signal) = signals::decode(line) {
+            let result = signal.and_then(|signal| self.signal(peer, signal).map_err(|refusal| refusal.text));
+            let mut reply = Reply::line(signals::answer(&result));
+            reply.closes = true;
+            return reply;
+        }
+        let (id, answer) = match Call::parse(line) {
+            Ok(Call { id, request }) => {
+                let subscribes = matches!(request, Request::Subscribe {});
+                let answer = self.handle(peer, request, descriptors, next_round);
+                let mut reply = Reply::line(answer_line(id.as_ref(), &answer));
+                reply.subscribes = subscribes;
+                return reply;
+            }
+            Err((id, refusal)) => (id, Err(refusal)),
+        };
+        Reply::line(answer_line(id.as_ref(), &answer))
+    }
+
+    /// What happened to the machine that the host's own page is for.
+    fn signal(&mut self, peer: Peer, signal: Signal) -> Result<Snapshot, Refusal> {
+        self.must_be_operator(peer, "say what happened to this machine")?;
+        if let Signal::Leap(kind) = signal {
+            self.announce_leap(kind)?;
+        } else {
+            let event = self.publisher.signal(signal).map_err(|error| failed(&error))?;
+            self.events.push(event);
+        }
+        Ok(*self.publisher.contents())
+    }
+
+    fn announce_leap(&mut self, kind: Option<LeapKind>) -> Result<(), Refusal> {
+        let event = self.publisher.signal(Signal::Leap(kind)).map_err(|error| failed(&error))?;
+        self.events.push(event);
+        // Guests learn of it now, too, not only with the next calibration.
+        let round = Round { is_new: true, ..self.publisher.clock.current() };
+        self.begin(round);
+        Ok(())
+    }
+
     /// Does what a client asks for. What is refused has changed nothing. `next_round`: until the sources are polled
     /// again.
     pub fn handle(
@@ -228,11 +276,7 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
                     LeapWord::Positive => Some(LeapKind::Inserted),
                     LeapWord::Negative => Some(LeapKind::Deleted),
                 };
-                let event = self.publisher.signal(Signal::Leap(kind)).map_err(|error| failed(&error))?;
-                self.events.push(event);
-                // Guests learn of it now, too, not only with the next calibration.
-                let round = Round { is_new: true, ..self.publisher.clock.current() };
-                self.begin(round);
+                self.announce_leap(kind)?;
                 Ok(Answer::Done(Done {}))
             }
             Request::Inspect { guest } => self.owned(peer, &guest).map(|guest| Answer::Inspection(guest.inspect())),

@@ -65,9 +65,6 @@ fn send(client: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     sendmsg(client, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).expect("sent");
 }
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("there").count()
-}
 
 #[test]
 fn requests_are_answered_in_order_however_they_arrive() {
