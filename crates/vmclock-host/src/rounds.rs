@@ -49,6 +49,11 @@ impl Rounds {
         Self { refresh, interval: FIRST.min(refresh), due: now, by: None }
     }
 
+    /// How long until the next round starts; `None` while one is under way.
+    pub fn until_next(&self, now: Instant) -> Option<Duration> {
+        self.by.is_none().then(|| self.due.saturating_duration_since(now))
+    }
+
     /// What is to be done now, which the caller then does. `complete`: all sources have answered.
     pub fn next(&mut self, now: Instant, complete: bool) -> Step {
         match self.by {

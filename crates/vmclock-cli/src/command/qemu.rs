@@ -7,18 +7,22 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{anyhow, Context};
+use anyhow::Context;
 use serde_json::{json, Value};
 use vmclock::Snapshot;
 use vmclock_host::event::Signal;
+use vmclock_host::service::server::{Reply, Server};
+use vmclock_host::service::signals;
 use vmclock_qemu::event::Event;
 use vmclock_qemu::{beside, Attach, Control, Launch, LaunchOptions, Options, Wiring};
 
 use crate::cli::QemuArgs;
 use crate::command::serve::config::Configuration;
-use crate::command::serve::control::{self, path_for};
-use crate::command::serve::{as_json, open, state, stop_signal, Publisher};
+use crate::command::serve::{as_json, open, path_for, stop_signal, Publisher};
 use crate::output::{log_error, log_json, print_bytes};
+
+/// How many signals are answered before the guest has its turn.
+const SIGNALS_AT_ONCE: usize = 16;
 
 pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
     if let (true, Some(page)) = (args.attach, &args.page) {
@@ -64,7 +68,7 @@ fn wiring<'a>(
     // Before anything is published, so that no signal finds us without the means to take the page back; and who does
     // not get the socket has written nothing.
     let signals = stop_signal()?;
-    let control = Socket(control::Control::listen(&path_for(page, args.control.as_deref()))?);
+    let control = Socket(Server::listen(&path_for(page, args.control.as_deref()), None)?);
     let (publisher, events) = open(page, configuration)?;
     for event in events {
         report(&Event::Published(event), publisher.contents());
@@ -73,16 +77,23 @@ fn wiring<'a>(
 }
 
 /// The socket of `vmclock signal`.
-struct Socket(control::Control);
+struct Socket(Server);
 
 impl Control for Socket {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.0.fds().collect()
+        vec![self.0.fd()]
     }
 
     fn answer(&mut self, apply: &mut dyn FnMut(Signal) -> Result<Snapshot, String>) {
-        // An error is that of one client, who is gone.
-        let _ = self.0.answer(|signal| apply(signal).map(|page| state(&page)).map_err(|why| anyhow!(why)));
+        self.0.serve(SIGNALS_AT_ONCE, |_, line, _| {
+            let result = match signals::decode(line) {
+                Some(signal) => signal.and_then(&mut *apply),
+                None => Err("this publisher has one guest, and takes signals only: see `vmclock signal`".into()),
+            };
+            let mut reply = Reply::line(signals::answer(&result));
+            reply.closes = true;
+            reply
+        });
     }
 }
 

@@ -4,13 +4,14 @@
 use std::process::ExitCode;
 
 use vmclock_host::event::Signal;
+use vmclock_host::service::client::Client;
 
 use crate::cli::{self, SignalArgs};
-use crate::command::serve::{path_for, request};
+use crate::command::serve::path_for;
 use crate::output::{print, print_json};
 
 pub(crate) fn run(args: &SignalArgs) -> anyhow::Result<ExitCode> {
-    let answer = request(&path_for(&args.page, args.control.as_deref()), args.signal)?;
+    let answer = Client::connect(path_for(&args.page, args.control.as_deref()))?.signal(args.signal.into())?;
     if args.json {
         print_json(&answer)?;
     } else {

@@ -36,14 +36,12 @@ impl MappedPage {
         // SAFETY: a new mapping at an address of the kernel's choice replaces no other.
         let memory = unsafe { mmap(null_mut(), LEN, access, MapFlags::SHARED, file, 0) }?;
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        match sigbus::Guard::of(memory) {
-            Some(guard) => Ok(Self { memory, guard }),
-            None => {
-                // SAFETY: mapped just now with this very length, and nothing refers to it.
-                let _ = unsafe { munmap(memory.as_ptr().cast(), LEN) };
-                Err(io::Error::new(io::ErrorKind::OutOfMemory, "too many pages are mapped"))
-            }
-        }
+        let Some(guard) = sigbus::Guard::of(memory) else {
+            // SAFETY: mapped just now with this very length, and nothing refers to it.
+            let _ = unsafe { munmap(memory.as_ptr().cast(), LEN) };
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "too many pages are mapped"));
+        };
+        Ok(Self { memory, guard })
     }
 
     /// Whether its file was cut short, and what was written since is nowhere.

@@ -52,7 +52,7 @@ impl Pages for FilePages {
             }
             Place::Descriptor => {
                 let missing = || bad("needs a file descriptor", "none came with the request (SCM_RIGHTS)");
-                let (page, found) = DescriptorPage::open(descriptors.next().ok_or_else(missing)?, blank)?;
+                let (page, found) = DescriptorPage::open(&descriptors.next().ok_or_else(missing)?, blank)?;
                 (PageIn::Descriptor(page), found)
             }
         };
@@ -143,13 +143,13 @@ struct DescriptorPage {
 }
 
 impl DescriptorPage {
-    fn open(file: OwnedFd, blank: Snapshot) -> Result<(Self, Found), PageFileError> {
+    fn open(file: &OwnedFd, blank: Snapshot) -> Result<(Self, Found), PageFileError> {
         let failed = |doing| move |errno: rustix::io::Errno| io_error(doing, errno.into());
-        let flags = fcntl_getfl(&file).map_err(failed("ask how it was opened"))?;
+        let flags = fcntl_getfl(file).map_err(failed("ask how it was opened"))?;
         if flags & OFlags::RWMODE != OFlags::RDWR {
             return Err(bad("map it for writing", "it is not open for reading and writing"));
         }
-        let attributes = fstat(&file).map_err(failed("ask for its attributes"))?;
+        let attributes = fstat(file).map_err(failed("ask for its attributes"))?;
         if FileType::from_raw_mode(attributes.st_mode) != FileType::RegularFile {
             return Err(bad("map it", "it is neither a memfd nor a plain file"));
         }

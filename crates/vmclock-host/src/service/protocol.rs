@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use vmclock_core::guest_counter::{GuestCounter, Scale};
 
+use crate::event::Event;
+
 /// The version of the protocol, which a request may state. What is added to requests and answers does not change it.
 pub const VERSION: u64 = 1;
 /// The longest line, in bytes.
@@ -642,6 +644,20 @@ pub fn answer_line(id: Option<&Value>, answer: &Result<Answer, Refusal>) -> Stri
         object["id"] = id.clone();
     }
     format!("{object}\n")
+}
+
+/// An event as a line with its end: its fields, and its `text`.
+///
+/// ```
+/// use vmclock_host::event::Event;
+/// use vmclock_host::service::protocol::event_line;
+/// assert!(event_line(&Event::Holdover).starts_with(r#"{"event":"holdover","text":"#));
+/// ```
+pub fn event_line(event: &Event) -> String {
+    // An event is an object of strings and numbers.
+    let mut line = serde_json::to_value(event).unwrap_or_default();
+    line["text"] = event.to_string().into();
+    format!("{line}\n")
 }
 
 #[cfg(test)]

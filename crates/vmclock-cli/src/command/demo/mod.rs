@@ -23,6 +23,7 @@ use crate::output::{print, print_json, reading_json};
 use plot::{Mark, Point};
 use publisher::Publisher;
 use vmclock_host::event::Signal;
+use vmclock_host::service::client::Client;
 
 /// How long to watch the clock between two events.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -289,6 +290,6 @@ impl Publisher {
     /// `vmclock signal`, without the process.
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let path = crate::command::serve::path_for(self.page(), None);
-        crate::command::serve::request(&path, signal).map(drop)
+        Ok(Client::connect(path)?.signal(signal).map(drop)?)
     }
 }

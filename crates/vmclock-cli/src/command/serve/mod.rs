@@ -2,20 +2,24 @@
 //! `vmclock serve`: publishes a page, keeps it fresh, and listens for what happens to the machine.
 
 pub(super) mod config;
-pub(super) mod control;
 
+use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde_json::{json, Value};
-use vmclock::Snapshot;
 use vmclock_host::event::Event;
 use vmclock_host::page_file::FilePage;
 use vmclock_host::publisher::{self, Prepared};
 use vmclock_host::rounds::{Rounds, Step};
+use vmclock_host::service::pages::FilePages;
+use vmclock_host::service::protocol::event_line;
+use vmclock_host::service::server::Server;
+use vmclock_host::service::Service;
 use vmclock_host::source::Source;
 use vmclock_host::this_host::ThisHost;
 
@@ -23,11 +27,13 @@ use crate::cli::ServeArgs;
 use crate::output::{error, log, log_json, print, print_json};
 
 use config::Configuration;
-use control::Control;
-pub(crate) use control::{path_for, request};
 
 /// How long `--check-config` waits for each source.
 const CHECKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How many guests' pages are brought up to date, and how many requests answered, before the sources have their turn.
+const PAGES_AT_ONCE: usize = 256;
+const REQUESTS_AT_ONCE: usize = 64;
 
 /// A publisher on this machine, of a page in a file.
 pub(in crate::command) type Publisher = publisher::Publisher<ThisHost, FilePage>;
@@ -44,24 +50,35 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // Before anything is published, so that no signal finds us without the means to take the page back; and who does
     // not get the socket has written nothing.
     let stop = stop_signal()?;
-    let control = Control::listen(&path_for(&args.page, args.control.as_deref()))?;
+    let server = Server::listen(&path_for(&args.page, args.control.as_deref()), None)?;
     let log = Log { json: args.json };
     let refresh = configuration.refresh;
-    let (mut publisher, events) = open(&args.page, configuration)?;
+    let (publisher, events) = open(&args.page, configuration)?;
     log.events(&events);
-    let result = serve(refresh, &mut publisher, &stop, control, log);
-    // However it ends: whoever reads the page from now on must not trust it.
-    publisher.give_up();
+    let user = rustix::process::geteuid().as_raw();
+    let mut service = Service::new(publisher, FilePages, user);
+    let result = serve(refresh, &mut service, &stop, server, log);
+    // However it ends: whoever reads a page from now on must not trust it.
+    service.give_up();
     result?;
     log.event(&Event::Stopped);
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where a page's publisher listens.
+pub(crate) fn path_for(page: &Path, stated: Option<&Path>) -> PathBuf {
+    stated.map_or_else(
+        || {
+            let mut path = OsString::from(page);
+            path.push(".control");
+            path.into()
+        },
+        Path::to_path_buf,
+    )
+}
+
 /// A publisher on the page at a path, and what it reports so far.
-pub(in crate::command) fn open(
-    page: &std::path::Path,
-    configuration: Configuration,
-) -> anyhow::Result<(Publisher, Vec<Event>)> {
+pub(in crate::command) fn open(page: &Path, configuration: Configuration) -> anyhow::Result<(Publisher, Vec<Event>)> {
     let reference = configuration.is_exact.then_some(Event::Reference);
     let prepared = Prepared::new(ThisHost, configuration.plan)?;
     let (file, found) = FilePage::open(page, prepared.blank())?;
@@ -115,33 +132,38 @@ fn answer(source: &mut dyn Source) -> anyhow::Result<Result<vmclock_host::source
 
 fn serve(
     refresh: Duration,
-    publisher: &mut Publisher,
+    service: &mut Service<ThisHost, FilePage, FilePages>,
     stop: &UnixStream,
-    mut control: Control,
+    mut server: Server,
     log: Log,
 ) -> anyhow::Result<()> {
     let mut rounds = Rounds::new(refresh, Instant::now());
+    let mut is_behind = false;
     loop {
+        let publisher = service.publisher_mut();
         match rounds.next(Instant::now(), publisher.is_round_complete()) {
             Step::Start => publisher.start_round(),
-            Step::Finish => log.events(&publisher.finish_round()?),
+            Step::Finish => service.finish_round()?,
             Step::Wait(until) => {
                 let left = until.saturating_duration_since(Instant::now());
                 let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
-                fds.extend(
-                    control.fds().chain(publisher.waiting()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-                );
-                wait(&mut fds, left)?;
+                let others = std::iter::once(server.fd()).chain(publisher.waiting());
+                fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                wait(&mut fds, if is_behind { Duration::ZERO } else { left })?;
                 if !fds[0].revents().is_empty() {
                     return Ok(());
                 }
             }
         }
-        control.answer(|signal| {
-            let event = publisher.signal(signal)?;
+        let more_pages = service.catch_up(PAGES_AT_ONCE);
+        let next_round = rounds.until_next(Instant::now());
+        let more_requests = server
+            .serve(REQUESTS_AT_ONCE, |peer, line, descriptors| service.answer(peer, line, descriptors, next_round));
+        for event in service.take_events() {
             log.event(&event);
-            Ok(state(publisher.contents()))
-        })?;
+            server.publish(&event_line(&event));
+        }
+        is_behind = more_pages || more_requests;
     }
 }
 
@@ -152,18 +174,6 @@ pub(in crate::command) fn wait(fds: &mut [PollFd<'_>], left: Duration) -> anyhow
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(errno) => Err(errno).context("cannot wait for the next round"),
     }
-}
-
-/// What the page says, for whoever sent a signal.
-pub(in crate::command) fn state(page: &Snapshot) -> Value {
-    json!({
-        "ok": true,
-        "seq_count": page.seq_count,
-        "disruption_marker": page.disruption_marker,
-        "vm_generation_counter": page.generation(),
-        "flags": page.flags.names().collect::<Vec<_>>(),
-        "leap_indicator": page.leap_indicator.to_string(),
-    })
 }
 
 /// Readable once SIGTERM, SIGINT or SIGHUP came.

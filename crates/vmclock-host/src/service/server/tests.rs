@@ -29,6 +29,7 @@ impl Place {
 }
 
 /// Answers each line with itself and the number of its file descriptors.
+#[allow(clippy::needless_pass_by_value)] // as a handler takes them
 fn echo(_: Peer, line: &str, descriptors: Vec<OwnedFd>) -> Reply {
     let mut reply = Reply::line(format!("{line} {}\n", descriptors.len()));
     (reply.subscribes, reply.closes) = (line == "subscribe", line == "close");
@@ -64,7 +65,6 @@ fn send(client: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     assert!(descriptors.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
     sendmsg(client, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).expect("sent");
 }
-
 
 #[test]
 fn requests_are_answered_in_order_however_they_arrive() {
