@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vmclock_core::guest_counter::GuestCounter;
 use vmclock_core::leap;
 use vmclock_core::tai::TaiOffset;
+use vmclock_host::service::protocol::{GuestName, Relation, Step};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -85,9 +87,31 @@ vmclock qemu --attach --page /run/vmclock/guest --timeout 24h"
 
     /// Notify a running publisher of what happens to the machine
     #[command(
-        after_help = "Examples:\n  vmclock signal migrate --page ./page\n  vmclock signal leap positive --page ./page"
+        after_help = "Examples:\n  vmclock signal migrate --page ./page\n  vmclock signal leap positive --page ./page\n  \
+vmclock signal soon --guest web-7"
     )]
     Signal(SignalArgs),
+
+    /// List the guests of the host's service, or add, remove and change one
+    #[command(
+        after_help = "RELATION is how a guest's counter relates to this machine's: unknown, none, host (the guest reads this machine's \
+counter), an offset in ticks such as -4096 or 0xfffffffffffff000, or an object as in docs/control.md.\n\n\
+Examples:\n  vmclock guests\n  vmclock guests add web-7 --page /run/vmclock/web-7 --counter host\n  \
+vmclock guests step web-7 restored --counter host\n  vmclock guests remove web-7"
+    )]
+    Guests(GuestsArgs),
+
+    /// List the sources of the host's service, as `chronyc sources` does
+    #[command(
+        after_help = "The mark: * selected, x falseticker, - not needed or not synchronized, ? unreachable. Reach: which of the last \
+eight rounds the source answered in, a bit each, in octal. Offset: how far ahead of the published clock its last measurement was.\n\n\
+Examples:\n  vmclock sources\n  vmclock sources --json | jq 'select(.standing == \"falseticker\")'"
+    )]
+    Sources(ServiceArgs),
+
+    /// Show the clock of the host's service: state, marker, bounds, frequency, last update and next
+    #[command(after_help = "Examples:\n  vmclock tracking\n  vmclock tracking --json | jq .max_error_ns")]
+    Tracking(ServiceArgs),
 
     /// Run the real publisher and the real page in simulations, and count violations
     #[command(
@@ -141,6 +165,8 @@ impl Command {
             #[cfg(feature = "qemu")]
             Self::Qemu(args) => args.json,
             Self::Signal(args) => args.json,
+            Self::Guests(args) => args.service.json,
+            Self::Sources(args) | Self::Tracking(args) => args.json,
             Self::Simulate(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Bench(args) => args.json,
@@ -406,6 +432,10 @@ pub(crate) struct SignalArgs {
     #[arg(long, value_name = "PATH", global = true)]
     pub(crate) control: Option<PathBuf>,
 
+    /// It happens to this guest of the service, not to the machine that the page is for
+    #[arg(long, value_name = "NAME", global = true)]
+    pub(crate) guest: Option<GuestName>,
+
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -450,6 +480,87 @@ impl From<LeapKind> for Option<leap::LeapKind> {
             LeapKind::None => None,
         }
     }
+}
+
+/// Which service, and in which form to print.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServiceArgs {
+    /// The service's own page (default: `$VMCLOCK_PAGE`; else /run/vmclock/page)
+    #[arg(long, value_name = "PATH", default_value_os_t = published_page(), hide_default_value = true, global = true)]
+    pub(crate) service: PathBuf,
+
+    /// Where the service listens (default: its page's path and `.control`)
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GuestsArgs {
+    /// What to do (default: list them)
+    #[command(subcommand)]
+    pub(crate) action: Option<GuestsAction>,
+
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestsAction {
+    /// The service publishes the page of a guest from now on
+    Add {
+        /// The guest's name: up to 128 bytes without `/`
+        guest: GuestName,
+
+        /// The file of its page; made if there is none
+        #[arg(long, value_name = "PATH")]
+        page: PathBuf,
+
+        /// Its counter
+        #[arg(long, value_name = "RELATION", value_parser = relation, default_value = "unknown", allow_hyphen_values = true)]
+        counter: Relation,
+
+        /// Whoever runs the guest notifies it of updates: sets the page's flag
+        #[arg(long)]
+        notify: bool,
+
+        /// What is known of the guest (default: it boots, or runs on)
+        #[arg(long, value_name = "STEP", value_parser = step)]
+        step: Option<Step>,
+    },
+
+    /// A guest is gone: its page says `unreliable` from now on
+    Remove {
+        /// The guest
+        guest: GuestName,
+    },
+
+    /// Something happened to a guest
+    Step {
+        /// The guest
+        guest: GuestName,
+
+        /// What: paused, resumed, incoming, restored, migrated-in, migrated-out, reset, cloned or disrupted
+        #[arg(value_parser = step)]
+        step: Step,
+
+        /// Its counter from now on, where it is known
+        #[arg(long, value_name = "RELATION", value_parser = relation, allow_hyphen_values = true)]
+        counter: Option<Relation>,
+    },
+
+    /// A guest's counter is known from now on, or is not any more
+    Counter {
+        /// The guest
+        guest: GuestName,
+
+        /// Its counter
+        #[arg(value_name = "RELATION", value_parser = relation, allow_hyphen_values = true)]
+        counter: Relation,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -518,6 +629,27 @@ fn slot(text: &str) -> Result<vmclock_qemu::Slot, String> {
     slot.ok_or_else(|| format!("{text:?} is no PCI slot: they are 0 to 0x1f"))
 }
 
+/// A guest's counter: a word, an offset in ticks, or an object of the protocol's.
+fn relation(text: &str) -> Result<Relation, String> {
+    let offset = text.parse().ok().or_else(|| text.parse().ok().map(i64::cast_unsigned)).or_else(|| {
+        let digits = text.strip_prefix("0x")?;
+        u64::from_str_radix(digits, 16).ok()
+    });
+    if let Some(offset) = offset {
+        return Ok(Relation::Known(GuestCounter::exact(offset, None)));
+    }
+    let json = if text.starts_with('{') { text.to_owned() } else { format!("{text:?}") };
+    serde_json::from_str(&json).map_err(|_| {
+        format!("{text:?}: is neither unknown, none, host, an offset in ticks, nor an object with an offset")
+    })
+}
+
+/// A step of a guest's life, by its word.
+fn step(text: &str) -> Result<Step, String> {
+    let known = "paused, resumed, incoming, restored, migrated-in, migrated-out, reset, cloned, disrupted";
+    serde_json::from_value(text.into()).map_err(|_| format!("{text:?} is none of {known}"))
+}
+
 /// A number of days, which may be a fraction.
 fn days(text: &str) -> Result<f64, String> {
     let days: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of days"))?;
@@ -569,6 +701,18 @@ mod tests {
         assert_eq!((tai_offset("37").ok(), tai_offset("-37").ok()), (known, known));
         for wrong in ["", "0", "-9", "61", "x"] {
             assert!(tai_offset(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn relations() {
+        let known = |offset: u64| Ok(Relation::Known(GuestCounter::exact(offset, None)));
+        assert_eq!((relation("host"), relation("none")), (Ok(Relation::Host), Ok(Relation::None)));
+        assert_eq!((relation("-5"), relation("0x1f")), (known(5_u64.wrapping_neg()), known(31)));
+        assert_eq!(relation("18446744073709551615"), known(u64::MAX));
+        assert_eq!(relation(r#"{"offset": "0x7"}"#), known(7));
+        for wrong in ["", "hosts", "0x", "1.5", "18446744073709551616", "{}", "\"host\""] {
+            assert!(relation(wrong).is_err(), "{wrong:?}");
         }
     }
 

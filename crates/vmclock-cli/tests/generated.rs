@@ -5,7 +5,7 @@ mod common;
 
 use common::{run, stdout};
 
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 17] = [
     "show",
     "now",
     "watch",
@@ -15,6 +15,9 @@ const SUBCOMMANDS: [&str; 14] = [
     "serve",
     "qemu",
     "signal",
+    "guests",
+    "sources",
+    "tracking",
     "simulate",
     "demo",
     "bench",

@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod eval;
+mod guests;
 mod hook;
 mod man;
 mod now;
@@ -18,6 +19,8 @@ mod serve;
 mod show;
 mod signal;
 mod simulate;
+mod sources;
+mod tracking;
 mod wait;
 mod watch;
 
@@ -34,6 +37,9 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "qemu")]
         Command::Qemu(args) => qemu::run(args),
         Command::Signal(args) => signal::run(args),
+        Command::Guests(args) => guests::run(args),
+        Command::Sources(args) => sources::run(args),
+        Command::Tracking(args) => tracking::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),

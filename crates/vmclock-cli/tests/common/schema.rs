@@ -16,6 +16,8 @@ pub fn check(arguments: &[String], line: &Value) {
         Some("serve") if has("--check-config") => "check-config",
         Some("simulate") if has("--replay") => "replay",
         Some("bench") if has("--accuracy") => "accuracy",
+        Some("guests") if ["add", "remove", "step", "counter"].into_iter().any(has) => "guest-changed",
+        Some("signal") if has("--guest") => "guest-changed",
         // A shell's, that runs a publisher.
         Some("-c") => "serve",
         Some(subcommand) => subcommand,
