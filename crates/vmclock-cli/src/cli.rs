@@ -176,7 +176,7 @@ impl Command {
 }
 
 /// Where publishers put their page: as [`vmclock::default_page`], but never a device.
-fn published_page() -> PathBuf {
+pub(crate) fn published_page() -> PathBuf {
     let named = env::var_os(vmclock::PAGE_VARIABLE).filter(|named| !named.is_empty());
     named.map_or_else(|| vmclock::PUBLISHED_PATH.into(), PathBuf::from)
 }
@@ -368,15 +368,38 @@ pub(crate) struct QemuArgs {
     #[arg(long)]
     pub(crate) restored: bool,
 
-    /// The reference clock
-    #[arg(long, value_name = "REFERENCE", default_value = "kernel")]
-    pub(crate) reference: Reference,
+    /// The socket of the host's service that publishes the page (default: that of /run/vmclock/page, where a service
+    /// answers and nothing says that this command is to publish it itself)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["no_service", "config", "reference", "tai_offset"])]
+    pub(crate) service: Option<PathBuf>,
 
-    /// How often to refresh the calibration, from 1ms to 60s
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
-    pub(crate) refresh: Duration,
+    /// Publish the page here, also where a service runs
+    #[arg(long)]
+    pub(crate) no_service: bool,
 
-    /// TAI-UTC in seconds, e.g. 37, where you know better than the kernel and the system's leap-seconds.list (-37 is
+    /// What the service calls the guest (default: the page's file name, or `qemu-` and a process id)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<vmclock_host::service::protocol::GuestName>,
+
+    /// Do not let the guest start before there is a time for it; end after so long without one
+    #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "60s",
+          require_equals = true, conflicts_with = "attach")]
+    pub(crate) require_time: Option<Duration>,
+
+    /// Publish the page here, from the sources in this file (TOML: see docs/serve.toml)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Publish the page here, from this reference clock (default: kernel)
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) reference: Option<Reference>,
+
+    /// How often to refresh the calibration, from 1ms to 60s (default: 1s). Where a service publishes the page: how often
+    /// to find out whether the guest has another counter
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) refresh: Option<Duration>,
+
+    /// Publish the page here, with this TAI-UTC in seconds, e.g. 37, where you know better than the kernel and the system's leap-seconds.list (-37 is
     /// taken too)
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = tai_offset)]
     pub(crate) tai_offset: Option<TaiOffset>,

@@ -124,6 +124,22 @@ pub enum Error {
         /// What QEMU has.
         devices: String,
     },
+    /// The host's service does not publish the page.
+    #[error("the host's service does not publish the page of {guest}: {reason}")]
+    Service {
+        /// What it calls the guest.
+        guest: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no time to give to the guest.
+    #[error("there was no time to give to the guest within {timeout:?}, so it was not started: {reason}")]
+    NoTime {
+        /// How long it was waited for.
+        timeout: Duration,
+        /// Why.
+        reason: String,
+    },
     /// The page cannot be published.
     #[error(transparent)]
     Publish(#[from] PublishError),

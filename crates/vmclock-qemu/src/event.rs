@@ -107,6 +107,16 @@ pub enum Event {
         /// QEMU's exit status, and its description; `None` where QEMU is somebody else's.
         status: Option<(i32, String)>,
     },
+    /// The host's service publishes the page.
+    Served {
+        /// What it calls the guest.
+        guest: String,
+    },
+    /// The host's service does not answer.
+    ServiceLost {
+        /// Why.
+        reason: String,
+    },
     /// What the page's publisher did or found out.
     Published(HostEvent),
 }
@@ -176,6 +186,8 @@ impl Event {
             Self::Disrupted => "disrupted",
             Self::Warning { .. } => "warning",
             Self::Ended { .. } => "ended",
+            Self::Served { .. } => "served",
+            Self::ServiceLost { .. } => "service-lost",
             Self::Published(event) => event.name(),
         }
     }
@@ -193,7 +205,10 @@ impl Event {
             }
             Self::Loaded { restored } => vec![("restored", (*restored).into())],
             Self::Migration { status } => vec![("status", status.as_str().into())],
-            Self::Reset { reason } | Self::Shutdown { reason } => vec![("reason", reason.as_str().into())],
+            Self::Reset { reason } | Self::Shutdown { reason } | Self::ServiceLost { reason } => {
+                vec![("reason", reason.as_str().into())]
+            }
+            Self::Served { guest } => vec![("guest", guest.as_str().into())],
             Self::Ended { status: Some((status, _)) } => vec![("status", (*status).into())],
             _ => Vec::new(),
         }
@@ -231,6 +246,10 @@ impl fmt::Display for Event {
             Self::Disrupted => f.write_str("the guest's counter changed without an event: new marker"),
             Self::Ended { status: Some((_, status)) } => write!(f, "QEMU ended: {status}; the page says unreliable"),
             Self::Ended { status: None } => f.write_str("the page says unreliable"),
+            Self::Served { guest } => write!(f, "the host's service publishes the page of {guest}"),
+            Self::ServiceLost { reason } => {
+                write!(f, "the host's service does not answer, and is asked again: {reason}")
+            }
             Self::Published(event) => event.fmt(f),
         }
     }

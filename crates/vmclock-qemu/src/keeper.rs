@@ -30,6 +30,25 @@ pub struct Region<'a> {
     pub is_incoming: bool,
 }
 
+impl<'a> Region<'a> {
+    /// For a guest that is there, and that is not notified.
+    pub const fn new(path: &'a Path, len: u64) -> Self {
+        Self { path, len, notifies: false, is_incoming: false }
+    }
+
+    /// The same, for a guest that is notified, or is not.
+    #[must_use]
+    pub const fn notifying(self, notifies: bool) -> Self {
+        Self { notifies, ..self }
+    }
+
+    /// The same, for a guest that is still to come, or is there.
+    #[must_use]
+    pub const fn incoming(self, is_incoming: bool) -> Self {
+        Self { is_incoming, ..self }
+    }
+}
+
 /// What was done to a page.
 #[derive(Debug, Default)]
 pub struct Changed {

@@ -15,7 +15,7 @@
 //! | [`page`] | what a step of the guest's life does to its page |
 //! | `counter`, [`kvm`] | where the guest's counter is known from: TCG's device state, KVM's debugfs |
 //! | `second_page` | a counter that the guest hands over |
-//! | [`keeper`] | whoever keeps the page up to date: a publisher of its own, or the host's service |
+//! | [`keeper`] | whoever keeps the page up to date: a publisher of its own, or [the host's service](service) |
 //! | `session`, `wiring` | waits, reads and writes |
 //! | [`event`], [`error`] | what is reported |
 //!
@@ -72,6 +72,7 @@ pub mod page;
 mod process;
 mod qmp;
 mod second_page;
+pub mod service;
 mod session;
 mod table;
 mod wiring;
@@ -97,12 +98,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Starts QEMU and publishes its guest's page, which was just opened at [`Launch::page`], until QEMU ends. Signals end
 /// QEMU. The page says `unreliable` afterwards.
 pub fn launch<K: Keeper, C: Control>(launch: &Launch, mut wiring: Wiring<'_, K, C>) -> Result<ExitStatus, Error> {
-    let region = Region {
-        path: launch.page(),
-        len: launch.region_len(),
-        notifies: launch.has_bell(),
-        is_incoming: launch.guest().is_incoming(),
-    };
+    let region = Region::new(launch.page(), launch.region_len());
+    let region = region.notifying(launch.has_bell()).incoming(launch.guest().is_incoming());
     let started = wiring.keeper.prepare(region).and_then(|()| launch.start());
     let launched = started.inspect_err(|_| wiring.keeper.give_up())?;
     let guest = Guest {
@@ -140,8 +137,7 @@ fn follow<K: Keeper, C: Control>(
     attach: &Attach,
     wiring: &mut Wiring<'_, K, C>,
 ) -> Result<(), Error> {
-    let region = Region { path: page, len: REGION_LEN, notifies: attach.bell.is_some(), is_incoming: false };
-    wiring.keeper.prepare(region)?;
+    wiring.keeper.prepare(Region::new(page, REGION_LEN).notifying(attach.bell.is_some()))?;
     let folder = launch::temporary_folder()?;
     (wiring.report)(&Event::Waiting { monitor: attach.monitor.clone() }, &wiring.keeper.contents());
     let by = Instant::now() + attach.timeout;

@@ -34,6 +34,8 @@ use crate::wiring::{Control, Options, Output, Wiring};
 
 /// How long the sources have for the first round, before the guest needs it.
 const FIRST_ROUND: Duration = Duration::from_millis(500);
+/// Between two of them, while the guest waits for the time.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
 /// How long the counter is compared with the kernel's raw clock.
 const COMPARISON: Duration = Duration::from_millis(10);
 /// QEMU answers nothing while it saves or loads a snapshot. After so long it is reported that it does not.
@@ -113,6 +115,32 @@ pub(crate) fn run<K: Keeper, C: Control>(
     Ok(Some(status))
 }
 
+/// Waits until a guest would have the time, if its counter were known.
+fn wait_for_time<K: Keeper, C: Control>(
+    guest: &Guest<'_>,
+    monitor: &mut Monitor,
+    output: &mut Output<'_, '_, K, C>,
+    timeout: Duration,
+) -> Result<(), Error> {
+    let by = Instant::now() + timeout;
+    while let Some(reason) = output.wiring.keeper.why_no_time()? {
+        if Instant::now() >= by {
+            return Err(Error::NoTime { timeout, reason });
+        }
+        poll_for(&[output.wiring.signals.as_fd(), monitor.as_fd()], BETWEEN_ROUNDS)?;
+        is_interrupted(&output.wiring.signals, Some(&guest.process));
+        monitor.receive()?;
+        if monitor.is_closed() {
+            return Err(Error::Ended { awaited: "its guest a time".into() });
+        }
+        output.attend()?;
+        for event in output.wiring.keeper.first_round(FIRST_ROUND)? {
+            output.report(&Event::Published(event));
+        }
+    }
+    Ok(())
+}
+
 /// Waits for a QEMU of ours to end.
 fn end_of(process: &mut Process, signals: &UnixStream) -> Result<ExitStatus, Error> {
     loop {
@@ -163,6 +191,8 @@ impl<'g, 'o, 's, 'w, K: Keeper, C: Control> Follower<'g, 'o, 's, 'w, K, C> {
             output.report(&Event::Published(event));
         }
 
+        output.attend()?;
+
         let signals = &output.wiring.signals;
         signals.set_nonblocking(true).map_err(Error::system("make a socket non-blocking"))?;
         let mut wait = Wait {
@@ -188,7 +218,10 @@ impl<'g, 'o, 's, 'w, K: Keeper, C: Control> Follower<'g, 'o, 's, 'w, K, C> {
         let source = counter::source(is_kvm, guest.accelerator);
         output.report(&Event::Connected { accelerator: source.name() });
 
-        let Options { restored, second_page, .. } = output.wiring.options;
+        let Options { restored, second_page, require_time, .. } = output.wiring.options;
+        if let (Some(timeout), true) = (require_time, guest.process.is_ours()) {
+            wait_for_time(guest, &mut monitor, output, timeout)?;
+        }
         let memory = File::options().read(true).write(true).open(guest.page);
         let memory = memory.map_err(Error::file(guest.page, "open it"))?;
         let copy =

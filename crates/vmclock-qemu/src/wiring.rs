@@ -84,12 +84,14 @@ pub struct Options {
     pub second_page: bool,
     /// Whether an incoming guest is saved state, also where its address is that of a live migration.
     pub restored: bool,
+    /// How long a QEMU of ours waits for the time before its guest may start; `None`: not at all.
+    pub require_time: Option<Duration>,
 }
 
 impl Options {
     /// For a guest that is not said to be saved state, and that no program in it helps.
     pub const fn new(refresh: Duration) -> Self {
-        Self { refresh, second_page: false, restored: false }
+        Self { refresh, second_page: false, restored: false, require_time: None }
     }
 }
 

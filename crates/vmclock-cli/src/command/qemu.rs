@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,13 +12,16 @@ use anyhow::Context;
 use serde_json::{json, Value};
 use vmclock::Snapshot;
 use vmclock_host::event::Signal;
+use vmclock_host::service::client::Client;
+use vmclock_host::service::protocol::GuestName;
 use vmclock_host::service::server::{Reply, Server};
 use vmclock_host::service::signals;
 use vmclock_qemu::event::Event;
+use vmclock_qemu::service::{self, ServiceGuest};
 use vmclock_qemu::{beside, Attach, Control, Launch, LaunchOptions, Options, Wiring};
 
-use crate::cli::QemuArgs;
-use crate::command::serve::config::Configuration;
+use crate::cli::{published_page, QemuArgs};
+use crate::command::serve::config::{checked, Configuration, REFRESH};
 use crate::command::serve::{as_json, open, path_for, stop_signal, Publisher};
 use crate::output::{log_error, log_json, print_bytes};
 
@@ -42,7 +46,11 @@ pub(crate) fn run(args: &QemuArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut report = reporter(args.json);
-    let status = vmclock_qemu::launch(&launch, wiring(args, launch.page(), &mut report)?)?;
+    let wires = Wires::new(args, launch.page())?;
+    let status = match service(args, launch.page())? {
+        Some(guest) => vmclock_qemu::launch(&launch, wires.to(guest, &mut report))?,
+        None => vmclock_qemu::launch(&launch, wires.to(publisher(args, launch.page(), &mut report)?, &mut report))?,
+    };
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
@@ -52,28 +60,73 @@ fn attach(args: &QemuArgs, page: &Path) -> anyhow::Result<ExitCode> {
     let mut attach = Attach::new(or_beside(&args.qmp, ".qmp"), args.timeout);
     attach.bell = (!args.no_notify).then(|| or_beside(&args.bell, ".bell"));
     let mut report = reporter(args.json);
-    vmclock_qemu::attach(page, &attach, wiring(args, page, &mut report)?)?;
+    let wires = Wires::new(args, page)?;
+    match service(args, page)? {
+        Some(guest) => vmclock_qemu::attach(page, &attach, wires.to(guest, &mut report))?,
+        None => vmclock_qemu::attach(page, &attach, wires.to(publisher(args, page, &mut report)?, &mut report))?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the page.
-fn wiring<'a>(
-    args: &QemuArgs,
-    page: &Path,
-    report: &'a mut dyn FnMut(&Event, &Snapshot),
-) -> anyhow::Result<Wiring<'a, Publisher, Socket>> {
-    let configuration = Configuration::simple(args.reference, args.refresh, args.tai_offset)?;
-    let mut options = Options::new(configuration.refresh);
-    (options.second_page, options.restored) = (args.second_page, args.restored);
-    // Before anything is published, so that no signal finds us without the means to take the page back; and who does
-    // not get the socket has written nothing.
-    let signals = stop_signal()?;
-    let control = Socket(Server::listen(&path_for(page, args.control.as_deref()), None)?);
-    let (publisher, events) = open(page, configuration)?;
+/// What a guest's session is connected to, but for whoever keeps its page.
+struct Wires {
+    signals: UnixStream,
+    control: Socket,
+    options: Options,
+}
+
+impl Wires {
+    /// Made before anything is published, so that no signal finds us without the means to take the page back; and who
+    /// does not get the socket has written nothing.
+    fn new(args: &QemuArgs, page: &Path) -> anyhow::Result<Self> {
+        let mut options = Options::new(checked("--refresh", args.refresh.unwrap_or(REFRESH))?);
+        (options.second_page, options.restored) = (args.second_page, args.restored);
+        options.require_time = args.require_time;
+        let signals = stop_signal()?;
+        let control = Socket(Server::listen(&path_for(page, args.control.as_deref()), None)?);
+        Ok(Self { signals, control, options })
+    }
+
+    fn to<K>(self, keeper: K, report: &mut dyn FnMut(&Event, &Snapshot)) -> Wiring<'_, K, Socket> {
+        Wiring::new(keeper, self.control, self.signals, self.options, report)
+    }
+}
+
+/// The host's service, where one is to publish the page.
+fn service(args: &QemuArgs, page: &Path) -> anyhow::Result<Option<ServiceGuest<service::Socket>>> {
+    let is_own = args.config.is_some() || args.reference.is_some() || args.tai_offset.is_some();
+    if args.no_service || is_own {
+        return Ok(None);
+    }
+    let path = args.service.clone().unwrap_or_else(|| path_for(&published_page(), None));
+    let found = Client::connect(&path).and_then(|mut client| client.version());
+    match found {
+        Ok(_) => {
+            let socket = service::Socket::connect(&path)?;
+            Ok(Some(ServiceGuest::new(socket, name(args, page)?)))
+        }
+        Err(error) if args.service.is_some() => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// What the service calls the guest.
+fn name(args: &QemuArgs, page: &Path) -> anyhow::Result<GuestName> {
+    if let Some(name) = &args.name {
+        return Ok(name.clone());
+    }
+    let file = page.file_name().filter(|_| args.page.is_some());
+    let name = file.map_or_else(|| format!("qemu-{}", std::process::id()), |file| file.to_string_lossy().into_owned());
+    name.parse().with_context(|| format!("{}: gives the guest no name; state one with --name", page.display()))
+}
+
+/// A publisher of the guest's own, on its page.
+fn publisher(args: &QemuArgs, page: &Path, report: &mut dyn FnMut(&Event, &Snapshot)) -> anyhow::Result<Publisher> {
+    let (publisher, events) = open(page, Configuration::of_guest(args)?)?;
     for event in events {
         report(&Event::Published(event), publisher.contents());
     }
-    Ok(Wiring::new(publisher, control, signals, options, report))
+    Ok(publisher)
 }
 
 /// The socket of `vmclock signal`.

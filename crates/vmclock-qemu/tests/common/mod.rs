@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A page in memory, and a machine whose actions are done to it.
+//! A page in memory, whoever keeps it, and a machine whose actions are done to it.
 #![allow(dead_code)] // each test uses some of it
+
+#[path = "served.rs"]
+mod served;
 
 use std::collections::HashMap;
 
@@ -10,6 +13,8 @@ use vmclock_host::event::Event as HostEvent;
 use vmclock_qemu::event::Event;
 use vmclock_qemu::machine::{Action, CounterSource, Input, Machine, Request, Setup, Start};
 use vmclock_qemu::page::{GuestPage, PageChange, Seen};
+
+use served::Served;
 
 /// Of the host's counter.
 pub(crate) const TICKS_PER_MS: u64 = 1_000_000;
@@ -31,9 +36,20 @@ pub(crate) struct MemoryPage {
     /// Beside the page, and as it was last made.
     pub(crate) mark: u64,
     pub(crate) made: u64,
+    /// Keeps it; none where nobody else does.
+    served: Option<Served>,
 }
 
 impl MemoryPage {
+    /// A page that the host's service keeps.
+    pub(crate) fn served(start: &Start) -> Self {
+        let served = Served::new(start.is_incoming());
+        let contents = served.memory();
+        let (markers, generations) = (vec![contents.disruption_marker], vec![contents.vm_generation_counter]);
+        let history = History::from([(contents.seq_count, contents)]);
+        Self { contents, memory: contents, history, markers, generations, served: Some(served), ..Self::new() }
+    }
+
     pub(crate) fn new() -> Self {
         let contents = Snapshot::BLANK.with(|page| {
             page.seq_count = 2;
@@ -54,16 +70,84 @@ impl MemoryPage {
             generations: vec![1],
             mark: 0,
             made: 0,
+            served: None,
         }
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        Seen::in_memory(&self.memory.to_bytes(), &self.contents, self.mark == self.made)
+    pub(crate) fn seen(&mut self) -> Seen {
+        let is_marked = self.mark == self.made;
+        match &mut self.served {
+            Some(served) => served.seen(is_marked),
+            None => Seen::in_memory(&self.memory.to_bytes(), &self.contents, is_marked),
+        }
+    }
+
+    /// Somebody else writes the page's memory.
+    pub(crate) fn write(&mut self, memory: Snapshot) {
+        self.memory = memory;
+        if let Some(served) = &self.served {
+            served.write(&memory);
+        }
+    }
+
+    /// Does what the machine wants.
+    pub(crate) fn change(&mut self, change: PageChange) {
+        let Some(served) = &mut self.served else {
+            let Ok(_) = change.perform(self);
+            return;
+        };
+        let before = served.memory();
+        served.change(change);
+        match change {
+            PageChange::Counter(counter) => self.counter = Some(counter),
+            PageChange::ContinueAfter(_) | PageChange::Round | PageChange::RoundUnwritten => {}
+            _ => self.counter = None,
+        }
+        let now = served.memory();
+        if now != before {
+            self.written(self.contents, now);
+        }
+    }
+
+    /// The service brings all its pages up to date, whatever happens to the guest.
+    pub(crate) fn refresh_service(&mut self, is_incoming: bool) {
+        let Some(served) = &mut self.served else { return };
+        let before = served.memory();
+        served.round();
+        let now = served.memory();
+        assert!(!is_incoming || now == before, "the page is QEMU's to write");
+        if now != before {
+            self.written(self.contents, now);
+        }
+    }
+
+    pub(crate) fn expect_guest(&mut self) {
+        if let Some(served) = &mut self.served {
+            served.expect_guest();
+        }
+    }
+
+    fn written(&mut self, before: Snapshot, now: Snapshot) {
+        (self.contents, self.memory) = (now, now);
+        if let Some(other) = self.history.insert(now.seq_count, now) {
+            assert_eq!(other, now, "the guest has seen this sequence count with other contents");
+        }
+        for (all, before, now) in [
+            (&mut self.markers, before.disruption_marker, now.disruption_marker),
+            (&mut self.generations, before.vm_generation_counter, now.vm_generation_counter),
+        ] {
+            if before != now {
+                all.push(now);
+            }
+        }
+        if now.clock_status.gives_time() {
+            assert!(self.counter.is_some(), "the page gives time, and nobody knows the guest's counter");
+        }
     }
 
     /// QEMU writes the page's memory: another host's, or a snapshot's.
     pub(crate) fn loaded(&mut self, memory: Snapshot, history: History, mark: u64) {
-        self.memory = memory;
+        self.write(memory);
         self.history = history;
         self.mark = mark;
     }
@@ -92,24 +176,10 @@ impl GuestPage for MemoryPage {
 
     fn update(&mut self, change: &mut dyn FnMut(&mut Snapshot)) -> Result<(), Self::Error> {
         let before = self.contents;
-        change(&mut self.contents);
-        self.contents.seq_count = (self.contents.seq_count | 1).wrapping_add(1);
-        self.memory = self.contents;
-        let now = self.contents;
-        if let Some(other) = self.history.insert(now.seq_count, now) {
-            assert_eq!(other, now, "the guest has seen this sequence count with other contents");
-        }
-        for (all, before, now) in [
-            (&mut self.markers, before.disruption_marker, now.disruption_marker),
-            (&mut self.generations, before.vm_generation_counter, now.vm_generation_counter),
-        ] {
-            if before != now {
-                all.push(now);
-            }
-        }
-        if now.clock_status.gives_time() {
-            assert!(self.counter.is_some(), "the page gives time, and nobody knows the guest's counter");
-        }
+        let mut now = before;
+        change(&mut now);
+        now.seq_count = (now.seq_count | 1).wrapping_add(1);
+        self.written(before, now);
         Ok(())
     }
 
@@ -167,8 +237,11 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     pub(crate) fn new(setup: Setup) -> (Self, String) {
+        Self::with(setup, MemoryPage::new())
+    }
+
+    pub(crate) fn with(setup: Setup, page: MemoryPage) -> (Self, String) {
         let (machine, actions) = Machine::new(setup);
-        let page = MemoryPage::new();
         let mut conversation = Self { machine, page, epoch: 0, reported: Vec::new(), gave_up: None };
         let words = conversation.perform(actions);
         (conversation, words)
@@ -176,7 +249,8 @@ impl Conversation {
 
     /// One input, and the actions that follow, but for marks: `=` changes the page, `?` asks, names are reports.
     pub(crate) fn on(&mut self, input: Input) -> String {
-        let actions = self.machine.on(input, self.page.seen());
+        let seen = self.page.seen();
+        let actions = self.machine.on(input, seen);
         self.perform(actions)
     }
 
@@ -186,9 +260,7 @@ impl Conversation {
             words.extend(name(&action));
             match action {
                 Action::Mark => self.page.make_mark(),
-                Action::Page(change) => {
-                    let Ok(_) = change.perform(&mut self.page);
-                }
+                Action::Page(change) => self.page.change(change),
                 Action::ReadCounter { epoch } | Action::AskGuest { epoch, .. } => self.epoch = epoch,
                 Action::Report(event) => self.reported.push(event),
                 Action::GiveUp(why) => self.gave_up = Some(why),

@@ -92,6 +92,49 @@ fn starts() -> impl Strategy<Value = (Start, Run)> {
     ]
 }
 
+/// Does all steps, and gives what the page says after each.
+fn run(world: &mut World, steps: &[(Step, u32)], refreshes: bool) -> Vec<(bool, bool, usize, usize)> {
+    let mut said = Vec::new();
+    for (step, pause) in steps {
+        world.advance((*pause).into());
+        match *step {
+            Step::Stop => world.stop(),
+            Step::Cont => world.cont(),
+            Step::Save => world.save(),
+            Step::Load(which) => {
+                world.begin_load(which);
+                world.finish_load();
+            }
+            Step::BeginLoad(which) => world.begin_load(which),
+            Step::FinishLoad => world.finish_load(),
+            Step::Reset => world.reset(),
+            Step::Migrate => world.migrate(),
+            Step::SwitchOver => world.switch_over(),
+            Step::CancelMigration => world.end_migration("cancelled"),
+            Step::FailMigration => world.end_migration("failed"),
+            Step::CompleteMigration => world.end_migration("completed"),
+            Step::Stream => world.stream(),
+            Step::Arrive => world.arrive(false),
+            Step::ArriveRunning => world.arrive(true),
+            Step::WriteTsc(offset) => world.write_tsc(offset),
+            Step::Scribble => world.scribble(),
+            Step::Hide => world.hide(),
+            Step::Execute => world.execute(),
+            Step::Handle => world.handle(),
+            Step::HandleAll => world.handle_all(),
+            Step::Round => world.round(),
+            Step::Settle => world.settle(),
+        }
+        if refreshes && matches!(step, Step::Round | Step::Settle) {
+            world.refresh_service();
+        }
+        said.push(world.says());
+    }
+    world.settle();
+    said.push(world.says());
+    said
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -103,39 +146,40 @@ proptest! {
         let source = if kvm { Source::Kvm } else { Source::Tcg };
         let mut setup = setup(source.setup(), start);
         setup.second_page = second_page;
-        let mut world = World::new(setup, source, run, first, listens);
-        for (step, pause) in steps {
-            world.advance(pause.into());
-            match step {
-                Step::Stop => world.stop(),
-                Step::Cont => world.cont(),
-                Step::Save => world.save(),
-                Step::Load(which) => {
-                    world.begin_load(which);
-                    world.finish_load();
-                }
-                Step::BeginLoad(which) => world.begin_load(which),
-                Step::FinishLoad => world.finish_load(),
-                Step::Reset => world.reset(),
-                Step::Migrate => world.migrate(),
-                Step::SwitchOver => world.switch_over(),
-                Step::CancelMigration => world.end_migration("cancelled"),
-                Step::FailMigration => world.end_migration("failed"),
-                Step::CompleteMigration => world.end_migration("completed"),
-                Step::Stream => world.stream(),
-                Step::Arrive => world.arrive(false),
-                Step::ArriveRunning => world.arrive(true),
-                Step::WriteTsc(offset) => world.write_tsc(offset),
-                Step::Scribble => world.scribble(),
-                Step::Hide => world.hide(),
-                Step::Execute => world.execute(),
-                Step::Handle => world.handle(),
-                Step::HandleAll => world.handle_all(),
-                Step::Round => world.round(),
-                Step::Settle => world.settle(),
-            }
-        }
-        world.settle();
+        let mut world = World::new(setup, source, run, first, listens, MemoryPage::new());
+        self::run(&mut world, &steps, false);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_service_gives_the_same_pages(
+        (start, run) in starts(), kvm in any::<bool>(), second_page in any::<bool>(), listens in any::<bool>(),
+        first in any::<u64>(), steps in steps(),
+    ) {
+        let source = if kvm { Source::Kvm } else { Source::Tcg };
+        let mut setup = setup(source.setup(), start);
+        setup.second_page = second_page;
+        let served = MemoryPage::served(&setup.start);
+        let [own, served] = [MemoryPage::new(), served].map(|page| {
+            let mut world = World::new(setup.clone(), source, run, first, listens, page);
+            self::run(&mut world, &steps, false)
+        });
+        prop_assert_eq!(own, served);
+    }
+
+    #[test]
+    fn what_a_service_publishes_is_true_whenever_it_refreshes(
+        (start, run) in starts(), kvm in any::<bool>(), listens in any::<bool>(), first in any::<u64>(),
+        steps in steps(),
+    ) {
+        let source = if kvm { Source::Kvm } else { Source::Tcg };
+        let setup = setup(source.setup(), start);
+        let page = MemoryPage::served(&setup.start);
+        let mut world = World::new(setup, source, run, first, listens, page);
+        self::run(&mut world, &steps, true);
     }
 }
 

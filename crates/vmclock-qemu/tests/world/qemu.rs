@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use vmclock_core::abi::Snapshot;
+use vmclock_core::abi::{CounterId, Snapshot};
 use vmclock_core::guest_counter::GuestCounter;
 use vmclock_qemu::event::Event;
 use vmclock_qemu::machine::{Action, Answer, CounterSource, Handed, Input, Request, Setup, Start};
@@ -91,6 +91,8 @@ pub(crate) struct World {
     joined: bool,
     /// A page is in memory that is not ours, and the guest was not resumed since.
     brought_back: bool,
+    /// Whoever keeps the page knows that the guest is still to come.
+    is_expected: bool,
     expected: Expected,
     /// How often the guest wrote its own page, which passes for a snapshot at its next resumption.
     scribbles: usize,
@@ -105,9 +107,10 @@ struct Expected {
 }
 
 impl World {
-    pub(crate) fn new(setup: Setup, source: Source, run: Run, first: u64, listens: bool) -> Self {
+    pub(crate) fn new(setup: Setup, source: Source, run: Run, first: u64, listens: bool, page: MemoryPage) -> Self {
         let starts_attached = setup.start == Start::Attached;
-        let (conversation, _) = Conversation::new(setup);
+        let is_expected = setup.start.is_incoming();
+        let (conversation, _) = Conversation::with(setup, page);
         let mut world = Self {
             conversation,
             source,
@@ -129,6 +132,7 @@ impl World {
             asked: !starts_attached,
             joined: !starts_attached,
             brought_back: false,
+            is_expected,
             expected: Expected { markers: 1, ..Expected::default() },
             scribbles: 0,
         };
@@ -370,7 +374,8 @@ impl World {
         self.highest = self.now.wrapping_add(offset);
         self.expected.at_least += 1;
         self.expected.at_most += 1;
-        let actions = self.conversation.machine.on(Input::RoundComplete, self.conversation.page.seen());
+        let seen = self.conversation.page.seen();
+        let actions = self.conversation.machine.on(Input::RoundComplete, seen);
         self.perform(actions);
         self.handled = Some(offset);
         self.handle_all();
@@ -381,7 +386,7 @@ impl World {
             return;
         }
         let page = &mut self.conversation.page;
-        page.memory.time_sec ^= 1;
+        page.write(page.memory.with(|memory| memory.time_sec ^= 1));
         self.scribbles += 1;
     }
 
@@ -392,7 +397,7 @@ impl World {
         let page = &mut self.conversation.page;
         // Nobody can tell if it was saved since we last got to a resumption, too.
         if self.joined && page.mark != page.made && !self.conversation.machine.is_incoming() {
-            page.memory = page.contents;
+            page.write(page.contents);
         }
     }
 
@@ -452,8 +457,12 @@ impl World {
 
     fn on(&mut self, input: Input) {
         let markers = self.conversation.page.markers.len();
-        let actions = self.conversation.machine.on(input, self.conversation.page.seen());
+        let seen = self.conversation.page.seen();
+        let actions = self.conversation.machine.on(input, seen);
         self.perform(actions);
+        if self.conversation.machine.is_incoming() && !std::mem::replace(&mut self.is_expected, true) {
+            self.conversation.page.expect_guest();
+        }
         // Also that of an arrival, if the snapshot was loaded before we got to that.
         self.brought_back &= self.conversation.page.markers.len() == markers;
         if let Some(counter) = self.conversation.page.counter {
@@ -466,9 +475,7 @@ impl World {
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Page(change) => {
-                    let Ok(_) = change.perform(&mut self.conversation.page);
-                }
+                Action::Page(change) => self.conversation.page.change(change),
                 Action::Mark => self.conversation.page.make_mark(),
                 Action::Ask(request) => {
                     assert!(self.command.is_none(), "one command at a time");
@@ -494,6 +501,21 @@ impl World {
                 Action::End => panic!("QEMU has not ended"),
             }
         }
+    }
+
+    /// The service refreshes its pages, whenever that is.
+    pub(crate) fn refresh_service(&mut self) {
+        // Until QEMU is asked, nobody knows that it loads the page.
+        if self.joined {
+            self.conversation.page.refresh_service(self.conversation.machine.is_incoming());
+        }
+    }
+
+    /// What the page says, but for what is another number each time.
+    pub(crate) fn says(&self) -> (bool, bool, usize, usize) {
+        let page = &self.conversation.page;
+        let has_counter = page.memory.counter_id != CounterId::NONE;
+        (page.memory.clock_status.gives_time(), has_counter, page.markers.len(), page.generations.len())
     }
 
     /// Lets everybody finish what they began.

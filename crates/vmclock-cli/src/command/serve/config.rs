@@ -20,6 +20,8 @@ use vmclock_host::source::page::PageSource;
 use vmclock_host::source::ptp::{Ptp4l, PtpClock, PtpError, PtpScale, HOLDOVER};
 use vmclock_host::source::{Immediate, Measure, Source};
 
+#[cfg(feature = "qemu")]
+use crate::cli::QemuArgs;
 use crate::cli::{duration, Reference, ServeArgs};
 
 /// How often the sources are polled where nothing says otherwise.
@@ -48,7 +50,7 @@ impl Configuration {
         let reference = args.reference.unwrap_or(Reference::Kernel);
         let mut configuration = Self::simple(reference, args.refresh.unwrap_or(REFRESH), args.tai_offset)?;
         if let Some(config) = file {
-            config.apply_to(&mut configuration, args)?;
+            config.apply_to(&mut configuration, args.refresh)?;
         }
         let plan = &mut configuration.plan;
         if let Some(start) = args.start_at {
@@ -59,6 +61,17 @@ impl Configuration {
             let file = File::create_new(path)
                 .with_context(|| format!("{}: cannot make a new file for the trace", path.display()))?;
             plan.trace = Some(Box::new(file));
+        }
+        Ok(configuration)
+    }
+
+    /// The same for the page of one guest.
+    #[cfg(feature = "qemu")]
+    pub(in crate::command) fn of_guest(args: &QemuArgs) -> anyhow::Result<Self> {
+        let reference = args.reference.unwrap_or(Reference::Kernel);
+        let mut configuration = Self::simple(reference, args.refresh.unwrap_or(REFRESH), args.tai_offset)?;
+        if let Some(path) = &args.config {
+            Config::read(path)?.apply_to(&mut configuration, args.refresh)?;
         }
         Ok(configuration)
     }
@@ -81,7 +94,7 @@ impl Configuration {
     }
 }
 
-fn checked(key: &str, refresh: Duration) -> anyhow::Result<Duration> {
+pub(in crate::command) fn checked(key: &str, refresh: Duration) -> anyhow::Result<Duration> {
     ensure!(
         (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&refresh),
         "{key} {refresh:?}: must be between 1ms and 60s"
@@ -159,8 +172,8 @@ impl Config {
     }
 
     /// What the command line says comes first.
-    fn apply_to(self, configuration: &mut Configuration, args: &ServeArgs) -> anyhow::Result<()> {
-        if let (None, Some(refresh)) = (args.refresh, &self.refresh) {
+    fn apply_to(self, configuration: &mut Configuration, refresh: Option<Duration>) -> anyhow::Result<()> {
+        if let (None, Some(refresh)) = (refresh, &self.refresh) {
             configuration.refresh = checked("refresh", time("refresh", refresh)?)?;
         }
         if let Some(offset) = self.tai_offset {
