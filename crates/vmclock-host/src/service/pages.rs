@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{fcntl_getfl, fstat, FileType, OFlags};
-use vmclock_core::abi::{ParseError, Snapshot, STRUCTURE_LEN};
-use vmclock_core::lifecycle::distrusted;
+use vmclock_core::abi::{ClockStatus, ParseError, Snapshot, STRUCTURE_LEN};
 use vmclock_core::page::{TakenOver, Writer};
 
 use crate::page_file::{FilePage, Found, MappedPage, PageFileError, LEN};
@@ -199,7 +198,7 @@ impl PageSink for DescriptorPage {
     }
 
     fn give_up(&mut self) {
-        self.writer.update(distrusted);
+        self.writer.update(|page| page.clock_status = ClockStatus::UNRELIABLE);
     }
 }
 
@@ -251,7 +250,6 @@ mod tests {
 
     use rustix::event::{eventfd, EventfdFlags};
     use rustix::fs::{memfd_create, MemfdFlags};
-    use vmclock_core::abi::ClockStatus;
 
     use super::*;
 
