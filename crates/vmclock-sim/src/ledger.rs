@@ -109,11 +109,12 @@ impl Ledger {
         if delivered.wrong {
             record.wrong_until = now + self.timeout;
         }
-        if now - delivered.ended > self.source_timeout {
-            // It comes too late to count.
+        // How old it is, the publisher knows by its counter only: near the timeout it may count or not.
+        let (age, tolerance) = (now - delivered.ended, self.source_timeout / 100);
+        if age > self.source_timeout + tolerance {
             return;
         }
-        if !delivered.wrong {
+        if !delivered.wrong && age <= self.source_timeout {
             record.right_at = delivered.ended;
         }
         if delivered.synchronized {
@@ -122,7 +123,9 @@ impl Ledger {
                 record.synchronized_at = now;
             }
         }
-        self.round.push(delivered);
+        if age <= self.source_timeout {
+            self.round.push(delivered);
+        }
     }
 
     /// More than half of the configured clocks.
@@ -264,6 +267,21 @@ mod tests {
     fn ledger() -> Ledger {
         let publisher = PublisherSpec { refresh: SECOND, probation: MINUTE, ..PublisherSpec::DEFAULT };
         Ledger::new(3, &publisher, 0)
+    }
+
+    #[test]
+    fn near_the_timeout_an_answer_may_count_and_need_not() {
+        const START: Nanos = 60 * MINUTE;
+        let mut ledger = ledger();
+        let timeout = ledger.source_timeout;
+        for (age, may, must) in [(timeout, true, true), (timeout + 1_000, true, false), (timeout * 2, false, false)] {
+            let now = START + age;
+            ledger.clocks.fill(Ledger::new(1, &PublisherSpec::DEFAULT, 0).clocks[0]);
+            ledger.round.clear();
+            ledger.delivered(delivered(0, START, false), now, |_| true);
+            assert_eq!(ledger.is_synchronized(now, |_| true), may, "{age}");
+            assert_eq!((ledger.clocks[0].right_at == START, ledger.round.len()), (must, usize::from(must)), "{age}");
+        }
     }
 
     fn delivered(clock: usize, at: Nanos, wrong: bool) -> Delivered {
