@@ -29,6 +29,7 @@ mod guest_test;
 mod package;
 mod project;
 mod python_bindings;
+mod restarts;
 mod shell;
 mod steps;
 mod test;
@@ -60,6 +61,7 @@ enum Verb {
     DriverTest(driver_test::Options),
     Dkms(dkms::Options),
     UpstreamSeries(driver_test::UpstreamOptions),
+    Restarts(restarts::Options),
     Semver(package::Semver),
 }
 
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Verb::DriverTest(options) => driver_test::run(&project, &options),
         Verb::Dkms(options) => dkms::run(&project, &options),
         Verb::UpstreamSeries(options) => driver_test::upstream_series(&project, &options),
+        Verb::Restarts(options) => restarts::run(&project, &options),
         Verb::Semver(options) => package::semver(&project, &options),
     });
     match outcome {

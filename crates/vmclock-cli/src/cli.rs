@@ -281,6 +281,7 @@ pub(crate) enum CpuCounter {
 }
 
 #[derive(Args, Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // flags are what a command line is made of
 pub(crate) struct ServeArgs {
     /// The file to publish the page in (default: `$VMCLOCK_PAGE`; else /run/vmclock/page)
     #[arg(long, value_name = "PATH", default_value_os_t = published_page(), hide_default_value = true)]
@@ -322,6 +323,15 @@ pub(crate) struct ServeArgs {
     /// Record all measurements and decisions in a new file, for `vmclock simulate --replay`
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
+
+    /// Where to save what is known, for the next publisher: after SIGTERM or a crash it continues with the same marker and
+    /// bounds, if the counter went on (default: /run/vmclock/state, where the page is /run/vmclock/page; else nowhere)
+    #[arg(long, value_name = "FOLDER", conflicts_with = "start_at")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Save nothing: whoever stops the publisher makes the page unreliable, and the next one gives it a new marker
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) no_state: bool,
 
     /// Print one JSON line for each thing that the publisher does
     #[arg(long)]

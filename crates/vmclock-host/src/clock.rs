@@ -12,15 +12,17 @@ use vmclock_core::leap::LeapKind;
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Span, Tai, Time, Utc};
 
+use crate::continuity::Doubt;
 use crate::estimator::{Finding, Settings, Standing};
 use crate::event::{Event, LeapNews};
+use crate::journal::{Identity, Journal, SavedSource};
 use crate::page_file::PageFileError;
 use crate::policy::{Policy, Role, Start};
 use crate::schedule::LeapSecond;
 use crate::source::{Measurement, Source, SourceError, Stamp};
 use crate::trace::Recorder;
 use crate::utc::{Knowledge, Listed, Origin, UtcFinding};
-use crate::world::Host;
+use crate::world::{Host, StateStore};
 
 /// How often the kernel and the list of leap seconds are asked for TAI-UTC.
 const LOOKED_UP_EACH: i128 = 60_000_000_000;
@@ -41,6 +43,8 @@ pub struct Plan {
     pub tai_offset: Option<TaiOffset>,
     /// Where decisions are recorded.
     pub trace: Option<Box<dyn Write>>,
+    /// Where what is known is kept for the next publisher, which continues with the same marker if the counter went on.
+    pub state: Option<Box<dyn StateStore>>,
     /// The page's clock is an imaginary one, which shows this time at the start.
     pub start_at: Option<Time<Utc>>,
     /// A leap second to announce from the start.
@@ -133,6 +137,11 @@ pub struct Clock<H> {
     trusted: bool,
     /// As of the last round.
     status: ClockStatus,
+    /// It goes on where another publisher stopped, and has not measured yet: pages stay as that one left them.
+    is_waiting: bool,
+    journal: Option<Journal>,
+    /// The counter at the start, or in the first round.
+    started: u64,
 }
 
 impl<H: Host> Clock<H> {
@@ -143,28 +152,152 @@ impl<H: Host> Clock<H> {
         sources: Vec<Box<dyn Source>>,
         stated: Option<TaiOffset>,
         trace: Option<Box<dyn Write>>,
+        state: Option<Box<dyn StateStore>>,
     ) -> Result<(Self, Vec<Event>), PublishError> {
         let mut events = Vec::new();
         let (roles, shared) = roles_of(&sources);
         events.extend(shared.into_iter().map(|sources| Event::SharedClock { sources }));
         let utc = host.utc();
+        // Before the period is measured, which takes some milliseconds: the next one shows how the raw clock goes.
+        let witness = if state.is_some() { host.witness() } else { None };
         let nominal = host.nominal_period().ok_or(PublishError::CounterStopped)?;
         let start = Start { settings, nominal, roles, knowledge: look_up(&host, stated), utc };
-        let recorder = Recorder::new(start, trace);
+        let mut polled: Vec<Polled> = sources.into_iter().map(Polled::new).collect();
+        let (journal, left) = state
+            .map_or((None, None), |state| Journal::open(witness, state, &start, &saved_sources(&polled), &mut events));
+        let is_waiting = left.is_some();
+        let recorder = match left {
+            None => Recorder::new(start, trace),
+            Some(left) => {
+                polled.iter_mut().zip(left.eras).for_each(|(polled, era)| polled.era = era);
+                Self::resumed(&host, start, left.policy, stated, trace)
+            }
+        };
         let keeper = recorder.policy().utc();
         events.push(offset_event(keeper.published(keeper.schedule().offset), keeper.origin(), || {
             host.leap_seconds().and_then(|list| list.tai_offset(utc.seconds())).err().map(|error| error.to_string())
         }));
+        let started = host.counter();
         let clock = Self {
-            looked_up: host.counter(),
+            looked_up: started,
             trusted: host.counter_is_trusted() != Some(false),
-            sources: sources.into_iter().map(Polled::new).collect(),
+            sources: polled,
             host,
             recorder,
             stated,
             status: ClockStatus::INITIALIZING,
+            is_waiting,
+            journal,
+            started,
         };
         Ok((clock, events))
+    }
+
+    /// What the last publisher knew, with what the world says of TAI-UTC now.
+    fn resumed(
+        host: &H,
+        start: Start,
+        policy: Policy,
+        stated: Option<TaiOffset>,
+        trace: Option<Box<dyn Write>>,
+    ) -> Recorder {
+        let mut recorder = Recorder::resume(start, policy, trace);
+        recorder.update(look_up(host, stated), host.utc(), host.counter());
+        recorder
+    }
+
+    /// Whether a page that was found so goes on with the marker that it has: how long nobody published on it, in
+    /// nanoseconds. `None`: nothing is to be continued, and if that is a doubt it was reported. `may_have`: the page as it
+    /// would be with a calibration.
+    pub(crate) fn continues(
+        &self,
+        page: &str,
+        found: &Snapshot,
+        is_interrupted: bool,
+        blank: &Snapshot,
+        may_have: impl Fn(&Calibration<Tai>) -> Option<Snapshot>,
+    ) -> Option<Result<u64, Doubt>> {
+        let journal = self.journal.as_ref().filter(|journal| journal.goes_on())?;
+        let doubt = |reason: &str| Err(Doubt::Page { page: page.to_owned(), reason: reason.to_owned() });
+        if (found.counter_id, found.time_type) != (blank.counter_id, blank.time_type) {
+            return Some(doubt("it is about another counter, or on another scale"));
+        }
+        let is_known =
+            |calibration| may_have(calibration).is_some_and(|page| page.counter_value == found.counter_value);
+        // In the middle of an update a page may have some of each.
+        if found.clock_status.gives_time() && !is_interrupted && !self.policy().estimator().left().any(is_known) {
+            return Some(doubt("its time is not what the saved state has"));
+        }
+        Some(journal.gap_of(page, Identity::of(found)))
+    }
+
+    /// A page is about to have this marker and generation: to be followed by [`write_ahead`](Self::write_ahead).
+    pub(crate) fn note(&mut self, page: &str, identity: Identity) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(page, identity);
+        }
+    }
+
+    /// A page returned that another publisher may have left. Once all have, what was on them binds no more.
+    pub(crate) fn returned(&mut self, page: &str) {
+        if self.journal.as_mut().is_some_and(|journal| journal.returned(page)) {
+            self.recorder.release();
+        }
+    }
+
+    /// A page is published no more.
+    pub(crate) fn forget(&mut self, page: &str) {
+        if let Some(journal) = &mut self.journal {
+            journal.forget(page);
+        }
+    }
+
+    /// There is something new to publish; or it is on all pages.
+    pub(crate) fn set_seen(&mut self, is_seen: bool) {
+        if let Some(journal) = &mut self.journal {
+            journal.set_seen(is_seen);
+        }
+    }
+
+    /// What the last publisher's page had: tells what its readers have, where it had no other. `None`: it was in the middle
+    /// of an update.
+    pub(crate) fn found(&mut self, page: &str, on_page: Option<&Calibration<Tai>>) {
+        let Some(is_unseen) = self.journal.as_ref().and_then(|journal| journal.is_only(page)) else { return };
+        // Where the clock is never set back, what came on the page may have been moved then.
+        if is_unseen || on_page.is_some() && self.policy().settings().monotonic {
+            self.recorder.found(on_page);
+        }
+    }
+
+    /// All pages are given up: the next publisher starts anew.
+    pub(crate) fn abandon(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.abandon();
+        }
+    }
+
+    /// Saves what is known, unless it is saved. To be called before a page says anything new.
+    pub(crate) fn write_ahead(&mut self) {
+        let Self { host, sources, recorder, journal, .. } = self;
+        if let Some(journal) = journal {
+            journal.save(host, recorder.policy(), || saved_sources(sources));
+        }
+    }
+
+    /// Nobody measures from now on: saves what is known for the next publisher. What the pages are to say until then;
+    /// `None` where nothing is saved.
+    pub(crate) fn rest(&mut self) -> Option<Round> {
+        self.journal.as_ref()?;
+        let is_new = self.status.gives_time() && self.recorder.rest(self.host.counter());
+        if is_new {
+            self.set_seen(false);
+        }
+        if self.status.gives_time() {
+            self.status = if self.last().is_some() { ClockStatus::FREE_RUNNING } else { ClockStatus::UNRELIABLE };
+        }
+        let Self { host, sources, recorder, journal, .. } = self;
+        let is_saved = journal.as_mut()?.finish(host, recorder.policy(), &saved_sources(sources));
+        is_saved.then(|| Round { is_new, ..self.current() })
     }
 
     /// All decisions so far.
@@ -184,6 +317,11 @@ impl<H: Host> Clock<H> {
         } else {
             ClockStatus::UNRELIABLE
         }
+    }
+
+    /// Whether pages are as another publisher left them, until the first round.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 
     /// Whether the kernel trusts the counter.
@@ -310,6 +448,13 @@ impl<H: Host> Clock<H> {
     /// Ends a round: decides on what the sources have given so far. A source that has not answered counts as
     /// unreachable in this round.
     pub fn finish_round(&mut self, events: &mut Vec<Event>) -> Result<Round, PublishError> {
+        if self.is_waiting {
+            self.started = self.host.counter();
+        }
+        let age = self.since(self.started);
+        if self.journal.as_mut().is_some_and(|journal| journal.expire(age)) {
+            self.recorder.release();
+        }
         let trusted = self.host.counter_is_trusted() != Some(false);
         let is_news = std::mem::replace(&mut self.trusted, trusted) != trusted;
         if is_news {
@@ -322,14 +467,22 @@ impl<H: Host> Clock<H> {
         events.extend(decision.conclusion.findings.iter().map(|finding| self.event_of(finding)));
         events.extend(decision.utc_findings.iter().map(|finding| Self::utc_event_of(finding)));
         self.report_unreachable(events);
+        if let Some(journal) = &mut self.journal {
+            journal.outdated();
+            let failure = journal.take_failure();
+            events.extend(failure.map(|text| Event::Warning { text }));
+        }
         if let Some(error) = self.recorder.take_error() {
             events.push(Event::Warning { text: format!("the trace ends here: {error}") });
         }
         let conclusion = decision.conclusion;
-        self.status = conclusion.status;
+        (self.status, self.is_waiting) = (conclusion.status, false);
         // What the kernel does not trust any more was perhaps disrupted.
         let disrupted = conclusion.disrupted || restarted || (is_news && !trusted);
         let is_new = conclusion.publish.is_some();
+        if is_new {
+            self.set_seen(false);
+        }
         Ok(Round { status: self.status(), is_new, disrupted })
     }
 
@@ -452,6 +605,9 @@ impl<H: Host> Clock<H> {
 
     /// Announces a leap second at the end of the current month, or that there is none. Gives the end of that month.
     pub(crate) fn announce(&mut self, kind: Option<LeapKind>) -> i64 {
+        if let Some(journal) = &mut self.journal {
+            journal.outdated();
+        }
         self.recorder.announce(kind, self.host.counter())
     }
 }
@@ -470,6 +626,10 @@ fn roles_of(sources: &[Box<dyn Source>]) -> (Vec<Role>, Vec<Vec<String>>) {
         roles.push(Role { clock: index, is_tai: source.is_tai() });
     }
     (roles, clocks.into_iter().map(|(_, names)| names).filter(|names| names.len() > 1).collect())
+}
+
+fn saved_sources(sources: &[Polled]) -> Vec<SavedSource> {
+    sources.iter().map(|polled| SavedSource::of(&*polled.source, polled.era)).collect()
 }
 
 fn look_up(host: &impl Host, stated: Option<TaiOffset>) -> Knowledge {

@@ -32,6 +32,7 @@ mod wander;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::abi::ClockStatus;
 use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::sample::Sample;
@@ -60,6 +61,8 @@ const EXACT: u64 = 1_000_000;
 /// Where the frequency may be after a contradiction, in parts per 10^12 from the nominal one: also where that was
 /// measured while the counter was disrupted.
 const ANY_FREQUENCY: u64 = 10_000_000_000;
+/// No wander, and no error of the nominal frequency, is as large, in parts per 10^12.
+const MOST_WANDER: u64 = 500_000_000_000;
 /// So many rounds in a row must agree, each with new measurements, before what was rejected is accepted again, or
 /// something else in its place.
 const ROUNDS: u32 = 3;
@@ -72,7 +75,8 @@ const ROUNDS: u32 = 3;
 /// assert_eq!(settings.wander, 15_000_000); // 15 ppm
 /// settings.monotonic = true;
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
     /// The frequency wander: how far the counter's frequency at any moment may be from its average over any time, in
@@ -102,6 +106,26 @@ impl Default for Settings {
             source_timeout: 30_000_000_000,
             probation: 600_000_000_000,
             monotonic: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Which assumption is weaker than an earlier one, if one is: what followed from that may be wrong.
+    pub(crate) fn assume_less_than(&self, before: &Self) -> Option<&'static str> {
+        let measured_less = match (before.measured_wander, self.measured_wander) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(before), Some(now)) => now > before,
+        };
+        if self.wander > before.wander {
+            Some("a larger frequency wander (drift_ppm)")
+        } else if measured_less {
+            Some("a larger measured frequency wander (drift, least_drift_ppm)")
+        } else if self.nominal_error > before.nominal_error {
+            Some("a larger error of the nominal frequency (nominal_error_ppm)")
+        } else {
+            None
         }
     }
 }
@@ -175,7 +199,7 @@ pub enum Finding {
 }
 
 /// How a source is used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Standing {
     /// It has not been measured within the source timeout.
@@ -222,7 +246,7 @@ pub struct Conclusion {
 }
 
 /// The states, as in the picture in `docs/bounds.md`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum State {
     /// No majority agreed yet.
     Starting,
@@ -247,7 +271,7 @@ impl State {
 }
 
 /// What is to be decided before there is a time again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Doubt {
     /// What was known before; and in how many rounds in a row the clock agreed with it, where there is but one, and
     /// the counter at the last of them. It may have been wrong itself; of several clocks a majority is right, and so
@@ -264,7 +288,7 @@ struct Doubt {
 }
 
 /// What is known of a source.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Track {
     /// Which clock it reads: sources of one clock have one vote.
     clock: usize,
@@ -278,6 +302,21 @@ struct Track {
     is_false: bool,
     consistent: u32,
     is_counted: bool,
+}
+
+impl Track {
+    const fn of(clock: usize) -> Self {
+        Self {
+            clock,
+            vote: None,
+            steering: None,
+            is_improved: false,
+            standing: Standing::Unreachable,
+            is_false: false,
+            consistent: 0,
+            is_counted: false,
+        }
+    }
 }
 
 /// Turns measurements of sources into calibrations.
@@ -298,9 +337,10 @@ struct Track {
 /// let calibration = conclusion.publish.unwrap();
 /// assert!((1_050..1_100).contains(&calibration.time_max_error().unwrap()));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Estimator {
     settings: Settings,
+    #[serde(with = "crate::plain")]
     nominal: Period,
     /// How far off that may be, in parts per 10^12.
     nominal_error: u64,
@@ -309,10 +349,13 @@ pub struct Estimator {
     clocks: usize,
     state: State,
     published: Published,
+    #[serde(with = "crate::plain::option")]
     last: Option<Calibration<Tai>>,
     /// The one before, until readers cannot have it any more.
+    #[serde(with = "crate::plain::option")]
     replaced: Option<Calibration<Tai>>,
     is_broken: bool,
+    #[serde(with = "crate::plain")]
     last_status: ClockStatus,
     /// The counter at the last conclusion, and at the last one before the sources contradicted what was known: what was
     /// measured before that counts no more.
@@ -320,6 +363,10 @@ pub struct Estimator {
     since: Option<u64>,
     /// No agreement at the start was reported.
     is_reported: bool,
+    /// What is on the page may be older than `last`: it needs another one in any case.
+    must_renew: bool,
+    /// The frequency wander that is configured from the next conclusion on, where it was larger before.
+    next_wander: Option<u64>,
 }
 
 impl Estimator {
@@ -327,22 +374,12 @@ impl Estimator {
     /// counted from 0. `nominal`: the counter's period as it is known before anything was measured, to within
     /// [`Settings::nominal_error`].
     pub fn new(settings: Settings, nominal: Period, clocks: &[usize]) -> Self {
-        let track = |clock: &usize| Track {
-            clock: *clock,
-            vote: None,
-            steering: None,
-            is_improved: false,
-            standing: Standing::Unreachable,
-            is_false: false,
-            consistent: 0,
-            is_counted: false,
-        };
         Self {
             settings,
             nominal,
             nominal_error: settings.nominal_error,
-            tracks: clocks.iter().map(track).collect(),
-            clocks: clocks.iter().max().map_or(0, |last| last + 1),
+            tracks: clocks.iter().map(|clock| Track::of(*clock)).collect(),
+            clocks: count_of(clocks),
             state: State::Starting,
             published: Published::default(),
             last: None,
@@ -352,13 +389,105 @@ impl Estimator {
             concluded: None,
             since: None,
             is_reported: false,
+            must_renew: false,
+            next_wander: None,
         }
+    }
+
+    /// Goes on after another process saved what it knew, as if the rounds in between had had no answers.
+    ///
+    /// `clocks` are the sources where these are others than before: what is known of time and frequency stays, and what
+    /// is known of each source does not. `is_unseen`: what it published last may not have reached all readers, so that
+    /// they have either that or what it published before.
+    pub(crate) fn resume(&mut self, settings: Settings, clocks: Option<&[usize]>, is_unseen: bool) {
+        let before = std::mem::replace(&mut self.settings, settings);
+        if before.wander > settings.wander {
+            // What readers have had meanwhile, and what was known, is bridged with what was assumed then.
+            self.settings.wander = before.wander;
+            self.next_wander = Some(settings.wander);
+        }
+        if let Some(clocks) = clocks {
+            self.tracks = clocks.iter().map(|clock| Track::of(*clock)).collect();
+            self.clocks = count_of(clocks);
+            if let State::Doubt(doubt) = &mut self.state {
+                (doubt.agreeing, doubt.candidate, doubt.is_improved) = (0, None, false);
+            }
+        }
+        self.must_renew |= is_unseen;
+        self.published.resume(is_unseen);
+    }
+
+    /// What the one page of the publisher before had last: what was published last, which may have been moved when it
+    /// came on the page, or what was published before. `None`: readers never saw what was published last.
+    pub(crate) fn found(&mut self, on_page: Option<&Calibration<Tai>>) {
+        if self.published.found(on_page) {
+            self.last = self.published.newest().copied();
+        }
+    }
+
+    /// What may be on a page that another publisher left.
+    pub(crate) fn left(&self) -> impl Iterator<Item = &Calibration<Tai>> {
+        self.published.left()
+    }
+
+    /// A page that another publisher left returns, and is to get another calibration with the next conclusion.
+    pub(crate) const fn renew(&mut self) {
+        self.must_renew = true;
+    }
+
+    /// All pages that another publisher left have returned: what was on them binds no more.
+    pub(crate) fn release(&mut self) {
+        self.published.release();
+    }
+
+    /// Nobody measures from now on. Bounds with a measured wander hold only while it is measured: then there are others
+    /// from now on, with the configured one. Says whether; where there are none, what was published is given up.
+    pub(crate) fn rest(&mut self, now: u64) -> bool {
+        self.state = match std::mem::replace(&mut self.state, State::Starting) {
+            State::Tracking(mut filter) if self.settings.measured_wander.is_some() => {
+                filter.advance(now, self.wander_of(&filter));
+                State::Holdover(filter)
+            }
+            state => {
+                self.state = state;
+                return false;
+            }
+        };
+        (self.concluded, self.last_status) = (Some(now), ClockStatus::FREE_RUNNING);
+        if self.publish(now).is_none() {
+            self.published.end(now);
+            (self.last, self.is_broken) = (None, true);
+        }
+        true
+    }
+
+    /// Whether no number is beyond what can be, in one that was saved.
+    pub(crate) fn is_plausible(&self, sources: usize) -> bool {
+        let Self { settings, tracks, clocks, state, published, concluded, nominal_error, .. } = self;
+        let is_known = |filter: &Filter| concluded.is_some_and(|concluded| filter.is_plausible(concluded));
+        let mut filters = match state {
+            State::Starting => [None, None],
+            State::Tracking(filter) | State::Holdover(filter) => [Some(filter), None],
+            State::Doubt(doubt) => [doubt.before.as_ref(), doubt.candidate.as_ref()],
+        }
+        .into_iter()
+        .flatten();
+        settings.wander < MOST_WANDER
+            && *nominal_error < MOST_WANDER
+            && tracks.len() == sources
+            && tracks.iter().all(|track| track.steering.is_none_or(|by| by.unsigned_abs() < MOST_WANDER))
+            && *clocks == count_of(&tracks.iter().map(|track| track.clock).collect::<Vec<_>>())
+            && *clocks <= sources
+            && filters.all(is_known)
+            && published.is_plausible()
+            && !matches!(state, State::Doubt(doubt) if doubt.agreeing > ROUNDS)
     }
 
     /// Starts anew: the counter is another one, or was disrupted. Nothing that was known of it is true any more.
     pub fn restart(&mut self, nominal: Period) {
         let clocks: Vec<usize> = self.tracks.iter().map(|track| track.clock).collect();
-        *self = Self::new(self.settings, nominal, &clocks);
+        let wander = self.next_wander.unwrap_or(self.settings.wander);
+        *self = Self::new(Settings { wander, ..self.settings }, nominal, &clocks);
     }
 
     /// The frequency wander that is assumed now, in parts per 10^12.
@@ -712,6 +841,7 @@ impl Estimator {
             self.last = None;
         }
         (self.last_status, self.concluded) = (status, Some(now));
+        self.settings.wander = self.next_wander.take().unwrap_or(self.settings.wander);
         Conclusion { status, publish, disrupted, findings }
     }
 
@@ -760,7 +890,8 @@ impl Estimator {
     fn is_worth_it(&self, now: u64, status: ClockStatus) -> bool {
         let (State::Tracking(filter) | State::Holdover(filter)) = &self.state else { return false };
         let Some(last) = &self.last else { return true };
-        if status != self.last_status || filter.base.elapsed(last.reference_counter(), now) > LONGEST {
+        if self.must_renew || status != self.last_status || filter.base.elapsed(last.reference_counter(), now) > LONGEST
+        {
             return true;
         }
         let middle = filter.known().middle();
@@ -784,8 +915,8 @@ impl Estimator {
         let known = filter.known();
         let mut time = known.middle();
         let (mut times, mut slew) = (known, 0.0);
-        if let (true, Some(last)) = (self.settings.monotonic, &self.last) {
-            let shown = filter.base.ahead(now, last.time_at(now).ok()?);
+        if let (true, Some(_)) = (self.settings.monotonic, &self.last) {
+            let shown = self.published.shown(now, &filter.base)?;
             times = Range::new(shown, known.high.max(shown));
             if shown > time {
                 // It is ahead, and may only wait for true time.
@@ -805,6 +936,7 @@ impl Estimator {
             .with_max_error(time_error.ceil() as u64, parts(rate_error))
             .with_estimated_error(thought.min(time_error).ceil() as u64, parts(estimated_rate_error));
         self.published.begin(calibration, now);
+        self.must_renew = false;
         self.replaced = self.last.replace(calibration);
         Some(calibration)
     }
@@ -831,6 +963,11 @@ impl Estimator {
         self.last = Some(moved);
         Some(moved)
     }
+}
+
+/// How many clocks these are the numbers of.
+fn count_of(clocks: &[usize]) -> usize {
+    clocks.iter().max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// The nearer direction of a wrapping counter.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use vmclock_core::abi::ClockStatus;
 use vmclock_core::leap::LeapKind;
 
+use crate::continuity::{Doubt, Seconds};
 use crate::service::protocol::Step;
 use crate::utc::Origin;
 
@@ -39,6 +40,19 @@ pub enum Event {
         status: ClockStatus,
         /// Whether its publisher was killed in the middle of an update.
         interrupted: bool,
+    },
+    /// A page that another publisher left goes on: the counter went on, the marker is the same, and so are the bounds.
+    Continued {
+        /// Where.
+        page: String,
+        /// Since what the other publisher knew was saved, in nanoseconds.
+        gap_ns: u64,
+    },
+    /// What another publisher left is not continued: all starts anew, with a new marker.
+    NotContinued {
+        /// Why.
+        #[serde(flatten)]
+        doubt: Doubt,
     },
     /// This machine's clock is assumed exact.
     Reference,
@@ -186,6 +200,12 @@ pub enum Event {
         /// What.
         text: String,
     },
+    /// The publisher left the page to the next one: its bounds hold.
+    AtRest {
+        /// What the page says.
+        #[serde(serialize_with = "as_text")]
+        status: ClockStatus,
+    },
     /// The publisher gave up the page, which says `unreliable`.
     Stopped,
 }
@@ -253,6 +273,8 @@ impl Event {
         match self {
             Self::Created { .. } => "created",
             Self::TookOver { .. } => "took-over",
+            Self::Continued { .. } => "continued",
+            Self::NotContinued { .. } => "not-continued",
             Self::Reference => "reference",
             Self::Imaginary => "imaginary",
             Self::Offset { .. } => "offset",
@@ -279,6 +301,7 @@ impl Event {
             Self::GuestLost { .. } => "guest-lost",
             Self::GuestStep { .. } => "guest-step",
             Self::Warning { .. } => "warning",
+            Self::AtRest { .. } => "at-rest",
             Self::Stopped => "stopped",
         }
     }
@@ -297,6 +320,11 @@ impl fmt::Display for Event {
                 write!(f, "{page}: its last publisher was killed in the middle of an update")
             }
             Self::TookOver { page, status, .. } => write!(f, "{page}: its last publisher left it {status}"),
+            Self::Continued { page, gap_ns } => {
+                let gap = Seconds(i64::try_from(*gap_ns).unwrap_or(i64::MAX));
+                write!(f, "{page}: the counter went on, and the page continues with the same marker after a gap of {gap}")
+            }
+            Self::NotContinued { doubt } => write!(f, "a new marker, as it is in doubt whether the counter went on: {doubt}"),
             Self::Reference => {
                 f.write_str("this machine's clock is assumed exact: bounds cover only what publishing adds")
             }
@@ -377,6 +405,7 @@ impl fmt::Display for Event {
                 write!(f, "{guest}: {step}, published with sequence count {seq_count}")
             }
             Self::Warning { text } => f.write_str(text),
+            Self::AtRest { status } => write!(f, "the page is at rest, {status}, until the next publisher continues it"),
             Self::Stopped => f.write_str("the page now says unreliable"),
         }
     }

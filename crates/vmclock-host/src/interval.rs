@@ -1,11 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Intervals that a true value lies in.
 
+use serde::{Deserialize, Serialize};
+
 /// A closed interval of numbers; whether they are nanoseconds or relative frequencies, the user knows.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "(f64, f64)", into = "(f64, f64)")]
 pub(crate) struct Range {
     pub(crate) low: f64,
     pub(crate) high: f64,
+}
+
+/// Of what was saved: in order, or nonsense.
+impl TryFrom<(f64, f64)> for Range {
+    type Error = &'static str;
+
+    fn try_from((low, high): (f64, f64)) -> Result<Self, Self::Error> {
+        (low <= high).then_some(Self { low, high }).ok_or("an interval that ends before it begins")
+    }
+}
+
+impl From<Range> for (f64, f64) {
+    fn from(Range { low, high }: Range) -> Self {
+        (low, high)
+    }
 }
 
 impl Range {

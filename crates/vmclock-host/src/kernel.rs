@@ -189,13 +189,37 @@ fn steering(timex: &libc::timex, remaining: i64) -> i64 {
     scaled_ppm(timex.freq).saturating_add(tick).saturating_add(phase).saturating_add(adjtime)
 }
 
+/// This CPU's counter, as the kernel names it among its clocksources.
+pub(crate) const COUNTER_CLOCKSOURCE: &str = if cfg!(target_arch = "x86_64") { "tsc" } else { "arch_sys_counter" };
+const CLOCKSOURCES: &str = "/sys/devices/system/clocksource/clocksource0";
+
+/// Which clocksource the kernel's clocks run on; none where it does not say.
+pub(crate) fn clocksource() -> Option<String> {
+    let name = std::fs::read_to_string(Path::new(CLOCKSOURCES).join("current_clocksource")).ok()?;
+    Some(name.trim().to_owned())
+}
+
+/// Which boot of the kernel this is; none where it does not say.
+pub(crate) fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// How long the machine was suspended since it was booted: at least and at most, in nanoseconds.
+pub(crate) fn suspended() -> (i64, i64) {
+    let (monotonic, boottime) = (KernelClock::monotonic(), KernelClock::boottime());
+    let nanos = |time: Time<Monotonic>| i64::try_from(time.floor_nanos()).unwrap_or(i64::MAX);
+    let readings = (0..BURST).map(|_| [monotonic, boottime, monotonic].map(|clock| nanos(clock.time())));
+    let [before, boot, after] = readings.min_by_key(|[before, _, after]| after - before).unwrap_or_default();
+    // A clock shows whole nanoseconds.
+    (boot - after - 1, boot - before + 1)
+}
+
 /// Whether the kernel trusts this CPU's counter to keep time; on x86-64 it removes `tsc` from its list when it finds
 /// the counters of two CPUs apart, or one that stops. `None` where that cannot be found out.
 pub fn counter_is_trusted() -> Option<bool> {
-    let folder = Path::new("/sys/devices/system/clocksource/clocksource0");
-    let available = std::fs::read_to_string(folder.join("available_clocksource")).ok()?;
-    let wanted = if cfg!(target_arch = "x86_64") { "tsc" } else { "arch_sys_counter" };
-    Some(available.split_whitespace().any(|name| name == wanted))
+    let available = std::fs::read_to_string(Path::new(CLOCKSOURCES).join("available_clocksource")).ok()?;
+    Some(available.split_whitespace().any(|name| name == COUNTER_CLOCKSOURCE))
 }
 
 #[cfg(test)]

@@ -25,13 +25,16 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod continuity;
 pub mod estimator;
 pub mod event;
 pub mod identity;
 mod interval;
+mod journal;
 pub mod kernel;
 pub mod leap_seconds;
 pub mod page_file;
+mod plain;
 pub mod policy;
 mod publication;
 pub mod publisher;
@@ -39,6 +42,7 @@ pub mod rounds;
 pub mod schedule;
 pub mod service;
 pub mod source;
+pub mod state;
 mod sys;
 pub mod this_host;
 pub mod trace;

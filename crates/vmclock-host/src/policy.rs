@@ -2,6 +2,7 @@
 //! From what sources say to what is to be published: the decisions, and nothing else. It asks nobody, and so it can be
 //! replayed and simulated.
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::leap::{next_month_start, LeapKind};
 use vmclock_core::lifecycle::LeapStatus;
@@ -17,7 +18,7 @@ use crate::utc::{Claim, Knowledge, Reading, UtcFinding, UtcKeeper};
 const WAITED: u32 = 4;
 
 /// A source, as far as decisions depend on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Role {
     /// Which clock it reads, counted from 0: sources of one clock have one vote.
     pub clock: usize,
@@ -50,10 +51,11 @@ pub struct Decision {
     pub utc_findings: Vec<UtcFinding>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct SourceState {
     role: Role,
     /// What it said in this round.
+    #[serde(skip)]
     measured: Option<Measurement>,
     /// What it last announced, and when by the counter.
     notice: Option<(LeapNotice, u64)>,
@@ -62,10 +64,31 @@ struct SourceState {
     alone: u32,
 }
 
+/// Why decisions cannot go on where another process stopped.
+///
+/// ```
+/// use vmclock_host::policy::CannotResume;
+/// assert!(CannotResume::Nonsense.to_string().contains("makes no sense"));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CannotResume {
+    /// What was saved makes no sense.
+    #[error("what it holds makes no sense")]
+    Nonsense,
+    /// Less is assumed now than then: what was published may be wrong by what is assumed now.
+    #[error("the configuration assumes less than it did: {what}")]
+    AssumesLess {
+        /// What changed.
+        what: &'static str,
+    },
+}
+
 /// The decisions of a publisher.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Policy {
     settings: Settings,
+    #[serde(with = "crate::plain")]
     nominal: Period,
     clocks: usize,
     estimator: Estimator,
@@ -74,7 +97,14 @@ pub struct Policy {
     /// The counter when a majority last announced a leap second, or none: what was said before was heard.
     heard: Option<u64>,
     /// The time, as long as nothing was concluded.
+    #[serde(with = "crate::plain")]
     about: Time<Tai>,
+}
+
+impl SourceState {
+    const fn of(role: &Role) -> Self {
+        Self { role: *role, measured: None, notice: None, claim: None, alone: 0 }
+    }
 }
 
 impl Policy {
@@ -84,17 +114,69 @@ impl Policy {
         let clocks: Vec<usize> = roles.iter().map(|role| role.clock).collect();
         let tai = roles.iter().filter(|role| role.is_tai).count();
         let keeper = UtcKeeper::new(*knowledge, *utc, 2 * tai > roles.len());
-        let state = |role: &Role| SourceState { role: *role, measured: None, notice: None, claim: None, alone: 0 };
         Self {
             settings: *settings,
             nominal: *nominal,
             clocks: clocks.iter().max().map_or(0, |last| last + 1),
             estimator: Estimator::new(*settings, *nominal, &clocks),
             utc: keeper,
-            sources: roles.iter().map(state).collect(),
+            sources: roles.iter().map(SourceState::of).collect(),
             heard: None,
             about: keeper.schedule().offset.tai(*utc).unwrap_or(Time::from_parts(0, 0)),
         }
+    }
+
+    /// Decisions go on where another process saved them, as if the rounds since had had no answers; what the world says
+    /// of TAI-UTC now is for the next [`update`](Self::update). The counter has gone on meanwhile.
+    ///
+    /// `same_sources`: they are those of then. Otherwise what is known of time, frequency and UTC stays, and what is
+    /// known of each source does not. `is_unseen`: what that process published last may or may not have reached all of its
+    /// pages.
+    ///
+    /// With less assumed than then, what was published may be wrong, and the decisions start anew.
+    pub fn resume(mut self, start: &Start, same_sources: bool, is_unseen: bool) -> Result<Self, CannotResume> {
+        if !self.is_plausible() {
+            return Err(CannotResume::Nonsense);
+        }
+        let (before, settings) = (&self.settings, &start.settings);
+        if let Some(what) = settings.assume_less_than(before) {
+            return Err(CannotResume::AssumesLess { what });
+        }
+        let is_same = same_sources && self.sources.iter().map(|source| source.role).eq(start.roles.iter().copied());
+        let clocks: Vec<usize> = start.roles.iter().map(|role| role.clock).collect();
+        self.estimator.resume(*settings, (!is_same).then_some(&clocks[..]), is_unseen);
+        if !is_same {
+            self.clocks = clocks.iter().max().map_or(0, |last| last + 1);
+            self.sources = start.roles.iter().map(SourceState::of).collect();
+        }
+        self.settings = *settings;
+        Ok(self)
+    }
+
+    fn is_plausible(&self) -> bool {
+        let is_plausible = |source: &SourceState| {
+            source.alone < u32::MAX / 2
+                && source.claim.is_none_or(|(claim, _)| claim.leap().is_none_or(|leap| leap.is_plausible()))
+        };
+        self.clocks <= self.sources.len()
+            && self.sources.iter().all(|source| source.role.clock < self.clocks && is_plausible(source))
+            && self.utc.is_plausible()
+            && self.estimator.is_plausible(self.sources.len())
+    }
+
+    /// What the one page of the publisher before had last. `None`: readers never saw what was published last.
+    pub fn found(&mut self, on_page: Option<&Calibration<Tai>>) {
+        self.estimator.found(on_page);
+    }
+
+    /// A page that another publisher left returns, and is to get another calibration with the next conclusion.
+    pub const fn renew(&mut self) {
+        self.estimator.renew();
+    }
+
+    /// All pages that another publisher left have returned: what was on them binds no more.
+    pub fn release(&mut self) {
+        self.estimator.release();
     }
 
     /// The counter was disrupted: nothing that was known of it is true any more.
@@ -178,6 +260,12 @@ impl Policy {
         utc_findings.extend(self.hear_announcements(now));
         utc_findings.extend(self.read_measurements(now));
         Decision { conclusion: self.estimator.conclude(now), utc_findings }
+    }
+
+    /// Nobody measures any more. Where the page's bounds hold only while somebody does, as the frequency wander is
+    /// measured, there are others from now on: says whether.
+    pub fn rest(&mut self, now: u64) -> bool {
+        self.estimator.rest(now)
     }
 
     /// [`Estimator::settle`]
@@ -285,3 +373,7 @@ fn evidence(source: usize, measurement: &Measurement, sample: Sample<Tai>) -> Ev
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)] // of constants
 mod tests;
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // of small numbers
+mod resuming;

@@ -10,7 +10,10 @@ use vmclock_core::lifecycle::{self, on_scale_of};
 use vmclock_core::time::{Span, Tai, Time, Utc};
 
 use crate::clock::{Clock, PublishError, Round};
-use crate::event::Signal;
+use crate::continuity::Doubt;
+use crate::event::{Event, Signal};
+use crate::journal::Identity;
+use crate::page_file::Found;
 use crate::schedule::{LeapSecond, UtcSchedule};
 use crate::utc::UtcKeeper;
 use crate::world::{Host, PageSink};
@@ -35,30 +38,175 @@ enum Readers {
 /// One page of a clock.
 pub(crate) struct Publication<S> {
     pub(crate) page: S,
+    /// What it is called in the journal.
+    name: String,
     imaginary: Option<Imaginary>,
     readers: Readers,
     /// The page is about to be about another counter, or to say something else of UTC.
     must_publish: bool,
+    /// It was left by another publisher, and stays as it is until there is another calibration for it.
+    awaits_renewal: bool,
+    /// The marker that it gets in the round that is concluded, and that is in the journal.
+    next_marker: Option<u64>,
 }
 
 impl<S: PageSink> Publication<S> {
     /// A page for programs on this machine.
-    pub(crate) const fn here(page: S) -> Self {
-        Self { page, imaginary: None, readers: Readers::Here, must_publish: false }
+    pub(crate) const fn here(page: S, name: String) -> Self {
+        Self::new(page, name, Readers::Here)
     }
 
     /// A page for a guest, whose counter is not known yet.
-    pub(crate) const fn of_guest(page: S) -> Self {
-        Self { page, imaginary: None, readers: Readers::Guest(None), must_publish: false }
+    pub(crate) const fn of_guest(page: S, name: String) -> Self {
+        Self::new(page, name, Readers::Guest(None))
+    }
+
+    const fn new(page: S, name: String, readers: Readers) -> Self {
+        Self { page, name, imaginary: None, readers, must_publish: false, awaits_renewal: false, next_marker: None }
+    }
+
+    /// Begins on a page that was found so, with this clock. Another publisher's continues if the counter went on and it
+    /// is as that one left it.
+    pub(crate) fn begin<H: Host>(
+        &mut self,
+        clock: &mut Clock<H>,
+        blank: Snapshot,
+        found: Found,
+        events: &mut Vec<Event>,
+    ) -> Result<(), PublishError> {
+        let (last, is_interrupted) = match found {
+            Found::New => {
+                clock.returned(&self.name);
+                clock.note(&self.name, Identity::of(self.page.contents()));
+                return Ok(());
+            }
+            Found::AtRest(last) => (last, false),
+            Found::Interrupted(last) => (last, true),
+        };
+        let doubt = match self.continues(clock, &last, is_interrupted, &blank) {
+            Some(Ok(gap_ns)) => {
+                clock.note(&self.name, Identity::of(&last));
+                self.go_on(clock, &last, is_interrupted)?;
+                events.push(Event::Continued { page: self.name.clone(), gap_ns });
+                return Ok(());
+            }
+            Some(Err(doubt)) => Some(Event::NotContinued { doubt }),
+            None => None,
+        };
+        clock.returned(&self.name);
+        self.take_over(clock, blank, &last)?;
+        let (page, status) = (self.name.clone(), last.clock_status);
+        events.push(Event::TookOver { page, status, interrupted: is_interrupted });
+        events.extend(doubt);
+        Ok(())
+    }
+
+    fn continues<H: Host>(
+        &self,
+        clock: &Clock<H>,
+        last: &Snapshot,
+        is_interrupted: bool,
+        blank: &Snapshot,
+    ) -> Option<Result<u64, Doubt>> {
+        let facts = self.facts(clock, ClockStatus::FREE_RUNNING);
+        clock.continues(&self.name, last, is_interrupted, blank, |calibration| {
+            let mut page = *last;
+            facts.as_ref()?.put(calibration, &mut page)?;
+            Some(page)
+        })
+    }
+
+    /// Goes on with a page as it was left. What is on it stays until the first round.
+    fn go_on<H: Host>(
+        &mut self,
+        clock: &mut Clock<H>,
+        last: &Snapshot,
+        is_interrupted: bool,
+    ) -> Result<(), PublishError> {
+        self.must_publish = true;
+        if !clock.is_waiting() {
+            // What was published meanwhile was right for this page then, and not later.
+            clock.recorder.renew();
+            self.awaits_renewal = true;
+        }
+        if is_interrupted {
+            clock.found(&self.name, None);
+            // What is on it may be of two updates. Readers wait for the second one to end.
+            let status = lifecycle::without_time(last.counter_id);
+            return Ok(self.page.update(&mut |page| page.clock_status = status)?);
+        }
+        let known = clock.policy().estimator().left().find(|known| known.reference_counter() == last.counter_value);
+        if let (Some(known), Readers::Here, true) = (known.copied(), self.readers, last.clock_status.gives_time()) {
+            // A page that is never set back is on TAI, and has what it was moved to.
+            let on_page = Calibration::from_snapshot(last, last.counter_id).ok();
+            let moved =
+                on_page.filter(|_| last.flags.contains(Flags::TIME_MONOTONIC) && last.time_type == TimeType::TAI);
+            let tai = moved.map(|moved| moved.with_reference_time(Time::from_raw(moved.reference_time().raw())));
+            clock.found(&self.name, Some(&tai.unwrap_or(known)));
+        }
+        Ok(())
+    }
+
+    /// Changes the page in one update. A marker or generation that is new is in the journal before.
+    pub(crate) fn change<H: Host>(
+        &mut self,
+        clock: &mut Clock<H>,
+        change: &mut dyn FnMut(&mut Snapshot),
+    ) -> Result<(), PublishError> {
+        let mut next = *self.page.contents();
+        change(&mut next);
+        self.note(clock, Identity::of(&next));
+        Ok(self.page.update(&mut |page| *page = next.with(|next| next.seq_count = page.seq_count))?)
+    }
+
+    fn note<H: Host>(&self, clock: &mut Clock<H>, identity: Identity) {
+        clock.note(&self.name, identity);
+        if identity != Identity::of(self.page.contents()) {
+            clock.write_ahead();
+        }
+    }
+
+    /// After a disruption: draws the page's next marker, so that those of many pages are in the journal at once.
+    pub(crate) fn foresee<H: Host>(&mut self, clock: &mut Clock<H>, round: Round) -> Result<(), PublishError> {
+        if round.disrupted && self.next_marker.is_none() {
+            let marker = clock.fresh_identity()?;
+            self.next_marker = Some(marker);
+            clock.note(&self.name, Identity { marker, ..Identity::of(self.page.contents()) });
+        }
+        Ok(())
+    }
+
+    /// Leaves the page to the next publisher, as a round says that is its clock's last one.
+    pub(crate) fn leave<H: Host>(&mut self, clock: &mut Clock<H>, round: Round) -> Result<(), PublishError> {
+        self.must_publish = false;
+        if (clock.is_waiting() || self.awaits_renewal) && self.page.contents().clock_status.gives_time() {
+            return Ok(self.page.update(&mut |page| page.clock_status = ClockStatus::FREE_RUNNING)?);
+        }
+        self.publish(clock, round)?;
+        if !self.page.contents().clock_status.gives_time() {
+            self.page.give_up();
+        }
+        Ok(())
+    }
+
+    /// Marks the page unreliable: nobody corrects it any more, and no publisher continues it.
+    pub(crate) fn give_up<H: Host>(&mut self, clock: &mut Clock<H>) {
+        clock.forget(&self.name);
+        self.page.give_up();
     }
 
     /// A page that somebody else left behind: its generation is kept, as the machine is the same; all else starts anew,
     /// with a marker never used before, because nobody knows what happened to the counter meanwhile.
-    pub(crate) fn take_over(&mut self, blank: Snapshot, last: &Snapshot) -> Result<(), PublishError> {
+    fn take_over<H: Host>(
+        &mut self,
+        clock: &mut Clock<H>,
+        blank: Snapshot,
+        last: &Snapshot,
+    ) -> Result<(), PublishError> {
         let generation = last.generation().filter(|generation| *generation != 0);
         let vm_generation_counter = generation.unwrap_or(blank.vm_generation_counter);
         let next = blank.with(|page| page.vm_generation_counter = vm_generation_counter);
-        Ok(self.page.update(&mut |page| *page = next.with(|next| next.seq_count = page.seq_count))?)
+        self.change(clock, &mut |page| *page = next)
     }
 
     /// The page's clock shows another time than this machine's.
@@ -79,7 +227,7 @@ impl<S: PageSink> Publication<S> {
     /// Does to the page what happens to the machine.
     pub(crate) fn signal<H: Host>(&mut self, clock: &mut Clock<H>, signal: Signal) -> Result<(), PublishError> {
         let (marker, generation) = (clock.fresh_identity()?, clock.fresh_identity()?);
-        Ok(self.page.update(&mut |page| match signal {
+        self.change(clock, &mut |page| match signal {
             // The counter continues all the same, and so does the time.
             Signal::Migrate => page.disruption_marker = marker,
             Signal::Snapshot => {
@@ -91,7 +239,7 @@ impl<S: PageSink> Publication<S> {
             Signal::Imminent => lifecycle::announced(page, Maintenance::Imminent),
             Signal::Clear => lifecycle::announced(page, Maintenance::None),
             Signal::Leap(_) => {}
-        })?)
+        })
     }
 
     /// Announces a leap second at the end of the current month of the page's clock, or that there is none. Gives the
@@ -116,8 +264,9 @@ impl<S: PageSink> Publication<S> {
     }
 
     /// Brings the leap indicator up to date. It holds at the page's reference time, not now.
-    fn tell_leap_status<H: Host>(&mut self, clock: &Clock<H>) -> Result<(), PublishError> {
+    fn tell_leap_status<H: Host>(&mut self, clock: &mut Clock<H>) -> Result<(), PublishError> {
         let Some(reference) = self.reference_time(clock) else { return Ok(()) };
+        clock.write_ahead();
         let status = clock.policy().utc().leap_status(&self.schedule(clock), reference);
         Ok(self.page.update(&mut |page| lifecycle::leap_status(page, status))?)
     }
@@ -153,18 +302,36 @@ impl<S: PageSink> Publication<S> {
     /// Brings the page up to date, if there is anything new. Says whether it has a calibration that it did not have.
     pub(crate) fn publish<H: Host>(&mut self, clock: &mut Clock<H>, round: Round) -> Result<bool, PublishError> {
         if round.disrupted {
-            let marker = clock.fresh_identity()?;
-            self.page.update(&mut |page| {
+            self.foresee(clock, round)?;
+            let marker = self.next_marker.take().unwrap_or_else(|| unreachable!("it was foreseen"));
+            self.change(clock, &mut |page| {
                 lifecycle::distrusted(page);
                 page.disruption_marker = marker;
             })?;
         }
-        let Some(facts) = self.facts(clock, round.status) else { return Ok(false) };
+        let is_renewed = round.is_new || round.disrupted || !round.status.gives_time();
+        self.awaits_renewal &= !is_renewed;
+        if clock.is_waiting() || self.awaits_renewal {
+            return Ok(false);
+        }
+        let is_new = self.bring_up_to_date(clock, round.status, round.is_new)?;
+        // What another publisher left on it is not on it any more.
+        clock.returned(&self.name);
+        Ok(is_new)
+    }
+
+    fn bring_up_to_date<H: Host>(
+        &mut self,
+        clock: &mut Clock<H>,
+        status: ClockStatus,
+        is_new: bool,
+    ) -> Result<bool, PublishError> {
+        let Some(facts) = self.facts(clock, status) else { return Ok(false) };
         let last = clock.last().copied();
-        let due =
-            |last: &Calibration<Tai>| round.is_new || self.must_publish || !facts.are_on(self.page.contents(), last);
+        let due = |last: &Calibration<Tai>| is_new || self.must_publish || !facts.are_on(self.page.contents(), last);
         let Some(calibration) = last.filter(due) else {
             if facts.status != self.page.contents().clock_status {
+                clock.write_ahead();
                 self.page.update(&mut |page| page.clock_status = facts.status)?;
             }
             return Ok(false);
@@ -172,18 +339,21 @@ impl<S: PageSink> Publication<S> {
         let mut next = *self.page.contents();
         let unsayable = PublishError::OutOfRange { what: "the time, or the counter's frequency," };
         facts.put(&calibration, &mut next).ok_or(unsayable)?;
+        clock.write_ahead();
         if facts.settles {
-            let mut settled = (0, None);
+            let mut settled = None;
             self.page.update_late(&mut |page| {
                 let counter = clock.host.counter();
                 let calibration = clock.recorder.settle(counter);
-                settled = (counter, calibration);
+                settled = Some((counter, calibration));
                 // It is the same but for nanoseconds, so that it fits as well.
                 if calibration.and_then(|calibration| facts.put(&calibration, page)).is_none() {
                     page.clock_status = ClockStatus::UNRELIABLE;
                 }
             })?;
-            clock.recorder.settled(settled.0, settled.1.as_ref());
+            if let Some((counter, calibration)) = settled {
+                clock.recorder.settled(counter, calibration.as_ref());
+            }
         } else {
             self.page.update(&mut |page| *page = next.with(|next| next.seq_count = page.seq_count))?;
         }

@@ -54,8 +54,10 @@ pub struct Prepared<H> {
 impl<H: Host> Prepared<H> {
     /// Finds out what has to be known before there is a page. Takes some milliseconds.
     pub fn new(host: H, plan: Plan) -> Result<Self, PublishError> {
-        let Plan { settings, sources, tai_offset, trace, start_at, leap } = plan;
-        let (mut clock, events) = Clock::new(host, settings, sources, tai_offset, trace)?;
+        let Plan { settings, sources, tai_offset, trace, state, start_at, leap } = plan;
+        // Where an imaginary clock was, nobody can know.
+        let state = state.filter(|_| start_at.is_none());
+        let (mut clock, events) = Clock::new(host, settings, sources, tai_offset, trace, state)?;
         let blank = clock.blank()?;
         Ok(Self { clock, blank, start_at, leap, events })
     }
@@ -73,16 +75,11 @@ impl<H: Host> Prepared<H> {
         name: &str,
     ) -> Result<(Publisher<H, S>, Vec<Event>), PublishError> {
         let Self { clock, blank, start_at, leap, mut events } = self;
-        let mut publisher = Publisher { clock, publication: Publication::here(page) };
-        let page = name.to_owned();
-        events.push(match found {
-            Found::New => Event::Created { page },
-            Found::AtRest(last) | Found::Interrupted(last) => {
-                publisher.publication.take_over(blank, &last)?;
-                let interrupted = matches!(found, Found::Interrupted(_));
-                Event::TookOver { page, status: last.clock_status, interrupted }
-            }
-        });
+        let mut publisher = Publisher { clock, publication: Publication::here(page, name.to_owned()) };
+        if found == Found::New {
+            events.push(Event::Created { page: name.to_owned() });
+        }
+        publisher.publication.begin(&mut publisher.clock, blank, found, &mut events)?;
         if let Some(start) = start_at {
             publisher.publication.imagine(&publisher.clock, start)?;
             events.push(Event::Imaginary);
@@ -149,14 +146,22 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
     /// not answered counts as unreachable in this round.
     pub fn finish_round(&mut self) -> Result<Vec<Event>, PublishError> {
         let mut events = Vec::new();
-        self.conclude(&mut events)?;
+        self.conclude(&mut events, |_, _| Ok(()))?;
+        self.clock.set_seen(true);
         Ok(events)
     }
 
     /// The same, for whoever has more pages of the clock to bring up to date.
-    pub(crate) fn conclude(&mut self, events: &mut Vec<Event>) -> Result<Round, PublishError> {
+    /// `foresee` is called before anything is saved or written.
+    pub(crate) fn conclude(
+        &mut self,
+        events: &mut Vec<Event>,
+        foresee: impl FnOnce(&mut Clock<H>, Round) -> Result<(), PublishError>,
+    ) -> Result<Round, PublishError> {
         self.publication.page.check()?;
         let round = self.clock.finish_round(events)?;
+        foresee(&mut self.clock, round)?;
+        self.publication.foresee(&mut self.clock, round)?;
         self.publish(round, events)?;
         Ok(round)
     }
@@ -198,7 +203,7 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
     /// Changes the page as the machine's lifecycle demands, in one update.
     pub fn update(&mut self, change: impl FnMut(&mut Snapshot)) -> Result<(), PublishError> {
         let mut change = change;
-        Ok(self.publication.page.update(&mut change)?)
+        self.publication.change(&mut self.clock, &mut change)
     }
 
     /// Continues behind a sequence count that readers may have seen on a page that is not of this publisher.
@@ -225,8 +230,30 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
         Ok(Event::Leap { kind, month, news: LeapNews::Expected })
     }
 
+    /// Ends, and leaves the page to the next publisher: its bounds hold, and it says that nobody measures. Where what is
+    /// known cannot be saved, the page is given up.
+    pub fn leave(&mut self) -> Event {
+        self.leave_with(|_, _| ())
+    }
+
+    /// The same, for whoever has more pages of the clock: `others` gets them to rest with the round that it is given, or
+    /// gives them up.
+    pub(crate) fn leave_with(&mut self, others: impl FnOnce(&mut Clock<H>, Option<Round>)) -> Event {
+        let round = self.clock.rest();
+        others(&mut self.clock, round);
+        let left = round.is_some_and(|round| self.publication.leave(&mut self.clock, round).is_ok());
+        if !left {
+            self.give_up();
+        }
+        match self.contents().clock_status {
+            status if left && status.gives_time() => Event::AtRest { status },
+            _ => Event::Stopped,
+        }
+    }
+
     /// Marks the page unreliable, for whoever reads it from now on: nobody will correct it any more.
     pub fn give_up(&mut self) {
-        self.publication.page.give_up();
+        self.clock.abandon();
+        self.publication.give_up(&mut self.clock);
     }
 }

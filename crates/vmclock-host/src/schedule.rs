@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How TAI-UTC and the leap indicator pass a leap second.
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::abi::LeapIndicator;
 use vmclock_core::leap::{next_month_start, LeapKind};
 use vmclock_core::tai::TaiOffset;
@@ -10,11 +11,12 @@ use vmclock_core::time::{Tai, Time};
 const REMEMBERED: i64 = 14 * 86_400;
 
 /// A leap second at a known end of a month.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LeapSecond {
     /// UTC, in seconds since 1970, from which the new TAI-UTC holds: 00:00:00 on the first of a month.
     pub month: i64,
     /// Inserted or deleted.
+    #[serde(with = "crate::plain")]
     pub kind: LeapKind,
 }
 
@@ -36,9 +38,10 @@ pub struct LeapSecond {
 /// assert_eq!(at(year_2017), (36, LeapIndicator::POSITIVE)); // 23:59:60
 /// assert_eq!(at(year_2017 + 1), (37, LeapIndicator::POST_POSITIVE));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UtcSchedule {
     /// TAI-UTC before the leap second, if there is one.
+    #[serde(with = "crate::plain")]
     pub offset: TaiOffset,
     /// The leap second.
     pub leap: Option<LeapSecond>,
@@ -85,6 +88,11 @@ impl UtcSchedule {
 }
 
 impl LeapSecond {
+    /// Whether it is at the end of a month, of a year that can be written with four digits.
+    pub(crate) fn is_plausible(&self) -> bool {
+        (0..253_402_300_800).contains(&self.month) && next_month_start(self.month - 1) == self.month
+    }
+
     /// By the old offset: the UTC second at which UTC changes, and the one from which the new offset holds.
     const fn span(self) -> (i64, i64) {
         match self.kind {

@@ -10,8 +10,9 @@ use vmclock_core::counter;
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Time, Utc};
 
+use crate::continuity::Witness;
 use crate::identity::never_used;
-use crate::kernel::{counter_is_trusted, nominal_period, KernelClock, Quality};
+use crate::kernel::{self, counter_is_trusted, nominal_period, KernelClock, Quality};
 use crate::leap_seconds::{LeapSeconds, ListError, SYSTEM_LIST};
 use crate::world::Host;
 
@@ -47,6 +48,19 @@ impl Host for ThisHost {
         counter_is_trusted()
     }
 
+    fn witness(&self) -> Option<Witness> {
+        let clocksource = kernel::clocksource();
+        Some(Witness {
+            boot: kernel::boot_id()?,
+            counter: counter::ID.0,
+            is_counter: clocksource.as_deref() == Some(kernel::COUNTER_CLOCKSOURCE),
+            clocksource,
+            is_trusted: counter_is_trusted(),
+            raw: KernelClock::monotonic_raw().sample(),
+            suspended: kernel::suspended(),
+        })
+    }
+
     fn fresh_identity(&mut self) -> io::Result<u64> {
         never_used()
     }
@@ -69,6 +83,17 @@ mod tests {
     use super::*;
     use vmclock_core::sample::Sample;
     use vmclock_core::time::Monotonic;
+
+    #[test]
+    fn this_machine_goes_on() {
+        let host = ThisHost;
+        let Some(began) = host.witness() else { panic!("a kernel without a boot id") };
+        host.nominal_period().expect("a counter that runs");
+        let saved = host.witness().expect("as before");
+        host.nominal_period().expect("a counter that runs");
+        let gap = crate::continuity::compare(&began, &saved, &host.witness().expect("as before"), 15_000_000);
+        assert!(gap.as_ref().is_ok_and(|gap| *gap > 5_000_000), "{gap:?}");
+    }
 
     #[test]
     fn the_nominal_period_is_that_of_the_counter() {

@@ -30,9 +30,15 @@ const HEADER: &str = "vmclock-trace 2";
 const MOST_SOURCES: usize = 64;
 
 /// A line of a trace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 enum Entry {
     New(Start),
+    /// What another process saved, from where decisions go on.
+    Resume(Box<Policy>),
+    Found(Option<[i128; 8]>),
+    Renew,
+    Release,
+    Rest(u64),
     Restart(Period),
     Update(Knowledge, Time<Utc>, u64),
     Announce(Option<LeapKind>, u64),
@@ -66,6 +72,15 @@ fn numbers(calibration: &Calibration<Tai>) -> [i128; 8] {
         error(calibration.period_max_error_rate()),
         error(calibration.period_estimated_error_rate()),
     ]
+}
+
+/// A calibration of such numbers, with all errors.
+fn calibration(numbers: &[i128; 8]) -> Option<Calibration<Tai>> {
+    let number = |index: usize| u64::try_from(numbers[index]).ok();
+    let period = Period::from_parts(number(2)?, u8::try_from(numbers[3]).ok()?)?;
+    let calibration = Calibration::new(number(0)?, Time::from_raw(numbers[1]), period);
+    // Time and period, maximum and estimated.
+    Some(calibration.with_errors((number(4)?, number(6)?), (number(5)?, number(7)?)))
 }
 
 impl Outcome {
@@ -141,6 +156,12 @@ impl fmt::Display for Entry {
                 let line = line.word(utc.raw()).knowledge(knowledge).word(roles.len());
                 roles.iter().fold(line, |line, role| line.word(role.clock).flag(role.is_tai))
             }
+            // Numbers and names, without a space.
+            Self::Resume(policy) => Line::new("resume").word(serde_json::to_string(policy).map_err(|_| fmt::Error)?),
+            Self::Found(calibration) => Line::new("found").numbers(calibration.as_ref()),
+            Self::Renew => Line::new("renew"),
+            Self::Release => Line::new("release"),
+            Self::Rest(now) => Line::new("rest").word(now),
             Self::Restart(nominal) => Line::new("restart").period(*nominal),
             Self::Update(knowledge, utc, now) => Line::new("update").word(utc.raw()).word(now).knowledge(knowledge),
             Self::Announce(kind, now) => Line::new("announce").kind(*kind).word(now),
@@ -259,6 +280,11 @@ impl Entry {
                 }
                 Self::New(Start { settings, nominal, roles, knowledge, utc })
             }
+            "resume" => Self::Resume(serde_json::from_str(words.0.next()?).ok()?),
+            "found" => Self::Found(words.numbers()?),
+            "renew" => Self::Renew,
+            "release" => Self::Release,
+            "rest" => Self::Rest(words.next()?),
             "restart" => Self::Restart(words.period()?),
             "update" => {
                 let (utc, now) = (Time::from_raw(words.next()?), words.next()?);
@@ -316,6 +342,18 @@ impl Recorder {
         recorder
     }
 
+    /// Decisions go on from what another process saved.
+    pub fn resume(start: Start, policy: Policy, out: Option<Box<dyn Write>>) -> Self {
+        let mut recorder = Self { policy, out, error: None };
+        recorder.line(&HEADER);
+        recorder.line(&Entry::New(start));
+        if recorder.out.is_some() {
+            let policy = Box::new(recorder.policy.clone());
+            recorder.line(&Entry::Resume(policy));
+        }
+        recorder
+    }
+
     /// The decisions.
     pub const fn policy(&self) -> &Policy {
         &self.policy
@@ -324,6 +362,30 @@ impl Recorder {
     /// Why nothing is written any more, once.
     pub const fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()
+    }
+
+    /// [`Policy::found`]
+    pub fn found(&mut self, on_page: Option<&Calibration<Tai>>) {
+        self.line(&Entry::Found(on_page.map(numbers)));
+        self.policy.found(on_page);
+    }
+
+    /// [`Policy::renew`]
+    pub fn renew(&mut self) {
+        self.line(&Entry::Renew);
+        self.policy.renew();
+    }
+
+    /// [`Policy::release`]
+    pub fn release(&mut self) {
+        self.line(&Entry::Release);
+        self.policy.release();
+    }
+
+    /// [`Policy::rest`]
+    pub fn rest(&mut self, now: u64) -> bool {
+        self.line(&Entry::Rest(now));
+        self.policy.rest(now)
     }
 
     /// [`Policy::restart`]
@@ -431,6 +493,16 @@ pub fn replay(trace: impl BufRead, mut each: impl FnMut(&Calibration<Tai>)) -> R
         let entry = Entry::parse(&text).filter(|_| index > 0).ok_or_else(nonsense)?;
         match (entry, &mut policy) {
             (Entry::New(start), _) => policy = Some(Policy::new(&start)),
+            (Entry::Resume(saved), Some(policy)) => *policy = *saved,
+            (Entry::Found(numbers), Some(policy)) => {
+                let on_page = numbers.map(|numbers| calibration(&numbers).ok_or_else(nonsense)).transpose()?;
+                policy.found(on_page.as_ref());
+            }
+            (Entry::Renew, Some(policy)) => policy.renew(),
+            (Entry::Release, Some(policy)) => policy.release(),
+            (Entry::Rest(now), Some(policy)) => {
+                policy.rest(now);
+            }
             (Entry::Restart(nominal), Some(policy)) => policy.restart(nominal),
             (Entry::Update(knowledge, utc, now), Some(policy)) => {
                 policy.update(knowledge, utc, now);

@@ -3,6 +3,7 @@
 //!
 //! A leap second is believed from a current list, or from a majority of the configured clocks, in several rounds.
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::abi::{LeapIndicator, TimeType};
 use vmclock_core::leap::{begins_half_year, next_month_start, LeapKind};
 use vmclock_core::lifecycle::LeapStatus;
@@ -33,9 +34,10 @@ pub struct Knowledge {
 }
 
 /// What a list says of a moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Listed {
     /// TAI-UTC at that moment.
+    #[serde(with = "crate::plain")]
     pub offset: TaiOffset,
     /// The next leap second after it.
     pub next: Option<LeapSecond>,
@@ -53,7 +55,7 @@ impl Listed {
 }
 
 /// Where TAI-UTC is known from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Origin {
     /// From the operator.
@@ -83,12 +85,22 @@ pub enum UtcFinding {
 }
 
 /// A leap second that explains what a clock shows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Claim {
     /// One that nobody announced came.
     Came(LeapSecond),
     /// The one that is expected did not come.
     DidNotCome,
+}
+
+impl Claim {
+    /// The leap second that it is about, where it names one.
+    pub(crate) const fn leap(&self) -> Option<LeapSecond> {
+        match self {
+            Self::Came(leap) => Some(*leap),
+            Self::DidNotCome => None,
+        }
+    }
 }
 
 /// A measurement on TAI.
@@ -103,11 +115,12 @@ pub(crate) enum Reading {
 }
 
 /// What is known of UTC.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UtcKeeper {
     schedule: UtcSchedule,
     /// What the page is on. Where nobody knew TAI-UTC at the start, what most of the clocks are on: the others cannot
     /// be used as long as it is not known.
+    #[serde(with = "crate::plain")]
     time_type: TimeType,
     /// On a page on UTC whose TAI-UTC became known later: by how much that is more than what was assumed.
     correction: i16,
@@ -186,6 +199,18 @@ impl UtcKeeper {
             Origin::Unknown => None,
             _ => TaiOffset::from_seconds(scheduled.seconds().checked_add(self.correction)?),
         }
+    }
+
+    /// Whether no number is beyond what can be, in one that was saved.
+    pub(crate) fn is_plausible(&self) -> bool {
+        let Self { schedule, list, correction, announcing, claiming, .. } = self;
+        let claimed = claiming.and_then(|(claim, _)| claim.leap());
+        let leaps = [schedule.leap, list.and_then(|list| list.next), claimed];
+        leaps.iter().flatten().all(LeapSecond::is_plausible)
+            && list.is_none_or(|list| (0..=i64::MAX / 4).contains(&list.expires))
+            && correction.unsigned_abs() < 3_600
+            && *announcing < ROUNDS
+            && claiming.is_none_or(|(_, rounds)| rounds < ROUNDS)
     }
 
     /// What a page is to say of TAI-UTC and leap seconds at a reference time, by a schedule.

@@ -8,8 +8,10 @@ use vmclock_core::calibration::Period;
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Time, Utc};
 
+use crate::continuity::Witness;
 use crate::leap_seconds::{LeapSeconds, ListError};
 use crate::page_file::PageFileError;
+use crate::state::StateError;
 
 /// The machine that publishes.
 pub trait Host {
@@ -28,6 +30,11 @@ pub trait Host {
     /// Whether the kernel trusts the counter to keep time. `None` where that is unknown.
     fn counter_is_trusted(&self) -> Option<bool>;
 
+    /// What tells later whether the counter went on since now. `None` where this machine cannot tell.
+    fn witness(&self) -> Option<Witness> {
+        None
+    }
+
     /// A value for a marker or a generation that was never used before, and is not 0.
     fn fresh_identity(&mut self) -> io::Result<u64>;
 
@@ -39,6 +46,18 @@ pub trait Host {
 
     /// The system's list of leap seconds.
     fn leap_seconds(&self) -> Result<LeapSeconds, ListError>;
+}
+
+/// Where a publisher keeps what it knows, for the process that comes after it.
+pub trait StateStore {
+    /// What was saved last, if anything was.
+    fn load(&mut self) -> Result<Option<Vec<u8>>, StateError>;
+
+    /// Replaces it, at once or not at all.
+    fn save(&mut self, state: &[u8]) -> Result<(), StateError>;
+
+    /// Removes it, as it is not true any more.
+    fn remove(&mut self) -> Result<(), StateError>;
 }
 
 /// A page that one publisher writes.

@@ -232,6 +232,13 @@ impl Counter {
         }
     }
 
+    /// Somebody writes to it at an instant, after which nobody has read it.
+    pub(crate) fn jump(&mut self, at: Nanos, by: Nanos) {
+        self.forget_from(at);
+        self.insert(at, Change::Jump(by));
+        self.extend(at, at);
+    }
+
     /// What was drawn for later than an instant does not come.
     fn forget_from(&mut self, from: Nanos) {
         while self.segments.len() > 1 && self.segments.back().is_some_and(|last| last.from >= from) {

@@ -53,6 +53,9 @@ pub enum Rule {
     Sequence,
     /// The publisher gives no error.
     Publisher,
+    /// A publisher that finds what another one saved continues with the same marker if the counter went on, and with a
+    /// new one if that is in doubt.
+    Continuity,
     /// The publisher says what changes, not the same in each round.
     Events,
 }
@@ -70,13 +73,14 @@ impl fmt::Display for Rule {
             Self::Status => "status",
             Self::Sequence => "sequence",
             Self::Publisher => "publisher",
+            Self::Continuity => "continuity",
             Self::Events => "events",
         })
     }
 }
 
 /// All of them, in the order in which they are counted.
-pub(crate) const RULES: [Rule; 11] = [
+pub(crate) const RULES: [Rule; 12] = [
     Rule::Bounds,
     Rule::Nesting,
     Rule::Overlap,
@@ -87,6 +91,7 @@ pub(crate) const RULES: [Rule; 11] = [
     Rule::Status,
     Rule::Sequence,
     Rule::Publisher,
+    Rule::Continuity,
     Rule::Events,
 ];
 

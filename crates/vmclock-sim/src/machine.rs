@@ -11,9 +11,11 @@ use vmclock_core::calibration::Period;
 use vmclock_core::page::{Page, TakenOver, Writer};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Time, Utc};
+use vmclock_host::continuity::Witness;
 use vmclock_host::leap_seconds::{LeapSeconds, ListError};
 use vmclock_host::page_file::{Found, PageFileError};
-use vmclock_host::world::{Host, PageSink};
+use vmclock_host::state::StateError;
+use vmclock_host::world::{Host, PageSink, StateStore};
 
 use crate::judge::COUNTER;
 use crate::source::offset;
@@ -40,6 +42,11 @@ impl Host for Machine {
         Some(self.0.borrow().is_trusted())
     }
 
+    fn witness(&self) -> Option<Witness> {
+        let mut world = self.0.borrow_mut();
+        world.kept.is_on.then(|| world.witness())
+    }
+
     fn fresh_identity(&mut self) -> io::Result<u64> {
         Ok(self.0.borrow_mut().fresh_identity())
     }
@@ -56,6 +63,34 @@ impl Host for Machine {
 
     fn leap_seconds(&self) -> Result<LeapSeconds, ListError> {
         self.0.borrow().leap_seconds()
+    }
+}
+
+/// Where the machine keeps what publishers know.
+#[derive(Debug)]
+pub(crate) struct KeptState(pub(crate) Rc<RefCell<World>>);
+
+impl StateStore for KeptState {
+    fn load(&mut self) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.0.borrow().kept.state.as_ref().map(|(bytes, _)| bytes.clone()))
+    }
+
+    fn save(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let mut world = self.0.borrow_mut();
+        if world.caretaker != Caretaker::Killed {
+            world.kept.state = Some((state.to_vec(), world.now));
+            world.kept.saves += 1;
+            world.kept.was_trusted = world.is_trusted();
+        }
+        if world.caretaker == Caretaker::Saving {
+            world.caretaker = Caretaker::Killed;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<(), StateError> {
+        self.0.borrow_mut().kept.state = None;
+        Ok(())
     }
 }
 

@@ -7,16 +7,18 @@ use std::rc::Rc;
 
 use vmclock_core::abi::Snapshot;
 use vmclock_core::guest_counter::GuestCounter;
+use vmclock_host::continuity::longest_gap;
 use vmclock_host::estimator::Settings;
 use vmclock_host::event::Event;
 use vmclock_host::publisher::{Plan, Prepared, PublishError, Publisher};
 use vmclock_host::source::Source;
+use vmclock_host::world::StateStore;
 
 use crate::judge::Rule;
-use crate::machine::{Machine, MemoryPage};
+use crate::machine::{KeptState, Machine, MemoryPage};
 use crate::source::SimulatedSource;
-use crate::spec::{PublisherSpec, WorldSpec};
-use crate::units::{Nanos, PPM};
+use crate::spec::{Meanwhile, PublisherSpec, WorldSpec};
+use crate::units::{Nanos, MINUTE, PPM, SECOND};
 use crate::world::{Caretaker, World};
 
 /// The least wander that is assumed where it is measured, in parts per 10^12.
@@ -91,6 +93,8 @@ impl<'s> Driven<'s> {
             record.begin();
             plan.trace = Some(Box::new(record.clone()));
         }
+        let kept = || Box::new(KeptState(Rc::clone(&self.world))) as Box<dyn StateStore>;
+        plan.state = self.spec.keeps_state().then(kept);
         let started = Prepared::new(Machine(Rc::clone(&self.world)), plan).and_then(|prepared| {
             let (page, found) = MemoryPage::open(&self.world, prepared.blank());
             prepared.on(page, found, "the page")
@@ -99,8 +103,12 @@ impl<'s> Driven<'s> {
         let started = started.map(|(publisher, events)| {
             self.publisher = Some(publisher);
             let mut world = self.world.borrow_mut();
-            world.ledger.started();
-            world.caretaker = Caretaker::Alive;
+            // One that continues is excused no longer than the one before; and what that one said stays until a round.
+            let continues = events.iter().any(|event| matches!(event, Event::Continued { .. }));
+            if !continues {
+                world.ledger.started();
+            }
+            (world.caretaker, world.kept.is_waiting) = (Caretaker::Alive, continues);
             events
         });
         self.report(started);
@@ -124,7 +132,13 @@ impl<'s> Driven<'s> {
         publisher.is_round_complete();
         let notice = self.world.borrow().notice();
         let finished = publisher.finish_round();
-        self.world.borrow_mut().concluded(notice);
+        {
+            let mut world = self.world.borrow_mut();
+            world.kept.is_waiting = false;
+            if world.caretaker != Caretaker::Killed {
+                world.concluded(notice);
+            }
+        }
         self.report(finished);
     }
 
@@ -136,21 +150,91 @@ impl<'s> Driven<'s> {
         }
     }
 
+    /// It stops, and leaves the page to the next one.
+    pub(crate) fn leave(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            self.world.borrow_mut().caretaker = Caretaker::Gone;
+            publisher.leave();
+        }
+    }
+
     /// It is gone, and another one starts after a pause.
     pub(crate) fn restart(&mut self, pause: Nanos) {
         self.publisher = None;
-        {
-            let mut world = self.world.borrow_mut();
-            let now = world.now;
-            world.caretaker = Caretaker::Gone;
-            world.pass(now + pause, self.spec.reads);
-        }
+        self.pass(pause);
         self.start();
+    }
+
+    fn pass(&mut self, pause: Nanos) {
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        world.caretaker = Caretaker::Gone;
+        world.pass(now + pause, self.spec.reads);
+    }
+
+    /// It is gone, and another one finds what it saved, after what happened meanwhile.
+    pub(crate) fn continue_after(&mut self, pause: Nanos, meanwhile: Meanwhile) {
+        self.publisher = None;
+        let before = *self.world.borrow().judge.snapshot();
+        let epoch = self.epoch();
+        self.pass(pause / 2);
+        self.happen(meanwhile);
+        self.pass(pause / 2);
+        let (age, marker, is_watched) = {
+            let world = self.world.borrow();
+            let is_trusted = world.kept.was_trusted && world.is_trusted();
+            (world.age_of_state(), world.saved_marker(), world.kept.saves > 1 && is_trusted)
+        };
+        self.start();
+        // What else happened to the counter may be noticed or not.
+        let is_watched = is_watched && self.epoch() == epoch;
+        let mut world = self.world.borrow_mut();
+        let longest = i128::from(longest_gap(self.spec.publisher.drift));
+        let is_changed = world.judge.snapshot().disruption_marker != before.disruption_marker;
+        // A jump shows later, or at once where the counter is behind.
+        let is_clear =
+            meanwhile == Meanwhile::Nothing && is_watched && age.is_some_and(|age| i128::from(age + SECOND) < longest);
+        let is_doubtful = match meanwhile {
+            Meanwhile::Nothing => age.is_none_or(|age| i128::from(age - SECOND) > longest),
+            Meanwhile::Jumped(_) => false,
+            _ => true,
+        };
+        // What was saved and did not reach the page may have been another marker.
+        let may_be_new = marker != Some(before.disruption_marker);
+        let now = world.now;
+        if is_clear && is_changed && !may_be_new {
+            world.judge.violated(Rule::Continuity, now, || "the counter went on, and the marker is a new one".into());
+        } else if is_doubtful && !is_changed {
+            world.judge.violated(Rule::Continuity, now, || format!("{meanwhile:?}, and the marker is the same"));
+        }
+        if is_clear {
+            world.kept.continued += u64::from(!is_changed);
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        let world = self.world.borrow();
+        world.epoch(world.now)
+    }
+
+    fn happen(&mut self, meanwhile: Meanwhile) {
+        let mut world = self.world.borrow_mut();
+        match meanwhile {
+            Meanwhile::Nothing => {}
+            Meanwhile::Slept { stopped } => world.sleep(MINUTE, stopped, 0),
+            Meanwhile::Booted => world.kernel.boots += 1,
+            Meanwhile::Switched => world.kernel.is_switched = !world.kernel.is_switched,
+            Meanwhile::Jumped(by) => world.jump(by),
+            Meanwhile::Garbled => world.garble_state(),
+            Meanwhile::Lost => world.kept.state = None,
+        }
     }
 
     /// The guest is on another host now, whose publisher makes this change before the guest runs.
     pub(crate) fn arrive(&mut self, change: impl FnMut(&mut Snapshot)) {
         self.publisher = None;
+        // The other host has a state of its own.
+        self.world.borrow_mut().kept.state = None;
         self.start();
         let Some(publisher) = &mut self.publisher else { return };
         let updated = publisher.update(change).map(|()| Vec::new());

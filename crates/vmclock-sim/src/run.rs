@@ -12,7 +12,7 @@ use crate::counter::Counter;
 use crate::judge::{Violation, Violations};
 use crate::network_guest::NetworkGuest;
 use crate::publisher::{Driven, Record};
-use crate::spec::{Incident, WorldSpec, LATEST};
+use crate::spec::{Incident, Meanwhile, Stop, WorldSpec, LATEST};
 use crate::statistics::Statistics;
 use crate::units::{rounded, Nanos, SECOND};
 use crate::world::{Caretaker, World};
@@ -48,6 +48,8 @@ pub(crate) struct Verdict {
     pub(crate) without: u64,
     pub(crate) updates: u64,
     pub(crate) markers: u64,
+    /// How many publishers continued with the marker of the one before, as they should.
+    pub(crate) continued: u64,
     pub(crate) rounds: u64,
     /// What the publisher said, but for refreshed pages.
     pub(crate) events: u64,
@@ -79,6 +81,7 @@ fn recorded_run(spec: &WorldSpec, wanted: Wanted, record: Option<Record>) -> Ver
         chance: Chance::stream(spec.seed, "rounds", 0),
         rounds: 0,
         pause: 0,
+        meanwhile: None,
     }
     .whole(wanted.stop)
 }
@@ -94,6 +97,8 @@ struct Run<'s> {
     rounds: u64,
     /// When a publisher that is killed in an update is followed by another one.
     pause: Nanos,
+    /// What happens until then, where its state is kept.
+    meanwhile: Option<Meanwhile>,
 }
 
 impl Run<'_> {
@@ -145,7 +150,10 @@ impl Run<'_> {
         }
         self.publisher.finish_round();
         if self.publisher.world.borrow().caretaker == Caretaker::Killed {
-            self.publisher.restart(self.pause);
+            match self.meanwhile.take() {
+                Some(meanwhile) => self.publisher.continue_after(self.pause, meanwhile),
+                None => self.publisher.restart(self.pause),
+            }
         }
     }
 
@@ -165,6 +173,18 @@ impl Run<'_> {
                 self.publisher.world.borrow_mut().caretaker = Caretaker::Doomed;
             }
             Incident::Kill { mid_update: false, pause } => self.publisher.restart(pause),
+            Incident::Continue { stop: Stop::Planned, pause, meanwhile } => {
+                self.publisher.leave();
+                self.publisher.continue_after(pause, meanwhile);
+            }
+            Incident::Continue { stop: Stop::Killed, pause, meanwhile } => {
+                self.publisher.continue_after(pause, meanwhile);
+            }
+            Incident::Continue { stop, pause, meanwhile } => {
+                (self.pause, self.meanwhile) = (pause, Some(meanwhile));
+                let caretaker = if stop == Stop::Saved { Caretaker::Saving } else { Caretaker::Doomed };
+                self.publisher.world.borrow_mut().caretaker = caretaker;
+            }
             Incident::Sleep { length, stopped, jump } => {
                 let mut world = self.publisher.world.borrow_mut();
                 world.sleep(length, stopped, jump);
@@ -219,6 +239,7 @@ impl Run<'_> {
             without: world.judge.without,
             updates: world.judge.updates,
             markers: world.judge.markers,
+            continued: world.kept.continued,
             rounds: self.rounds,
             events,
             length: world.now,
@@ -300,6 +321,28 @@ mod tests {
                 measurements += replay.measurements;
             }
             assert!(measurements > 100, "{}: {measurements}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn publishers_continue_with_the_same_marker_where_the_counter_went_on_and_only_there() {
+        for name in ["planned-restarts", "killed-restarts"] {
+            let mut world = world(name, 40 * HOUR);
+            let restarts = world.incidents.len() as u64;
+            let verdict = traced(&world);
+            assert_eq!(verdict.violations.total(), 0, "{name}: {:?}: {:#?}", verdict.first, verdict.trace);
+            assert!(
+                verdict.continued * 2 > restarts && verdict.continued < restarts,
+                "{} of {restarts}",
+                verdict.continued
+            );
+            for (_, incident) in &mut world.incidents {
+                let Incident::Continue { meanwhile, .. } = incident else { panic!("{incident:?}") };
+                *meanwhile = Meanwhile::Nothing;
+            }
+            let verdict = run(&world, Wanted::default());
+            assert_eq!(verdict.violations.total(), 0, "{name}: {:?}", verdict.first);
+            assert_eq!((verdict.continued, verdict.markers), (restarts, 1), "{name}");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::chance::Chance;
 use crate::clock::{ClockSpec, Episode, ErrorModel, Falsehood, Stated};
 use crate::counter::{Change, OscillatorSpec, Steadiness, Steering, Wander};
 use crate::network_guest::server;
-use crate::spec::{Delay, Demanded, Incident, Knowledge, PublisherSpec, Reach, SourceSpec, WorldSpec};
+use crate::spec::{Delay, Demanded, Incident, Knowledge, Meanwhile, PublisherSpec, Reach, SourceSpec, Stop, WorldSpec};
 use crate::units::{rounded, Nanos, DAY, HOUR, MICRO, MILLI, MINUTE, PPM, SECOND};
 
 /// 2026-12-30 00:00:00 TAI: two days before a month ends, and with it half a year.
@@ -44,7 +44,7 @@ const fn scenario(name: &'static str, about: &'static str, shape: fn(&mut WorldS
 }
 
 /// All scenarios.
-pub static SCENARIOS: [Scenario; 39] = [
+pub static SCENARIOS: [Scenario; 41] = [
     Scenario {
         has_server: true,
         longest: 1.0,
@@ -417,6 +417,16 @@ pub static SCENARIOS: [Scenario; 39] = [
         },
     ),
     scenario(
+        "planned-restarts",
+        "a publisher that is stopped in order, and continued by another one, if the counter went on",
+        |world, chance| continued(world, chance, &[Stop::Planned]),
+    ),
+    scenario(
+        "killed-restarts",
+        "a publisher that is killed at any moment, and continued by another one, if the counter went on",
+        |world, chance| continued(world, chance, &[Stop::Killed, Stop::Saved, Stop::MidUpdate]),
+    ),
+    scenario(
         "slow-answers",
         "servers whose answers are late, lost, or there in a later round only",
         |world, chance| {
@@ -430,6 +440,38 @@ pub static SCENARIOS: [Scenario; 39] = [
         },
     ),
 ];
+
+/// Publishers that find what the one before saved.
+fn continued(world: &mut WorldSpec, chance: &mut Chance, stops: &[Stop]) {
+    match chance.index(4) {
+        0 => network(world, chance, 3),
+        1 => kernel(world, chance),
+        2 => {
+            ptp(world, chance);
+            world.publisher.measured = true;
+        }
+        _ => ptp(world, chance),
+    }
+    world.publisher.monotonic = chance.happens(0.3);
+    every(world, chance, HOUR, |world, chance, at| {
+        let stop = stops[chance.index(stops.len())];
+        let pause = rounded(chance.log_between(1e8, 3600e9));
+        let meanwhile = if chance.happens(0.7) { Meanwhile::Nothing } else { any_doubt(chance) };
+        world.incidents.push((at, Incident::Continue { stop, pause, meanwhile }));
+    });
+}
+
+/// What can happen while nobody publishes.
+pub(crate) fn any_doubt(chance: &mut Chance) -> Meanwhile {
+    let stopped = chance.happens(0.5);
+    let jump = rounded(chance.log_between(1e9, 1e12)) * chance.sign();
+    let others = [Meanwhile::Booted, Meanwhile::Switched, Meanwhile::Garbled, Meanwhile::Lost];
+    match chance.index(6) {
+        0 => Meanwhile::Slept { stopped },
+        1 => Meanwhile::Jumped(jump),
+        other => others[other - 2],
+    }
+}
 
 const OUTAGES: Reach = Reach::Outages { mean: 8 * HOUR, least: 6 * MINUTE, most: 12 * HOUR };
 

@@ -92,6 +92,8 @@ pub struct Tally {
     pub events: u64,
     /// How often the marker changed.
     pub markers: u64,
+    /// How many publishers continued with the marker of the one before, as they should.
+    pub continued: u64,
     /// How often which rule was violated.
     pub violations: Violations,
     /// How often a calibration after the next one placed a reading outside its bounds.
@@ -110,6 +112,7 @@ impl Tally {
             rounds: 0,
             events: 0,
             markers: 0,
+            continued: 0,
             violations: Violations::default(),
             nested_misses: 0,
             statistics: Statistics::default(),
@@ -124,6 +127,7 @@ impl Tally {
         self.rounds += other.rounds;
         self.events += other.events;
         self.markers += other.markers;
+        self.continued += other.continued;
         self.nested_misses += other.nested_misses;
         self.violations.add(&other.violations);
         self.statistics.add(&other.statistics);
@@ -204,6 +208,7 @@ impl Outcome {
             rounds: verdict.rounds,
             events: verdict.events,
             markers: verdict.markers,
+            continued: verdict.continued,
             violations: verdict.violations,
             nested_misses: verdict.nested_misses,
             statistics,

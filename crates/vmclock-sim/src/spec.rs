@@ -39,6 +39,13 @@ pub(crate) struct WorldSpec {
     pub(crate) demands: Demanded,
 }
 
+impl WorldSpec {
+    /// Whether publishers save what they know.
+    pub(crate) fn keeps_state(&self) -> bool {
+        self.incidents.iter().any(|(_, incident)| matches!(incident, Incident::Continue { .. }))
+    }
+}
+
 /// A line for each of its parts.
 impl fmt::Display for WorldSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,12 +163,46 @@ pub(crate) enum Incident {
     Restart(Nanos),
     /// It is killed, possibly in the middle of an update, and another one starts this much later.
     Kill { mid_update: bool, pause: Nanos },
+    /// The publisher stops, and another one finds what it saved so much later, after what happened meanwhile.
+    Continue { stop: Stop, pause: Nanos, meanwhile: Meanwhile },
     /// The host sleeps so long. Its counter goes on, or stops; and somebody may write to it.
     Sleep { length: Nanos, stopped: bool, jump: Nanos },
     /// The kernel does not trust the counter for so long.
     Distrust(Nanos),
     /// The guest migrates to a host with another oscillator, and the hypervisor knows.
     Migrate,
+}
+
+/// How a publisher stops whose state is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// In order.
+    Planned,
+    /// It is killed.
+    Killed,
+    /// It is killed when it has saved what it is about to publish.
+    Saved,
+    /// It is killed in the middle of an update.
+    MidUpdate,
+}
+
+/// What happens while nobody publishes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Meanwhile {
+    /// Nothing.
+    Nothing,
+    /// The host sleeps, and its counter with it or not.
+    Slept { stopped: bool },
+    /// It is booted.
+    Booted,
+    /// The kernel finds another clocksource better.
+    Switched,
+    /// Somebody writes to the counter: so many nanoseconds forward, or back.
+    Jumped(Nanos),
+    /// A bit of the saved state is another one.
+    Garbled,
+    /// The saved state is gone.
+    Lost,
 }
 
 /// What the host knows of TAI-UTC.

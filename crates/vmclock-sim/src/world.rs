@@ -10,13 +10,16 @@ use std::rc::Rc;
 
 use vmclock_core::calibration::Period;
 use vmclock_core::page::Page;
+use vmclock_core::sample::Sample;
+use vmclock_core::time::Time;
+use vmclock_host::continuity::Witness;
 use vmclock_host::leap_seconds::{LeapSeconds, ListError};
 
 use crate::calendar::{Calendar, OFFSET};
 use crate::chance::Chance;
 use crate::clock::{Clock, ClockSpec, Shown, Stated};
 use crate::counter::{Change, Counter};
-use crate::judge::{seconds, Demands, Judge, Moment, Rule};
+use crate::judge::{seconds, Demands, Judge, Moment, Rule, COUNTER};
 use crate::ledger::{Delivered, Ledger, Notice};
 use crate::source::preemption;
 use crate::spec::{Demanded, Reach, SourceSpec, WorldSpec, LATEST};
@@ -52,10 +55,44 @@ pub(crate) enum Caretaker {
     Alive,
     /// A publisher that will be killed in the middle of its next update.
     Doomed,
+    /// One that will be killed when it has saved its state the next time.
+    Saving,
     /// It was.
     Killed,
     /// Nobody.
     Gone,
+}
+
+/// What publishers save for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Whether they do.
+    pub(crate) is_on: bool,
+    /// The state, and when it was saved.
+    pub(crate) state: Option<(Vec<u8>, Nanos)>,
+    /// How often since the host last slept: two show how its raw clock goes with its counter.
+    pub(crate) saves: u32,
+    /// Whether the kernel trusted the counter then.
+    pub(crate) was_trusted: bool,
+    /// The page is as the publisher before left it, until the first round.
+    pub(crate) is_waiting: bool,
+    /// How many continued with the same marker.
+    pub(crate) continued: u64,
+}
+
+/// The kernel's clocks, as far as they tell whether the counter went on.
+#[derive(Debug, Default)]
+pub(crate) struct Kernel {
+    /// How often the machine was booted.
+    pub(crate) boots: u32,
+    /// Whether the clocksource is another one than the counter.
+    pub(crate) is_switched: bool,
+    /// For how long the machine was suspended, and what the counter counted meanwhile.
+    suspended: Nanos,
+    not_counted: u64,
+    /// The raw clock: where it began, and its frequency in Hz.
+    raw_start: u64,
+    raw_hertz: u64,
 }
 
 /// A world at a moment.
@@ -102,6 +139,8 @@ pub(crate) struct World {
     leap: LeapKnowledge,
     demands: Demanded,
     steering: i64,
+    pub(crate) kept: Kept,
+    pub(crate) kernel: Kernel,
     /// Nobody reads: the host sleeps, or the guest is paused.
     pub(crate) is_paused: bool,
     /// Fewer than half of the clocks have always been wrong.
@@ -146,6 +185,12 @@ impl World {
             leap: LeapKnowledge::InTime,
             demands: spec.demands,
             steering: 0,
+            kept: Kept { is_on: spec.keeps_state(), was_trusted: true, ..Kept::default() },
+            kernel: Kernel {
+                raw_start: spec.oscillator.start,
+                raw_hertz: rounded(spec.oscillator.hertz).unsigned_abs().max(1),
+                ..Kernel::default()
+            },
             is_paused: false,
             kept_a1: true,
         };
@@ -249,6 +294,10 @@ impl World {
 
     /// The counter's period as the kernel measured it once.
     pub(crate) fn nominal_period(&mut self) -> Period {
+        if self.kept.is_on {
+            // As long as the real one takes.
+            self.advance(self.now + 10 * MILLI);
+        }
         self.extend(self.now);
         let hertz = self.counter.hertz(self.now) * (1.0 + self.hertz_error);
         Period::from_frequency(NonZeroU64::new(rounded(hertz).unsigned_abs()).unwrap_or(NonZeroU64::MIN))
@@ -268,6 +317,50 @@ impl World {
     pub(crate) fn distrust(&mut self, length: Nanos) {
         self.distrusted_until = self.now + length;
         self.ledger.distrusted(self.distrusted_until);
+    }
+
+    /// What tells later whether the counter went on. The kernel's raw clock counts the counter, but not while the machine
+    /// is suspended.
+    pub(crate) fn witness(&mut self) -> Witness {
+        let before = self.read_counter();
+        let ticks = self.read_counter();
+        let after = self.read_counter();
+        let counted = ticks.wrapping_sub(self.kernel.not_counted).wrapping_sub(self.kernel.raw_start);
+        let nanos = i128::from(counted) * i128::from(SECOND) / i128::from(self.kernel.raw_hertz);
+        Witness {
+            boot: format!("boot {}", self.kernel.boots),
+            counter: COUNTER.0,
+            clocksource: Some(if self.kernel.is_switched { "hpet" } else { "tsc" }.into()),
+            is_counter: !self.kernel.is_switched,
+            is_trusted: Some(self.is_trusted()),
+            raw: Sample { before, time: Time::from_nanos(nanos).unwrap_or(Time::from_raw(0)), after },
+            suspended: (self.kernel.suspended - 20, self.kernel.suspended + 20),
+        }
+    }
+
+    /// How old the saved state is.
+    pub(crate) fn age_of_state(&self) -> Option<Nanos> {
+        self.kept.state.as_ref().map(|(_, at)| self.now - at)
+    }
+
+    /// The marker that the page has by the saved state.
+    pub(crate) fn saved_marker(&self) -> Option<u64> {
+        let text = String::from_utf8_lossy(&self.kept.state.as_ref()?.0).into_owned();
+        let (_, marker) = text.split_once("\"marker\":")?;
+        marker.split(',').next()?.parse().ok()
+    }
+
+    /// A bit of the saved state is another one.
+    pub(crate) fn garble_state(&mut self) {
+        let Some((bytes, _)) = &mut self.kept.state else { return };
+        let index = self.chance.index(bytes.len());
+        bytes[index] ^= 1 << self.chance.index(5);
+    }
+
+    /// Somebody writes to the counter now.
+    pub(crate) fn jump(&mut self, by: Nanos) {
+        self.counter.jump(self.now, by);
+        self.disrupt(by);
     }
 
     /// A value that was never used before.
@@ -318,7 +411,7 @@ impl World {
 
     /// What a page must do now.
     fn demands(&self) -> Demands {
-        let is_orphaned = matches!(self.caretaker, Caretaker::Killed | Caretaker::Gone);
+        let is_orphaned = self.kept.is_waiting || matches!(self.caretaker, Caretaker::Killed | Caretaker::Gone);
         let is_timed = self.demands.time && !is_orphaned;
         Demands {
             bounds: self.ledger.demands_bounds(),
@@ -388,6 +481,7 @@ impl World {
     /// The host sleeps.
     pub(crate) fn sleep(&mut self, length: Nanos, stopped: bool, jump: Nanos) {
         let until = self.now + length;
+        let fell_asleep = self.counter.at(self.now);
         self.counter.sleep(self.now, until, stopped, jump);
         self.is_paused = true;
         if stopped || jump != 0 {
@@ -396,6 +490,10 @@ impl World {
         }
         self.advance(until);
         self.is_paused = false;
+        self.kernel.suspended += length;
+        self.kept.saves = 0;
+        self.kernel.not_counted =
+            self.kernel.not_counted.wrapping_add(self.counter.at(until).wrapping_sub(fell_asleep));
         self.woke = until;
         self.ledger.slept(length);
     }

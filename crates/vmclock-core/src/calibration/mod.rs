@@ -156,6 +156,19 @@ impl<S: Scale> Calibration<S> {
         Self { time_esterror: Some(time), period_esterror: Some(rate), ..self }
     }
 
+    /// With all errors, as a calibration that was saved had them: maximum and estimated error, each of the reference time
+    /// in ± nanoseconds, and of the period in the page's unit, 2^-(64 + shift) s per tick.
+    #[must_use]
+    pub const fn with_errors(self, max: (u64, u64), estimated: (u64, u64)) -> Self {
+        Self {
+            time_maxerror: Some(max.0),
+            period_maxerror: Some(max.1),
+            time_esterror: Some(estimated.0),
+            period_esterror: Some(estimated.1),
+            ..self
+        }
+    }
+
     /// The same for a counter that is ahead of this one by `offset`, wrapping: from a host's to its guest's, where the
     /// guest's counter is not scaled.
     #[must_use]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the time was some while ago, to measure the counter's frequency from.
 
+use serde::{Deserialize, Serialize};
+
 use super::SECOND;
 use crate::interval::Range;
 
@@ -10,14 +12,14 @@ const LEVELS: usize = 15;
 /// shorter, the nearer to now.
 const PART_OF_DRIFT: f64 = 8.0;
 /// Where the time was at a counter value, in nanoseconds from the estimator's base.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Anchor {
     counter: u64,
     known: Range,
 }
 
 /// Two anchors for each power of two seconds: one at least that old, and one that is to become so.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Anchors {
     levels: [(Option<Anchor>, Option<Anchor>); LEVELS],
 }

@@ -2,6 +2,7 @@
 //! A line of time over the counter, to which all that an estimator knows is relative: so the numbers stay small, and
 //! floating-point ones exact to far below a nanosecond.
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::calibration::Period;
 use vmclock_core::time::{Span, Tai, Time};
 
@@ -11,12 +12,35 @@ use super::ticks_between;
 pub(super) const NANOS_PER_RAW: f64 = 1e9 / 18_446_744_073_709_551_616.0;
 
 /// A line of time over the counter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(from = "Saved", into = "Saved")]
 pub(super) struct Base {
     counter: u64,
     time: Time<Tai>,
     period: Period,
     nanos_per_tick: f64,
+}
+
+/// All that a base is made from.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Saved {
+    counter: u64,
+    #[serde(with = "crate::plain")]
+    time: Time<Tai>,
+    #[serde(with = "crate::plain")]
+    period: Period,
+}
+
+impl From<Saved> for Base {
+    fn from(saved: Saved) -> Self {
+        Self::at(saved.counter, saved.time, saved.period)
+    }
+}
+
+impl From<Base> for Saved {
+    fn from(Base { counter, time, period, .. }: Base) -> Self {
+        Self { counter, time, period }
+    }
 }
 
 impl Base {

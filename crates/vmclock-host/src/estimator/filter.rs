@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known of the time and of the counter's frequency: two intervals, kept by set membership.
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::calibration::Period;
 use vmclock_core::time::{Tai, Time};
 
@@ -10,8 +11,12 @@ use super::vote::Vote;
 use super::wander::Wander;
 use crate::interval::Range;
 
+/// More nanoseconds from its base than any filter knows the time, and more of its frequency.
+const FARTHEST: f64 = 1e18;
+const FASTEST: f64 = 0.5;
+
 /// The time and the frequency. All frequencies are relative to the base, and are of time against the counter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Filter {
     pub(super) base: Base,
     /// The counter to which `known` belongs.
@@ -67,6 +72,16 @@ impl Filter {
         let Range { low, high } = wandered(self.rate, wander);
         // Before it was steered, it was where it is now without that.
         Range::new((1.0 + low) / (1.0 + self.steered.high) - 1.0, (1.0 + high) / (1.0 + self.steered.low) - 1.0)
+    }
+
+    /// Whether no number is beyond what can be, in one that was saved when the counter was `concluded`.
+    pub(super) fn is_plausible(&self, concluded: u64) -> bool {
+        self.now == concluded
+            && self.known.magnitude() < FARTHEST
+            && self.rate.magnitude() < FASTEST
+            && self.steered.magnitude() < FASTEST
+            && self.rounds < u32::MAX / 2
+            && self.wander.is_plausible()
     }
 
     /// The time since it began, in nanoseconds.

@@ -5,24 +5,29 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::calibration::Calibration;
-use vmclock_core::time::{Tai, Time};
+use vmclock_core::time::{Span, Tai, Time};
 
 use super::base::Base;
 use crate::interval::Range;
 
 /// How many calibrations are kept to, if that can be.
 const KEPT: usize = 8;
+/// How many are kept of those on pages that another publisher left, and that have not returned.
+const LEFT: usize = 8;
 /// No frequency is further from the best one.
 const WIDEST: f64 = 1e-3;
 /// What a reader rounds to, in nanoseconds: bounds outwards, times either way.
 const RESOLUTION: f64 = 2.0;
 
 /// The bounds at a counter value, as readers had them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Bound {
     counter: u64,
+    #[serde(with = "crate::plain")]
     earliest: Time<Tai>,
+    #[serde(with = "crate::plain")]
     latest: Time<Tai>,
 }
 
@@ -41,8 +46,9 @@ impl Bound {
 }
 
 /// A calibration, and where it came on the page and left.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Tenure {
+    #[serde(with = "crate::plain")]
     calibration: Calibration<Tai>,
     from: Bound,
     until: Option<Bound>,
@@ -50,10 +56,33 @@ struct Tenure {
     allowance: f64,
 }
 
+impl Tenure {
+    /// It is not on the page any more.
+    fn end(&mut self, now: u64) {
+        self.until = self.until.or_else(|| Bound::of(&self.calibration, now));
+    }
+}
+
+/// Whether a calibration is another one that was moved when it came on the page, so that time does not go back.
+fn is_moved(calibration: &Calibration<Tai>, moved: &Calibration<Tai>) -> bool {
+    let lag = moved.reference_time().since(calibration.reference_time());
+    let (Some(lag), Some(error)) = (lag.filter(|lag| *lag >= Span::default()), calibration.time_max_error()) else {
+        return false;
+    };
+    let error = u64::try_from(lag.ceil_nanos()).ok().and_then(|more| error.checked_add(more));
+    error.is_some_and(|error| {
+        calibration.with_reference_time(moved.reference_time()).with_time_max_error(error) == *moved
+    })
+}
+
 /// The calibrations of late, the newest last.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Published {
     kept: VecDeque<Tenure>,
+    /// What may be on pages that another publisher left: readers have it until these pages return.
+    left: Vec<Tenure>,
+    /// What is on pages now may stay on some of them.
+    keeps_left: bool,
 }
 
 /// A line to publish: its time at `now` ahead of the base, and its frequency.
@@ -64,10 +93,80 @@ pub(super) struct Line {
 }
 
 impl Published {
-    /// The bounds that readers have at a counter value by the calibration on the page; `None` if there is none.
+    /// Those that may be on the page, the newest first.
+    fn on_page(&self) -> impl Iterator<Item = &Tenure> {
+        self.kept.iter().rev().take_while(|tenure| tenure.until.is_none())
+    }
+
+    /// The bounds that readers have at a counter value by what may be on the page; `None` if nothing is. Where several
+    /// may be, they are what these have in common, which there is, as all are true.
     pub(super) fn bounds_now(&self, now: u64, base: &Base) -> Option<Range> {
-        let newest = self.kept.back().filter(|newest| newest.until.is_none())?;
-        Some(Bound::of(&newest.calibration, now)?.range(base, newest.allowance))
+        let range = |tenure: &Tenure| Some(Bound::of(&tenure.calibration, now)?.range(base, tenure.allowance));
+        let mut ranges = self.left.iter().chain(self.on_page()).filter_map(range);
+        let first = ranges.next()?;
+        Some(ranges.fold(first, |all, range| Range { low: all.low.max(range.low), high: all.high.min(range.high) }))
+    }
+
+    /// The latest time that readers have at a counter value, ahead of the base.
+    pub(super) fn shown(&self, now: u64, base: &Base) -> Option<f64> {
+        let times = self.on_page().filter_map(|tenure| tenure.calibration.time_at(now).ok());
+        times.map(|time| base.ahead(now, time)).reduce(f64::max)
+    }
+
+    /// What may be on a page that another publisher left.
+    pub(super) fn left(&self) -> impl Iterator<Item = &Calibration<Tai>> {
+        let now = self.on_page().filter(|_| self.keeps_left);
+        self.left.iter().chain(now).map(|tenure| &tenure.calibration)
+    }
+
+    /// Another publisher left its pages. Either of the last two may be on them where the last one may not have been seen.
+    pub(super) fn resume(&mut self, is_unseen: bool) {
+        self.keeps_left = true;
+        if is_unseen {
+            self.reopen();
+        }
+    }
+
+    /// All pages that another publisher left have returned.
+    pub(super) fn release(&mut self) {
+        self.left.clear();
+        self.keeps_left = false;
+    }
+
+    fn reopen(&mut self) {
+        let count = self.kept.len();
+        if self.kept.back().is_some_and(|newest| newest.until.is_none()) && count > 1 {
+            self.kept[count - 2].until = None;
+        }
+    }
+
+    pub(super) fn newest(&self) -> Option<&Calibration<Tai>> {
+        self.kept.back().map(|newest| &newest.calibration)
+    }
+
+    /// Which of the last two is on the page, as it was found there: the newest may have been moved when it came on.
+    /// `None`: the newest was never on it. Says whether it is one of them.
+    pub(super) fn found(&mut self, on_page: Option<&Calibration<Tai>>) -> bool {
+        let Some(newest) = self.kept.back().filter(|newest| newest.until.is_none()) else { return false };
+        let from = newest.from.counter;
+        if let Some(moved) = on_page.filter(|on_page| is_moved(&newest.calibration, on_page)) {
+            self.replace(*moved);
+            self.kept.iter_mut().rev().skip(1).for_each(|before| before.end(from));
+            return true;
+        }
+        let before = self.kept.iter().rev().nth(1).map(|before| before.calibration);
+        let is_before = on_page.is_none() || on_page == before.as_ref();
+        if is_before {
+            self.kept.pop_back();
+        }
+        is_before
+    }
+
+    /// Whether no more were saved than are kept.
+    pub(super) fn is_plausible(&self) -> bool {
+        self.kept.len() <= KEPT
+            && self.left.len() <= LEFT
+            && self.kept.iter().chain(&self.left).all(|tenure| tenure.allowance >= 0.0)
     }
 
     /// The line nearest to `wanted` that is nested in the last calibration's bounds, and in those of as many before it
@@ -75,9 +174,9 @@ impl Published {
     /// are closer than that. `None` where there is no such line.
     pub(super) fn nested(&self, now: u64, wanted: Line, times: Range, reserve: f64, base: &Base) -> Option<Line> {
         // From the newest: the age of each bound, and its range.
-        let mut bounds = [(0.0, Range::new(0.0, 0.0)); 2 * KEPT];
+        let mut bounds = [(0.0, Range::new(0.0, 0.0)); 2 * (KEPT + LEFT)];
         let mut count = 0;
-        for tenure in self.kept.iter().rev() {
+        for tenure in self.left.iter().chain(self.kept.iter().rev()) {
             let until = match tenure.until {
                 Some(until) => until,
                 None => Bound::of(&tenure.calibration, now)?,
@@ -90,6 +189,8 @@ impl Published {
             }
         }
         let bounds = &bounds[..count];
+        // Both of each that may be on the page, and those of the last one in any case.
+        let needed = 2 * (self.left.len() + self.on_page().count().max(1));
         if let Some(rate) = rate_through(bounds, wanted, times) {
             return Some(Line { rate, ..wanted });
         }
@@ -98,7 +199,7 @@ impl Published {
             // low <= ahead - rate * age <= high
             match lines.clipped(-1.0, *age, -range.low).and_then(|lines| lines.clipped(1.0, -age, range.high)) {
                 Some(fewer) => lines = fewer,
-                None if index < 2 => return None,
+                None if index < needed => return None,
                 None => break,
             }
         }
@@ -121,6 +222,11 @@ impl Published {
 
     /// A calibration is on the page from now on; the one before is not.
     pub(super) fn begin(&mut self, calibration: Calibration<Tai>, now: u64) {
+        if std::mem::take(&mut self.keeps_left) {
+            let open: Vec<Tenure> = self.on_page().copied().collect();
+            self.left.extend(open);
+            self.left.drain(..self.left.len().saturating_sub(LEFT));
+        }
         self.end(now);
         if self.kept.len() == KEPT {
             self.kept.pop_front();
@@ -140,20 +246,19 @@ impl Published {
 
     /// No calibration is on the page any more.
     pub(super) fn end(&mut self, now: u64) {
-        if let Some(newest) = self.kept.back_mut() {
-            newest.until = newest.until.or_else(|| Bound::of(&newest.calibration, now));
-        }
+        self.kept.iter_mut().for_each(|tenure| tenure.end(now));
     }
 
     /// The clock that is followed was steered: that moved it by up to so many nanoseconds, which no bounds knew.
     pub(super) fn allow(&mut self, nanos: f64) {
-        for tenure in &mut self.kept {
+        for tenure in self.kept.iter_mut().chain(&mut self.left) {
             tenure.allowance += nanos;
         }
     }
 
     pub(super) fn clear(&mut self) {
         self.kept.clear();
+        self.release();
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How far the counter's frequency wanders, where that is to be measured: hour by hour over the last day.
 
+use serde::{Deserialize, Serialize};
+
 use super::SECOND;
 use crate::interval::Range;
 
@@ -16,7 +18,7 @@ const LONGEST_AVERAGE: f64 = 300.0 * SECOND;
 const EXTRAPOLATION: f64 = 3.0;
 
 /// The frequencies that were seen in an hour, relative to the estimator's base.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Hour {
     number: u64,
     seen: Range,
@@ -24,7 +26,7 @@ struct Hour {
 }
 
 /// The frequencies of the last day.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Wander {
     hours: [Option<Hour>; HOURS],
     /// Nanoseconds since it began.
@@ -32,6 +34,12 @@ pub(super) struct Wander {
 }
 
 impl Wander {
+    /// Whether no number is beyond what can be, in one that was saved.
+    pub(super) fn is_plausible(&self) -> bool {
+        let latest = (self.age / MINUTE) as u64 / 60;
+        self.age >= 0.0 && self.hours.iter().flatten().all(|hour| hour.number <= latest)
+    }
+
     /// Lets time pass.
     pub(super) fn advance(&mut self, nanos: f64) {
         self.age += nanos.max(0.0);

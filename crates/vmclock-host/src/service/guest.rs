@@ -10,6 +10,7 @@ use vmclock_core::lifecycle::{self, later, unseen_after, Incoming};
 use vmclock_core::time::Time;
 
 use crate::clock::{Clock, PublishError, Round};
+use crate::event::Event;
 use crate::page_file::Found;
 use crate::publication::Publication;
 use crate::world::Host;
@@ -32,8 +33,8 @@ pub(super) struct Guest<S> {
 
 impl<S: GuestSink> Guest<S> {
     /// A guest whose counter is not known yet.
-    pub(super) fn new(sink: S, page: String, user: u32, round: u64) -> Self {
-        let publication = Publication::of_guest(sink);
+    pub(super) fn new(sink: S, name: &GuestName, page: String, user: u32, round: u64) -> Self {
+        let publication = Publication::of_guest(sink, format!("guest {name}"));
         Self { publication, page, user, counter: Relation::Unknown, last_step: None, is_incoming: false, round }
     }
 
@@ -49,11 +50,11 @@ impl<S: GuestSink> Guest<S> {
         found: Found,
         step: Option<Step>,
         counter: Relation,
+        events: &mut Vec<Event>,
     ) -> Result<(), PublishError> {
-        match found {
-            Found::New => {}
-            Found::AtRest(last) | Found::Interrupted(last) => self.publication.take_over(blank, &last)?,
-        }
+        // With it, it is known whether what is on the page was published on it.
+        self.publication.set_guest_counter(counter.counter());
+        self.publication.begin(clock, blank, found, events)?;
         if let Some(step) = step {
             self.step(clock, step, None, None)?;
         }
@@ -95,7 +96,8 @@ impl<S: GuestSink> Guest<S> {
             Step::Incoming => self.forget_counter(),
             Step::Paused | Step::MigratedOut | Step::Reset => {
                 self.forget_counter();
-                self.update(&mut |page| page.clock_status = lifecycle::without_time(page.counter_id))?;
+                self.publication
+                    .change(clock, &mut |page| page.clock_status = lifecycle::without_time(page.counter_id))?;
             }
             // The page stays as it is until the counter is known.
             Step::Resumed => {}
@@ -103,14 +105,14 @@ impl<S: GuestSink> Guest<S> {
                 self.forget_counter();
                 let (marker, fresh) = (clock.fresh_identity()?, clock.fresh_identity()?);
                 let from = if step == Step::Restored { Incoming::SavedState(fresh) } else { Incoming::Migration };
-                self.update(&mut |page| {
+                self.publication.change(clock, &mut |page| {
                     page.vm_generation_counter = generation.unwrap_or(page.vm_generation_counter);
                     lifecycle::incoming(page, from, marker);
                 })?;
             }
             Step::Cloned => {
                 let generation = clock.fresh_identity()?;
-                self.update(&mut |page| lifecycle::cloned(page, generation))?;
+                self.publication.change(clock, &mut |page| lifecycle::cloned(page, generation))?;
             }
             Step::Disrupted if is_left => {}
             Step::Disrupted => self.disrupt(clock)?,
@@ -121,7 +123,7 @@ impl<S: GuestSink> Guest<S> {
     fn disrupt<H: Host>(&mut self, clock: &mut Clock<H>) -> Result<(), PublishError> {
         self.forget_counter();
         let marker = clock.fresh_identity()?;
-        self.update(&mut |page| lifecycle::disrupted(page, marker))
+        self.publication.change(clock, &mut |page| lifecycle::disrupted(page, marker))
     }
 
     fn forget_counter(&mut self) {
@@ -139,7 +141,8 @@ impl<S: GuestSink> Guest<S> {
         let id = if counter == Relation::None { CounterId::NONE } else { clock.host.counter_id() };
         let page = *self.contents();
         if page.counter_id != id || (counter.counter().is_none() && page.clock_status.gives_time()) {
-            self.update(&mut |page| (page.counter_id, page.clock_status) = (id, lifecycle::without_time(id)))?;
+            self.publication
+                .change(clock, &mut |page| (page.counter_id, page.clock_status) = (id, lifecycle::without_time(id)))?;
         }
         if counter.counter().is_none() {
             return Ok(());
@@ -157,11 +160,23 @@ impl<S: GuestSink> Guest<S> {
             Notice::Soon => Maintenance::Soon,
             Notice::Imminent => Maintenance::Imminent,
         };
-        self.update(&mut |page| lifecycle::announced(page, maintenance))
+        Ok(self.publication.page.update(&mut |page| lifecycle::announced(page, maintenance))?)
     }
 
-    fn update(&mut self, change: &mut dyn FnMut(&mut Snapshot)) -> Result<(), PublishError> {
-        Ok(self.publication.page.update(change)?)
+    /// [`Publication::foresee`]
+    pub(super) fn foresee<H: Host>(&mut self, clock: &mut Clock<H>, round: Round) -> Result<(), PublishError> {
+        if self.is_incoming {
+            return Ok(());
+        }
+        self.publication.foresee(clock, round)
+    }
+
+    /// Leaves the page to the next service.
+    pub(super) fn leave<H: Host>(&mut self, clock: &mut Clock<H>, round: Round) -> Result<(), PublishError> {
+        if self.is_incoming {
+            return Ok(());
+        }
+        self.publication.leave(clock, round)
     }
 
     /// What its page says.
@@ -170,9 +185,9 @@ impl<S: GuestSink> Guest<S> {
     }
 
     /// Marks the page unreliable: nobody will correct it any more.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up<H: Host>(&mut self, clock: &mut Clock<H>) {
         if !self.is_incoming {
-            self.publication.page.give_up();
+            self.publication.give_up(clock);
         }
     }
 

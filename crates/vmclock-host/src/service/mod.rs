@@ -28,7 +28,7 @@ use vmclock_core::abi::{Flags, Snapshot};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::leap::LeapKind;
 
-use crate::clock::{PublishError, Round};
+use crate::clock::{Clock, PublishError, Round};
 use crate::event::{Event, Signal};
 use crate::page_file::{Found, PageFileError};
 use crate::publisher::Publisher;
@@ -124,7 +124,10 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
 
     /// Ends a round: decides, and brings the host's own page up to date. [`catch_up`](Self::catch_up) does the guests'.
     pub fn finish_round(&mut self) -> Result<(), PublishError> {
-        let round = self.publisher.conclude(&mut self.events)?;
+        let Self { publisher, guests, events, .. } = self;
+        // A disruption gives all pages new markers, of which all are saved before any is on its page.
+        let round = publisher
+            .conclude(events, |clock, round| guests.values_mut().try_for_each(|guest| guest.foresee(clock, round)))?;
         self.begin(round);
         Ok(())
     }
@@ -140,7 +143,10 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
 
     /// Brings the pages of at most so many guests up to date. Says whether there are more.
     pub fn catch_up(&mut self, most: usize) -> bool {
-        let Some(first) = self.next.take() else { return false };
+        let Some(first) = self.next.take() else {
+            self.publisher.clock.set_seen(true);
+            return false;
+        };
         let Self { publisher, guests, round, rounds, events, next, .. } = self;
         let mut lost = Vec::new();
         for (count, (name, guest)) in guests.range_mut(first..).enumerate() {
@@ -153,28 +159,52 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
             }
         }
         for (name, error) in lost {
-            Self::lose(guests, events, &name, &error);
+            Self::lose(&mut publisher.clock, guests, events, &name, &error);
+        }
+        if self.next.is_none() {
+            self.publisher.clock.set_seen(true);
         }
         self.next.is_some()
     }
 
     /// A guest whose page is gone is gone itself; no other is touched.
     fn lose(
+        clock: &mut Clock<H>,
         guests: &mut BTreeMap<GuestName, Guest<P::Page>>,
         events: &mut Vec<Event>,
         name: &GuestName,
         error: &PublishError,
     ) {
         if let Some(mut guest) = guests.remove(name) {
-            guest.give_up();
+            guest.give_up(clock);
         }
         events.push(Event::GuestLost { guest: name.to_string(), reason: error.to_string() });
     }
 
     /// Marks all pages unreliable: nobody will correct them any more.
     pub fn give_up(&mut self) {
-        self.guests.values_mut().for_each(Guest::give_up);
-        self.publisher.give_up();
+        let Self { publisher, guests, .. } = self;
+        for guest in guests.values_mut() {
+            guest.give_up(&mut publisher.clock);
+        }
+        publisher.give_up();
+    }
+
+    /// Ends, and leaves all pages to the next service, as [`Publisher::leave`] does.
+    pub fn leave(&mut self) -> Event {
+        while self.catch_up(usize::MAX) {}
+        let Self { publisher, guests, events, .. } = self;
+        publisher.leave_with(|clock, round| {
+            for (name, guest) in guests {
+                let Some(round) = round else {
+                    guest.give_up(clock);
+                    continue;
+                };
+                if let Err(error) = guest.leave(clock, round) {
+                    events.push(Event::GuestLost { guest: name.to_string(), reason: error.to_string() });
+                }
+            }
+        })
     }
 
     /// Answers a line of a client. `next_round`: until the sources are polled again.
@@ -237,8 +267,10 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
                 self.add(peer, guest, &page, counter, notify, step, descriptors).map(Answer::Page)
             }
             Request::RemoveGuest { guest } => {
-                self.owned(peer, &guest)?.give_up();
-                self.guests.remove(&guest);
+                self.owned(peer, &guest)?;
+                if let Some(mut removed) = self.guests.remove(&guest) {
+                    removed.give_up(&mut self.publisher.clock);
+                }
                 self.events.push(Event::GuestRemoved { guest: guest.to_string() });
                 Ok(Answer::Done(Done {}))
             }
@@ -324,10 +356,10 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
             Place::Path(path) => path.display().to_string(),
             Place::Descriptor => "descriptor".into(),
         };
-        let mut guest = Guest::new(page, page_name.clone(), peer.user, self.rounds);
-        let begun = guest.begin(clock, blank, found, step, counter);
+        let mut guest = Guest::new(page, &name, page_name.clone(), peer.user, self.rounds);
+        let begun = guest.begin(clock, blank, found, step, counter, &mut self.events);
         if let Err(error) = begun {
-            guest.give_up();
+            guest.give_up(clock);
             return Err(failed(&error));
         }
         let state = guest.page_state();
@@ -348,7 +380,7 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
         let Some(guest) = guests.get_mut(name) else { return Err(no_such(name)) };
         let caught_up = guest.catch_up(&mut publisher.clock, *round, *rounds);
         caught_up.and_then(|()| change(guest, publisher)).map_err(|error| {
-            Self::lose(guests, events, name, &error);
+            Self::lose(&mut publisher.clock, guests, events, name, &error);
             failed(&error)
         })
     }
@@ -392,7 +424,7 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
             }
         }
         for (name, error) in lost {
-            Self::lose(&mut self.guests, &mut self.events, &name, &error);
+            Self::lose(&mut self.publisher.clock, &mut self.guests, &mut self.events, &name, &error);
         }
         Ok(Answer::Done(Done {}))
     }

@@ -17,6 +17,7 @@ pub mod ptp;
 
 use std::os::fd::BorrowedFd;
 
+use serde::{Deserialize, Serialize};
 use vmclock_core::leap::LeapKind;
 use vmclock_core::sample::Sample;
 use vmclock_core::tai::TaiOffset;
@@ -65,14 +66,16 @@ impl Stamp {
 }
 
 /// What a source announces of leap seconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LeapNotice {
     /// One is due at the end of this UTC day.
+    #[serde(with = "crate::plain::option")]
     pub today: Option<LeapKind>,
     /// It is inside 23:59:60 just now.
     pub now: bool,
     /// TAI-UTC, where the source knows it.
+    #[serde(with = "crate::plain::option")]
     pub tai_offset: Option<TaiOffset>,
 }
 

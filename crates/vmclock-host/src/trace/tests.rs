@@ -75,6 +75,10 @@ fn record(monotonic: bool) -> Vec<u8> {
             150 => drop(recorder.announce(Some(LeapKind::Deleted), after)),
             160 => drop(recorder.announce(None, after)),
             200 => recorder.restart(nominal),
+            // As where another process goes on.
+            210 => recorder.renew(),
+            220 => recorder.release(),
+            230 => drop(recorder.rest(after)),
             _ => {}
         }
     }
@@ -111,7 +115,7 @@ proptest! {
         let leap = LeapNotice { today, now, tai_offset: offset.and_then(TaiOffset::from_seconds) };
         let measurement = Measurement { stamp, max_error, estimated_error, synchronized, leap, era, steering };
         let entry = Entry::Measured(3, measurement);
-        prop_assert_eq!(Entry::parse(&entry.to_string()), Some(entry));
+        prop_assert_eq!(format!("{:?}", Entry::parse(&entry.to_string())), format!("{:?}", Some(entry)));
     }
 }
 

@@ -7,8 +7,8 @@ use crate::calendar::{Calendar, Leap, OFFSET};
 use crate::chance::Chance;
 use crate::clock::{any_falsehood, ClockSpec, Episode, ErrorModel, Stated};
 use crate::counter::{Change, OscillatorSpec, Steadiness, Steering, Wander};
-use crate::scenario::any_wander;
-use crate::spec::{Delay, Demanded, Incident, Knowledge, PublisherSpec, Reach, SourceSpec, WorldSpec};
+use crate::scenario::{any_doubt, any_wander};
+use crate::spec::{Delay, Demanded, Incident, Knowledge, Meanwhile, PublisherSpec, Reach, SourceSpec, Stop, WorldSpec};
 use crate::units::{rounded, Nanos, DAY, HOUR, MICRO, MILLI, MINUTE, PPM, SECOND};
 
 /// Ends of months, in UTC seconds since 1970: 2027-01-01, 2027-07-01, at which there may be a leap second, and
@@ -55,6 +55,7 @@ pub(crate) fn draw(seed: u64) -> WorldSpec {
     attack_host(chance, &mut world);
     // Of numbers of its own, so that a world stays what it was in all that is older than these.
     attack_assumptions(&mut Chance::stream(seed, "assumptions", 0), &mut world);
+    keep_state(&mut Chance::stream(seed, "state", 0), &mut world);
     world
 }
 
@@ -466,6 +467,26 @@ fn attack_host(chance: &mut Chance, world: &mut WorldSpec) {
             world.incidents.push((at, incident));
         }
         at += pause + chance.wait(mean);
+    }
+}
+
+/// Publishers that save what they know, and go on where the one before stopped, or must not.
+fn keep_state(chance: &mut Chance, world: &mut WorldSpec) {
+    // A publisher of this host's own page; that of a guest is with whoever publishes it.
+    let migrates = world.incidents.iter().any(|(_, incident)| *incident == Incident::Migrate);
+    if !chance.happens(0.6) || migrates {
+        return;
+    }
+    // A jump shows only where the clocks are good enough, and not another one behind it.
+    let may_jump =
+        world.oscillator.changes.is_empty() && has_steady_majority(world) && world.demands.time && !may_leap(world);
+    for (_, incident) in &mut world.incidents {
+        let (Incident::Restart(pause) | Incident::Kill { pause, .. }) = *incident else { continue };
+        let stop = chance.pick([Stop::Planned, Stop::Planned, Stop::Killed, Stop::Saved, Stop::MidUpdate]);
+        let doubt = any_doubt(chance);
+        let is_excluded = matches!(doubt, Meanwhile::Jumped(_) | Meanwhile::Slept { stopped: true }) && !may_jump;
+        let meanwhile = if chance.happens(0.7) || is_excluded { Meanwhile::Nothing } else { doubt };
+        *incident = Incident::Continue { stop, pause, meanwhile };
     }
 }
 

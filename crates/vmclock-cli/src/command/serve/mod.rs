@@ -21,7 +21,9 @@ use vmclock_host::service::protocol::event_line;
 use vmclock_host::service::server::Server;
 use vmclock_host::service::Service;
 use vmclock_host::source::Source;
+use vmclock_host::state::StateFolder;
 use vmclock_host::this_host::ThisHost;
+use vmclock_host::world::StateStore;
 
 use crate::cli::ServeArgs;
 use crate::output::{error, log, log_json, print, print_json};
@@ -39,7 +41,7 @@ const REQUESTS_AT_ONCE: usize = 64;
 pub(in crate::command) type Publisher = publisher::Publisher<ThisHost, FilePage>;
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let configuration = Configuration::of(args)?;
+    let mut configuration = Configuration::of(args)?;
     if args.check_config {
         return check(configuration, args.json);
     }
@@ -49,19 +51,29 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     }
     // Before anything is published, so that no signal finds us without the means to take the page back; and who does
     // not get the socket has written nothing.
-    let stop = stop_signal()?;
+    let stop = Stop::new()?;
     let server = Server::listen(&path_for(&args.page, args.control.as_deref()), None)?;
     let log = Log { json: args.json };
     let refresh = configuration.refresh;
+    configuration.plan.state = state_of(args, log)?;
     let (publisher, events) = open(&args.page, configuration)?;
     log.events(&events);
     let user = rustix::process::geteuid().as_raw();
     let mut service = Service::new(publisher, FilePages, user);
-    let result = serve(refresh, &mut service, &stop, server, log);
-    // However it ends: whoever reads a page from now on must not trust it.
-    service.give_up();
-    result?;
-    log.event(&Event::Stopped);
+    let end = match serve(refresh, &mut service, &stop, server, log) {
+        Ok(End::ForTheNext) => service.leave(),
+        // However else it ends: whoever reads a page from now on must not trust it.
+        Ok(End::ForGood) => {
+            service.give_up();
+            Event::Stopped
+        }
+        Err(error) => {
+            service.give_up();
+            return Err(error);
+        }
+    };
+    log.events(&service.take_events());
+    log.event(&end);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -75,6 +87,47 @@ pub(crate) fn path_for(page: &Path, stated: Option<&Path>) -> PathBuf {
         },
         Path::to_path_buf,
     )
+}
+
+/// Where the state is kept. A folder that nobody named, and that cannot be had, is no reason to publish nothing.
+fn state_of(args: &ServeArgs, log: Log) -> anyhow::Result<Option<Box<dyn StateStore>>> {
+    let is_default = args.page == Path::new(vmclock::PUBLISHED_PATH) && !args.no_state && args.start_at.is_none();
+    match &args.state {
+        Some(folder) => Ok(Some(Box::new(StateFolder::open(folder)?))),
+        None if is_default => match StateFolder::open(args.page.with_file_name("state")) {
+            Ok(folder) => Ok(Some(Box::new(folder))),
+            Err(error) => {
+                log.event(&Event::Warning {
+                    text: format!("what is known is not saved for the next publisher: {error}"),
+                });
+                Ok(None)
+            }
+        },
+        None => Ok(None),
+    }
+}
+
+/// How a publisher ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// By SIGTERM: a service manager may start the next one.
+    ForTheNext,
+    /// By somebody's SIGINT, or with its terminal.
+    ForGood,
+}
+
+/// What ends a publisher.
+struct Stop {
+    for_the_next: UnixStream,
+    for_good: UnixStream,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        let for_the_next = on_signals(&[signal_hook::consts::SIGTERM])?;
+        let for_good = on_signals(&[signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP])?;
+        Ok(Self { for_the_next, for_good })
+    }
 }
 
 /// A publisher on the page at a path, and what it reports so far.
@@ -133,10 +186,10 @@ fn answer(source: &mut dyn Source) -> anyhow::Result<Result<vmclock_host::source
 fn serve(
     refresh: Duration,
     service: &mut Service<ThisHost, FilePage, FilePages>,
-    stop: &UnixStream,
+    stop: &Stop,
     mut server: Server,
     log: Log,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     let mut rounds = Rounds::new(refresh, Instant::now());
     let mut is_behind = false;
     loop {
@@ -146,12 +199,14 @@ fn serve(
             Step::Finish => service.finish_round()?,
             Step::Wait(until) => {
                 let left = until.saturating_duration_since(Instant::now());
-                let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
+                let ends = [(&stop.for_good, End::ForGood), (&stop.for_the_next, End::ForTheNext)];
+                let mut fds: Vec<_> = ends.iter().map(|(signal, _)| PollFd::new(*signal, PollFlags::IN)).collect();
                 let others = std::iter::once(server.fd()).chain(publisher.waiting());
                 fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
                 wait(&mut fds, if is_behind { Duration::ZERO } else { left })?;
-                if !fds[0].revents().is_empty() {
-                    return Ok(());
+                let ended = fds.iter().zip(ends).find(|(fd, _)| !fd.revents().is_empty());
+                if let Some((_, (_, end))) = ended {
+                    return Ok(end);
                 }
             }
         }
@@ -178,9 +233,14 @@ pub(in crate::command) fn wait(fds: &mut [PollFd<'_>], left: Duration) -> anyhow
 
 /// Readable once SIGTERM, SIGINT or SIGHUP came.
 pub(super) fn stop_signal() -> anyhow::Result<UnixStream> {
+    on_signals(&[signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP])
+}
+
+/// Readable once one of these came.
+fn on_signals(signals: &[i32]) -> anyhow::Result<UnixStream> {
     let (read, write) = UnixStream::pair().context("cannot make a socket pair")?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, write.try_clone().context("cannot copy a socket")?)
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, write.try_clone().context("cannot copy a socket")?)
             .with_context(|| format!("cannot catch signal {signal}"))?;
     }
     Ok(read)
