@@ -10,6 +10,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use vmclock_core::abi::Words;
+use vmclock_core::page::Page;
 
 use crate::attributes::ATTRIBUTES;
 use crate::clock::{patiently, some_attempts, Clock};
@@ -59,7 +60,7 @@ impl MiscDevice for CharDevice {
         let count = to.len().min(PAGE_SIZE - position).min(left);
         // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
         let copy = || unsafe { to.copy(from, count) };
-        let (words, copied) = patiently!(clock.page().words_with(copy, some_attempts()).map_err(|_| EAGAIN))?;
+        let (words, copied) = patiently!(Seen::words_with(clock.page(), copy, some_attempts()).ok_or(EAGAIN))?;
         copied?;
         file.seen.note(&words);
         Ok(count)
@@ -95,10 +96,10 @@ impl MiscDevice for CharDevice {
         if clock.is_gone() {
             return bindings::POLLHUP | bindings::POLLERR;
         }
-        match clock.page().words_with(|| (), || false) {
+        match Seen::words_with(clock.page(), || (), || false) {
             // There will be no notification: whoever waits would do so for ever.
-            Ok((words, ())) if !clock.notifies(&words.decode()) => bindings::POLLHUP,
-            Ok((words, ())) if file.seen.is(&words) => 0,
+            Some((words, ())) if !clock.notifies(&words.decode()) => bindings::POLLHUP,
+            Some((words, ())) if file.seen.is(&words) => 0,
             // Something new, or about to be.
             _ => bindings::POLLIN | bindings::POLLRDNORM,
         }
@@ -113,6 +114,17 @@ impl Seen {
     /// No page is like this.
     pub(crate) fn nothing() -> Self {
         Self([Atomic::new(u64::MAX), Atomic::new(0), Atomic::new(0)])
+    }
+
+    /// The words that this is about, with the page's flags, and what `with` gives between two loads of the sequence
+    /// count. The others are zero: they need not be loaded.
+    #[inline]
+    pub(crate) fn words_with<T>(
+        page: &Page,
+        with: impl FnMut() -> T,
+        wait: impl FnMut() -> bool,
+    ) -> Option<(Words, T)> {
+        page.some_words_with::<{ Words::OF_UPDATES }, T>(with, wait).ok()
     }
 
     pub(crate) fn note(&self, words: &Words) {

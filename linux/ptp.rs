@@ -6,7 +6,7 @@ use kernel::ffi::c_long;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use vmclock_core::abi::{CounterId, Snapshot, TimeType, MAGIC, VERSION};
+use vmclock_core::abi::{CounterId, Snapshot, TimeType, Words, MAGIC, VERSION};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
 use vmclock_core::leap;
@@ -66,7 +66,9 @@ impl VmClock {
         if unsafe { bindings::check_tsc_unstable() } != 0 {
             return Err(EINVAL);
         }
-        let (words, counter) = self.clock.page().words_with(capture, some_attempts()).map_err(|_| EAGAIN)?;
+        let page = self.clock.page();
+        let (words, counter) =
+            page.some_words_with::<{ Words::OF_TIME }, _>(capture, some_attempts()).map_err(|_| EAGAIN)?;
         let page = self.clock.region().clipped(words.decode());
         // Any other fault gives no time anyway.
         if page.magic != MAGIC || page.version != VERSION {

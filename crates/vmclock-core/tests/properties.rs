@@ -164,6 +164,37 @@ proptest! {
     }
 
     #[test]
+    fn some_words_are_enough_for_what_they_are_for(
+        page in prop_oneof![timely_page(), any_page()], counter in any_magnitude(),
+    ) {
+        let memory = Page::new();
+        let _ = Writer::create(&memory, page.with(|page| page.seq_count &= !1));
+        let (all, ()) = memory.words_with(|| (), || false).expect("nobody writes");
+        let (time, ()) = memory.some_words_with::<{ Words::OF_TIME }, ()>(|| (), || false).expect("nobody writes");
+        let time_of = |words: Words| {
+            let page = words.decode().clipped();
+            let calibration = Calibration::from_snapshot(&page, CPU).ok();
+            (page.magic, page.version, calibration.and_then(|calibration| tai(&page, calibration.time_at(counter).ok()?)))
+        };
+        prop_assert_eq!(time_of(time), time_of(all));
+        let (updates, ()) =
+            memory.some_words_with::<{ Words::OF_UPDATES }, ()>(|| (), || false).expect("nobody writes");
+        let seen = |words: Words| {
+            let page = words.decode();
+            (page.seq_count, page.disruption_marker, page.vm_generation_counter, page.notifies())
+        };
+        prop_assert_eq!(seen(updates), seen(all));
+        // Nothing else is loaded: each word is that of the page, or zero.
+        for (mask, some) in [(Words::OF_TIME, time), (Words::OF_UPDATES, updates)] {
+            let halves = |words: Words| [words.magic, words.size, words.identity, words.seq_count].map(u64::from);
+            let [all, some] = [all, some].map(|words| [&halves(words)[..], &words.changing].concat());
+            for (place, (all, some)) in all.into_iter().zip(some).enumerate() {
+                prop_assert_eq!(some, if mask >> place & 1 == 1 { all } else { 0 });
+            }
+        }
+    }
+
+    #[test]
     fn time_and_errors_are_exact(page in timely_page(), counter in any_magnitude()) {
         let calibration = Calibration::from_snapshot(&page, CPU).expect("made to give time");
         let exact = exact_time(&page, counter);

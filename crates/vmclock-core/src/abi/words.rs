@@ -32,6 +32,16 @@ pub struct Words {
 pub const CHANGING_WORDS: usize = (STRUCTURE_LEN - offset_of!(Snapshot, disruption_marker)) / size_of::<u64>();
 
 impl Words {
+    /// All words: a bit for each, in their order.
+    pub const ALL: u16 = u16::MAX;
+
+    /// Those that tell of updates: sequence count, disruption marker, flags and generation.
+    pub const OF_UPDATES: u16 = 0b1000_0000_0011_1000;
+
+    /// Those that the time itself depends on, and whether there is one: without sequence count, marker, generation and
+    /// all errors. Flags may promise those all the same.
+    pub const OF_TIME: u16 = 0b0001_1001_1110_0111;
+
     /// Decodes the words. Fields outside `size` keep what lies there; see [`Snapshot::clipped`].
     #[inline(always)]
     pub fn decode(self) -> Snapshot {

@@ -101,13 +101,20 @@ impl Page {
     /// the moment when the counter was read, these were the page's words.
     #[doc(hidden)]
     #[inline(always)]
-    pub fn words_with<C>(
+    pub fn words_with<C>(&self, counter: impl FnMut() -> C, wait: impl FnMut() -> bool) -> Result<(Words, C), Busy> {
+        self.some_words_with::<{ Words::ALL }, C>(counter, wait)
+    }
+
+    /// The same of some words only, as [`Words::OF_TIME`]: the others are zero, whatever is on the page.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn some_words_with<const WORDS: u16, C>(
         &self,
         mut counter: impl FnMut() -> C,
         wait: impl FnMut() -> bool,
     ) -> Result<(Words, C), Busy> {
         // The counter first: reading it takes long, and the CPU can load and check the words meanwhile.
-        self.seq_count.read(|| (counter(), self.load()), wait).map(|(counter, words)| (words, counter))
+        self.seq_count.read(|| (counter(), self.load::<WORDS>()), wait).map(|(counter, words)| (words, counter))
     }
 
     /// The words that the page's time depends on, and what `counter` returns at a moment when these were the page's
@@ -269,15 +276,35 @@ impl Page {
         }
     }
 
+    /// No loop, so that the compiler knows of each word whether it is wanted: a load that nobody needs is none that it
+    /// may leave out.
     #[inline(always)]
-    fn load(&self) -> Words {
-        let half = |half: &AtomicU32| u32::from_le(half.load(Ordering::Relaxed));
+    fn load<const WORDS: u16>(&self) -> Words {
+        let is_wanted = |place: usize| WORDS >> place & 1 != 0;
+        let half =
+            |place, half: &AtomicU32| if is_wanted(place) { u32::from_le(half.load(Ordering::Relaxed)) } else { 0 };
+        let word = |place, word: &AtomicU64| if is_wanted(place) { load(word) } else { 0 };
+        let [marker, flags, state, counter_value, period, period_est, period_max, rest @ ..] = &self.words;
+        let [time_sec, time_frac_sec, time_est, time_max, generation] = rest;
         Words {
-            magic: half(&self.magic),
-            size: half(&self.size),
-            identity: half(&self.identity),
-            seq_count: self.seq_count.get(),
-            changing: self.words.each_ref().map(load),
+            magic: half(0, &self.magic),
+            size: half(1, &self.size),
+            identity: half(2, &self.identity),
+            seq_count: if is_wanted(3) { self.seq_count.get() } else { 0 },
+            changing: [
+                word(4, marker),
+                word(5, flags),
+                word(6, state),
+                word(7, counter_value),
+                word(8, period),
+                word(9, period_est),
+                word(10, period_max),
+                word(11, time_sec),
+                word(12, time_frac_sec),
+                word(13, time_est),
+                word(14, time_max),
+                word(15, generation),
+            ],
         }
     }
 }

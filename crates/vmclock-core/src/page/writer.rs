@@ -48,7 +48,7 @@ impl<P: Deref<Target = Page>> Writer<P> {
     /// [`update`](Self::update), which must give it a new disruption marker, as nobody knows what happened to the
     /// counter meanwhile.
     pub fn take_over(page: P, len: usize) -> Result<(TakenOver, Self), (ParseError, P)> {
-        let contents = page.load().decode();
+        let contents = page.load::<{ Words::ALL }>().decode();
         if let Err(error) = contents.validate(len) {
             return Err((error, page));
         }
@@ -71,7 +71,7 @@ impl<P: Deref<Target = Page>> Writer<P> {
     /// assert_eq!(writer.in_memory(), *writer.contents());
     /// ```
     pub fn in_memory(&self) -> Snapshot {
-        self.page.load().decode()
+        self.page.load::<{ Words::ALL }>().decode()
     }
 
     /// What leads to the page.

@@ -136,7 +136,7 @@ assert_same_layout! {
 }
 
 //@ abi/snapshot.rs: Snapshot::BLANK, Snapshot::clipped, Snapshot::clipped_to_short_region, Snapshot::region_len, Snapshot::has, Snapshot::present, Snapshot::has_time_fields, Snapshot::generation, Snapshot::tai_offset, Snapshot::tai_offset_has_wrong_sign, Snapshot::notifies
-//@ abi/words.rs: Words, CHANGING_WORDS, Words::decode
+//@ abi/words.rs: Words, CHANGING_WORDS, Words::ALL, Words::OF_UPDATES, Words::OF_TIME, Words::decode
 /// Why this is not a page.
 #[derive(Clone, Copy)]
 pub(crate) enum ParseError {
