@@ -208,10 +208,7 @@ fn run(arguments: Arguments) -> Result<bool> {
             checks::run_nested(&lab, kernels, &root, &mut report);
         }
         kernels => {
-            checks::run_side_by_side(&lab, kernels, &arguments.only, &mut report);
-            if let Some(arm) = &arguments.arm {
-                checks::run_on_arm64(&lab, arm, &arguments.only, &mut report);
-            }
+            checks::run_side_by_side(&lab, kernels, arguments.arm.as_ref(), &arguments.only, &mut report);
         }
     }
     Ok(report.finish())

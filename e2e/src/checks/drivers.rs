@@ -236,13 +236,12 @@ fn on_utc(page: &mut Snapshot) {
     page.time_sec = page.time_sec.wrapping_add_signed(page.tai_offset_sec.into());
 }
 
-/// Boots guests with both drivers and compares them; also in what they cost, or not.
-pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, with_costs: bool, report: &mut Report) {
+/// Boots a guest with both drivers and compares what they do.
+pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, report: &mut Report) {
     let name = |check: &str| format!("{} drivers {check}", kernel.version);
-    let both = Kernel { version: format!("{}-both", kernel.version), other: ours.driver.clone(), ..kernel.clone() };
     let mut booted = None;
     report.check(&name("boot"), || {
-        let mut machine = boot(lab, &both)?;
+        let mut machine = boot(lab, &both(kernel, ours))?;
         let figures = load_ours(&mut machine).map_err(|error| machine.explain(error))?;
         booted = Some(machine);
         Ok(figures)
@@ -251,9 +250,16 @@ pub(super) fn run(lab: &Lab, kernel: &Kernel, ours: &Kernel, with_costs: bool, r
         let mut guest = compare(lab, machine, &kernel.version, report);
         guest.check(report, &name("other-counter"), other_counter);
     }
-    if with_costs {
-        report.check(&name("cost"), || cost(lab, &both));
-    }
+}
+
+/// The same with what they cost.
+pub(super) fn compare_costs(lab: &Lab, kernel: &Kernel, ours: &Kernel, report: &mut Report) {
+    report.check(&format!("{} drivers cost", kernel.version), || cost(lab, &both(kernel, ours)));
+}
+
+/// A kernel with both.
+fn both(kernel: &Kernel, ours: &Kernel) -> Kernel {
+    Kernel { version: format!("{}-both", kernel.version), other: ours.driver.clone(), ..kernel.clone() }
 }
 
 fn boot(lab: &Lab, both: &Kernel) -> Result<Machine> {
@@ -677,7 +683,7 @@ fn outlive(guest: &mut Guest) -> Result<String> {
         .to_owned())
 }
 
-fn print_table(report: &Report, name: &str, table: &[Row]) {
+fn print_table(report: &mut Report, name: &str, table: &[Row]) {
     let width = |column: usize| table.iter().map(|row| row.seen[column].len()).max().unwrap_or(0).max(4);
     let what = table.iter().map(|row| row.what.len()).max().unwrap_or(0);
     report.say(&format!("\n{:what$}  {:linux$}  Rust", format!("behaviour on {name}"), "C", linux = width(0)));

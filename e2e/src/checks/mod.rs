@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::arm::Arm;
 use crate::machine::Kernel;
-use crate::report::Report;
+use crate::report::{Job, Report};
 use crate::{Lab, Tools};
 
 /// Since 2017; and what the page must say, with the other sign.
@@ -93,13 +93,23 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
 }
 
 /// What is run where nothing is named: with both drivers on the first of some kernels, and they are compared ...
-const ON_THE_FIRST: [&str; 5] = ["live", "life", "no-notify", "stock", DRIVERS];
+const ON_THE_FIRST: [&str; 6] = ["live", "life", "no-notify", "stock", DRIVERS, COST];
 /// ... and with ours alone on the others: what depends on a kernel's interfaces. Only then is nothing said of costs.
 const ON_THE_OTHERS: [&str; 2] = ["live", DRIVERS];
 const DRIVERS: &str = "drivers";
+const COST: &str = "drivers cost";
 
-/// Kernels with Linux's own driver and with ours, and the two compared.
-pub(crate) fn run_side_by_side(lab: &Lab, kernels: &[(Kernel, PathBuf)], only: &[String], report: &mut Report) {
+/// Kernels with Linux's own driver and with ours, and the two compared; on arm64 too, if there is one. Most of their
+/// time guests wait for something to happen or not to happen: some are looked at beside one another, and only what
+/// calls cost alone.
+pub(crate) fn run_side_by_side(
+    lab: &Lab,
+    kernels: &[(Kernel, PathBuf)],
+    arm: Option<&Arm>,
+    only: &[String],
+    report: &mut Report,
+) {
+    let (mut longest, mut others, mut costs) = (Vec::<Job>::new(), Vec::<Job>::new(), Vec::new());
     for (index, (kernel, driver)) in kernels.iter().enumerate() {
         let is_first = index == 0;
         let usual = if is_first { &ON_THE_FIRST[..] } else { &ON_THE_OTHERS[..] };
@@ -109,29 +119,40 @@ pub(crate) fn run_side_by_side(lab: &Lab, kernels: &[(Kernel, PathBuf)], only: &
         };
         let ours =
             Kernel { version: format!("{}-rust", kernel.version), driver: Some(driver.clone()), ..kernel.clone() };
+        if wanted(kernel, DRIVERS) {
+            let ours = ours.clone();
+            longest.push(Box::new(move |report| drivers::run(lab, kernel, &ours, report)));
+        }
+        if is_first && wanted(kernel, COST) {
+            costs.push((kernel, ours.clone()));
+        }
         for kernel in [kernel, &ours] {
             if only.is_empty() && !is_first && kernel.version != ours.version {
                 continue;
             }
             for (name, scenario) in SCENARIOS {
                 if wanted(kernel, name) {
-                    scenario(lab, kernel, report);
+                    let kernel = kernel.clone();
+                    others.push(Box::new(move |report| scenario(lab, &kernel, report)));
                 }
             }
             if wanted(kernel, "stock") {
-                report.check(&format!("{} stock", kernel.version), || other::stock(lab, kernel));
+                let kernel = kernel.clone();
+                others.push(Box::new(move |report| {
+                    report.check(&format!("{} stock", kernel.version), || other::stock(lab, &kernel));
+                }));
             }
         }
-        if wanted(kernel, DRIVERS) {
-            drivers::run(lab, kernel, &ours, is_first, report);
-        }
     }
-}
-
-/// Both drivers on arm64.
-pub(crate) fn run_on_arm64(lab: &Lab, arm: &Arm, only: &[String], report: &mut Report) {
-    if is_wanted("arm64", only) {
-        arm64::run(lab, arm, report);
+    if let Some(arm) = arm.filter(|_| is_wanted("arm64", only)) {
+        longest.insert(0, Box::new(|report| arm64::run(lab, arm, report)));
+    }
+    longest.append(&mut others);
+    // One more than there are CPUs, as one of them waits.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    report.beside_one_another(cpus + 1, longest);
+    for (kernel, ours) in costs {
+        drivers::compare_costs(lab, kernel, &ours, report);
     }
 }
 
