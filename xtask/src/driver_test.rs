@@ -54,9 +54,13 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "kasan")]
     bare: bool,
 
+    /// Build it with the newest compilers that Debian has, those of sid, and nothing else. Prepares a tree
+    #[arg(long, conflicts_with_all = ["kasan", "bare"])]
+    newest_compilers: bool,
+
     /// Compare the drivers' cross timestamps in a guest of KVM, where the system's clock is KVM's, and nothing else. KVM
     /// runs in a machine that QEMU emulates
-    #[arg(long, conflicts_with_all = ["kasan", "bare"])]
+    #[arg(long, conflicts_with_all = ["kasan", "bare", "newest_compilers"])]
     kvm: bool,
 
     /// Run only the checks with this word in their names, on every series (may be given more than once).
@@ -86,7 +90,15 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 pub(crate) fn step(project: &Project) -> Result<Done> {
     run_or_skip(
         project,
-        &Options { kasan: false, bare: false, kvm: false, only: Vec::new(), series: None, prepare: false },
+        &Options {
+            kasan: false,
+            bare: false,
+            newest_compilers: false,
+            kvm: false,
+            only: Vec::new(),
+            series: None,
+            prepare: false,
+        },
         Costs::AreShown,
     )
 }
@@ -122,6 +134,9 @@ fn run_or_skip(project: &Project, options: &Options, costs: Costs) -> Result<Don
     if options.bare {
         return build_for_bare_kernels(&cache, project, &kernels);
     }
+    if options.newest_compilers {
+        return build_with_newest_compilers(&cache, project, &kernels);
+    }
     let harness = guest_test::harness(project, &assets)?;
     let (harness, done) = match &kernels.ours[..] {
         [] => match &kernels.other {
@@ -148,6 +163,20 @@ fn build_for_bare_kernels(cache: &Cache, project: &Project, kernels: &Kernels) -
         source.bare_arm64(cache, workshop)?.compile_driver(project, workshop)?;
     }
     say("the driver builds for kernels without ACPI");
+    Ok(Done::Passed)
+}
+
+/// All series, by compilers that no kernel of Debian's was built with yet.
+fn build_with_newest_compilers(cache: &Cache, project: &Project, kernels: &Kernels) -> Result<Done> {
+    if kernels.ours.is_empty() {
+        return Ok(Done::Skipped(nothing_supported()));
+    }
+    let workshop = Workshop::fetch_newest(cache)?;
+    let versions = workshop.run(&[], "rustc --version\nx86_64-linux-gnu-gcc --version | head -n 1")?;
+    for (_, source) in &kernels.ours {
+        source.by_newest(cache, &workshop)?.compile_driver(project, &workshop)?;
+        say(&format!("the driver for Linux {} builds with {}", source.series(), versions.trim().replace('\n', ", ")));
+    }
     Ok(Done::Passed)
 }
 
@@ -187,7 +216,8 @@ impl Kernels {
         }
         let with_arm64 = options.only.is_empty() || options.only.iter().any(|word| ARM64.contains(word.as_str()));
         let mut arm64 = None;
-        if with_arm64 && !options.kasan && !options.kvm && !ours.is_empty() {
+        let on_x86_only = options.kasan || options.kvm || options.newest_compilers;
+        if with_arm64 && !on_x86_only && !ours.is_empty() {
             let needed = [&[arm64::KERNEL][..], &Source::packages(arm64::ARCHITECTURE)].concat();
             let found = archive.newest(arm64::FLAVOUR, &needed)?;
             match found.into_iter().find(|release| SUPPORTED.contains(&release.series) && is_wanted(&release)) {

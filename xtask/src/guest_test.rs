@@ -30,6 +30,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WORD")]
     only: Vec<String>,
 
+    /// On the newest kernel of each series that the archive holds, not only on the newest of each generation.
+    #[arg(long)]
+    every_kernel: bool,
+
     /// How often the agent's snapshots are restored.
     #[arg(long, value_name = "N")]
     restores: Option<u32>,
@@ -61,7 +65,14 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 pub(crate) fn step(project: &Project) -> Result<Done> {
     run_or_skip(
         project,
-        &Options { only: Vec::new(), restores: None, kills: None, steady_seconds: None, prepare: false },
+        &Options {
+            only: Vec::new(),
+            every_kernel: false,
+            restores: None,
+            kills: None,
+            steady_seconds: None,
+            prepare: false,
+        },
     )
 }
 
@@ -70,7 +81,8 @@ fn run_or_skip(project: &Project, options: &Options) -> Result<Done> {
         // Under TCG the guest's counter is the host's only where both are x86-64.
         return debian::skip_unless_ci(anyhow::anyhow!("the guests are for x86-64, which this machine is not"));
     }
-    let fetched = Cache::open().and_then(|cache| Ok((Assets::fetch(&cache)?, assets::fetch_kernels(&cache)?)));
+    let fetch_kernels = if options.every_kernel { assets::fetch_every_kernel } else { assets::fetch_kernels };
+    let fetched = Cache::open().and_then(|cache| Ok((Assets::fetch(&cache)?, fetch_kernels(&cache)?)));
     let (assets, kernels) = match fetched {
         Ok(fetched) => fetched,
         Err(error) => return debian::skip_unless_ci(error),

@@ -55,14 +55,16 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
     if wanted("feed") {
         report.check("feed", || feed::run(lab, tools));
     }
+    let mut jobs = Vec::<Job>::new();
     for kernel in kernels {
         for (name, scenario) in SCENARIOS {
             let name = format!("{} {name}", kernel.version);
             if wanted(&name) {
-                scenario(lab, kernel, report);
+                jobs.push(Box::new(move |report| scenario(lab, kernel, report)));
             }
         }
     }
+    report.beside_one_another(cpus(), jobs);
     if let Some(kernel) = kernels.first() {
         // It takes long, and says nothing of what is right: only where it is asked for.
         let name = format!("{} beside-others", kernel.version);
@@ -149,8 +151,7 @@ pub(crate) fn run_side_by_side(
     }
     longest.append(&mut others);
     // One more than there are CPUs, as one of them waits.
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    report.beside_one_another(cpus + 1, longest);
+    report.beside_one_another(cpus() + 1, longest);
     for (kernel, ours) in costs {
         drivers::compare_costs(lab, kernel, &ours, report);
     }
@@ -175,6 +176,11 @@ pub(crate) fn run_watched(
         let fixed = fixed.iter().find(|(other, _)| other.version == kernel.version);
         watched::run(lab, kernel, driver, fixed.map(|(_, driver)| driver.as_path()), only, report);
     }
+}
+
+/// How many CPUs there are.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// All names are where none is named.

@@ -29,6 +29,7 @@ const BARE: [&str; 2] = [
 /// Of what `make` has to be told that of stock kernels is Debian's own.
 const STOCK_MAKE: &str = "make -s -j$(nproc) CROSS_COMPILE=x86_64-linux-gnu- CC=x86_64-linux-gnu-gcc-14";
 const ARM64_MAKE: &str = "make -s -j$(nproc) ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc-14";
+const NEWEST_MAKE: &str = "make -s -j$(nproc) CROSS_COMPILE=x86_64-linux-gnu-";
 const WATCHED_MAKE: &str = "make -s -j$(nproc) LLVM=-19";
 
 /// What a kernel's tree is made of: its source, and what its build left in the package of its headers.
@@ -100,6 +101,13 @@ impl Source {
     /// ... and on arm64, as machines have it that know device trees only.
     pub(super) fn bare_arm64(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
         self.prepare(cache, workshop, "arm64-bare", ARM64_MAKE, "aarch64-linux-gnu-strip", Some(BARE))
+    }
+
+    /// The tree of Debian's stock kernel, were it built by other compilers.
+    pub(super) fn by_newest(&self, cache: &Cache, workshop: &Workshop) -> Result<BuildTree> {
+        // Each of them needs a tree of its own.
+        let make = format!("COMPILERS={} {NEWEST_MAKE}", workshop.tree().name()?);
+        self.prepare(cache, workshop, "amd64-newest", &make, "strip", None)
     }
 
     /// Makes a tree for modules of the source and a kernel's headers.

@@ -15,6 +15,8 @@ use crate::shell::Cmd;
 
 /// The release that Debian's backported kernels are built on.
 const SUITE: &str = "trixie";
+/// The one with the newest compilers.
+const NEWEST_SUITE: &str = "sid";
 
 /// What a kernel's build calls, down to the shell: dependencies stop short of what every Debian system has anyway.
 #[rustfmt::skip]
@@ -49,17 +51,21 @@ pub(super) struct Workshop {
 impl Workshop {
     /// With what Debian's kernel is built with.
     pub(super) fn fetch(cache: &Cache) -> Result<Self> {
-        Self::with(cache, "kernel-tools", &[&TOOLS[..], &RUST, &ARM64].concat())
+        Self::with(cache, "kernel-tools", SUITE, &[&TOOLS[..], &RUST, &ARM64].concat())
     }
 
     /// The same with clang.
     pub(super) fn fetch_with_clang(cache: &Cache) -> Result<Self> {
-        Self::with(cache, "kernel-clang", &[&TOOLS[..], &RUST, &CLANG].concat())
+        Self::with(cache, "kernel-clang", SUITE, &[&TOOLS[..], &RUST, &CLANG].concat())
     }
 
-    fn with(cache: &Cache, name: &str, packages: &[&str]) -> Result<Self> {
-        let request =
-            Request { name, suite: SUITE, alone: &[], with_dependencies: packages, freshness: Freshness::Any };
+    /// With the newest compilers that Debian has, whose kernels will follow.
+    pub(super) fn fetch_newest(cache: &Cache) -> Result<Self> {
+        Self::with(cache, "kernel-newest", NEWEST_SUITE, &[&TOOLS[..], &RUST].concat())
+    }
+
+    fn with(cache: &Cache, name: &str, suite: &str, packages: &[&str]) -> Result<Self> {
+        let request = Request { name, suite, alone: &[], with_dependencies: packages, freshness: Freshness::Any };
         let tree = debian::fetch(cache, &request)?;
         let root = tree.path("");
         // What an installation would have made.

@@ -26,6 +26,10 @@ pub(crate) const KERNEL: [&str; 2] = ["linux-binary-RELEASE", "linux-modules-REL
 /// The same before.
 const OLD_KERNEL: [&str; 1] = ["linux-image-RELEASE"];
 
+/// The first series with Linux's own driver, and the last of the generation that has its kernels in one package.
+const FIRST: Series = Series(6, 13);
+const LAST_OLD: Series = Series(6, 18);
+
 /// All that the harness needs and this project does not make, but for the kernels.
 pub(crate) struct Assets {
     /// A script that runs QEMU as `qemu-system-x86_64`.
@@ -66,7 +70,7 @@ pub(crate) fn fetch_kernels(cache: &Cache) -> Result<Vec<Kernel>> {
             Some(newest) => kernels.push(Kernel::fetch(cache, newest)?),
             None => say(&format!("note: Debian's {KERNEL_SUITE} has no kernel for clouds with its modules")),
         }
-        let is_old = |release: &&Release| (Series(6, 13)..=Series(6, 18)).contains(&release.series);
+        let is_old = |release: &&Release| (FIRST..=LAST_OLD).contains(&release.series);
         match archive.newest(FLAVOUR, &OLD_KERNEL)?.iter().find(is_old) {
             Some(old) => kernels.push(Kernel::fetch_old(cache, old)?),
             None => say(&format!(
@@ -75,6 +79,18 @@ pub(crate) fn fetch_kernels(cache: &Cache) -> Result<Vec<Kernel>> {
             )),
         }
         Ok(kernels)
+    })
+}
+
+/// The newest kernel of each series that the archive holds whole, from the first with Linux's driver on; the newest
+/// comes first.
+pub(crate) fn fetch_every_kernel(cache: &Cache) -> Result<Vec<Kernel>> {
+    Archive::with(cache, &[], |archive| {
+        let news = archive.newest(FLAVOUR, &KERNEL)?;
+        let olds = archive.newest(FLAVOUR, &OLD_KERNEL)?;
+        let olds = olds.iter().filter(|release| (FIRST..=LAST_OLD).contains(&release.series));
+        let olds = olds.map(|release| Kernel::fetch_old(cache, release));
+        news.iter().map(|release| Kernel::fetch(cache, release)).chain(olds).collect()
     })
 }
 
