@@ -233,12 +233,18 @@ impl BuildTree {
     /// The driver compiled for a kernel that nobody has built: what it needs of that kernel is not known to be there,
     /// but for ACPI, which is not.
     pub(super) fn compile_driver(&self, project: &Project, workshop: &Workshop) -> Result<()> {
+        self.compile(project, workshop, |line| line.ends_with("undefined!") && !line.contains("acpi"))
+    }
+
+    /// The same by compilers that no kernel was built with: nothing in Rust that it needs is there.
+    pub(super) fn compile_driver_alone(&self, project: &Project, workshop: &Workshop) -> Result<()> {
+        self.compile(project, workshop, |line| line.starts_with("WARNING: modpost: "))
+    }
+
+    /// Without a warning, but for those that are no wonder.
+    fn compile(&self, project: &Project, workshop: &Workshop, is_no_wonder: fn(&str) -> bool) -> Result<()> {
         let said = self.make_driver(project, workshop, "KBUILD_MODPOST_WARN=1")?;
-        let wrong = |line: &&str| {
-            let is_warning = line.contains("warning:") || line.contains("WARNING");
-            is_warning && (!line.ends_with("undefined!") || line.contains("acpi"))
-        };
-        match said.lines().find(wrong) {
+        match said.lines().find(|line| is_warning(line) && !is_no_wonder(line)) {
             Some(line) => anyhow::bail!("the driver builds with a warning: {line}\n{said}"),
             None => Ok(()),
         }
@@ -247,7 +253,7 @@ impl BuildTree {
     /// The driver as a module for this kernel, compressed as Debian's are.
     pub(super) fn build_driver(&self, project: &Project, workshop: &Workshop) -> Result<PathBuf> {
         let said = self.make_driver(project, workshop, "")?;
-        if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
+        if let Some(warning) = said.lines().find(|line| is_warning(line)) {
             anyhow::bail!("the driver builds with a warning: {warning}\n{said}");
         }
         Ok(self.build_folder(project).join("linux/ptp_vmclock_rust.ko.xz"))
@@ -305,9 +311,13 @@ impl BuildTree {
             self.make, self.strip
         );
         let said = workshop.run(&[("kernel", &self.folder), ("build", &build)], &script)?;
-        if let Some(warning) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING")) {
+        if let Some(warning) = said.lines().find(|line| is_warning(line)) {
             anyhow::bail!("Linux's driver with our patches builds with a warning: {warning}\n{said}");
         }
         Ok(folder.join("ptp_vmclock.ko.xz"))
     }
+}
+
+fn is_warning(line: &str) -> bool {
+    line.contains("warning:") || line.contains("WARNING")
 }
