@@ -101,7 +101,19 @@ impl Machine {
 
     /// Starts a QEMU that goes on with a guest from `uri`, and waits until it does.
     pub(crate) fn incoming(lab: &Lab, kernel: &Kernel, name: &str, options: &[&str], uri: &str) -> Result<Self> {
-        Self::start(lab, kernel, name, &Clock::Ours(options), &["-incoming", uri])
+        Self::incoming_with(lab, kernel, name, options, uri, &[])
+    }
+
+    /// The same with more arguments for QEMU: those that the guest was started with.
+    pub(crate) fn incoming_with(
+        lab: &Lab,
+        kernel: &Kernel,
+        name: &str,
+        options: &[&str],
+        uri: &str,
+        extra: &[&str],
+    ) -> Result<Self> {
+        Self::start(lab, kernel, name, &Clock::Ours(options), &[extra, &["-incoming", uri]].concat())
     }
 
     fn start(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, extra: &[&str]) -> Result<Self> {

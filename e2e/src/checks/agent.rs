@@ -39,12 +39,17 @@ socket = "/tmp/agent.sock"
 path = "/tmp/agent.state"
 "#;
 
+/// A workload that runs on beside the agent, not only when the agent lets it.
+const TWO_CPUS: [&str; 2] = ["-smp", "2"];
+
 /// One restore, as the guest saw it.
 struct Restore {
     /// From the last moment before it to the right clock, in nanoseconds by the guest's counter.
     right_after: i128,
     /// From when the new epoch could be seen.
     right_after_seen: i128,
+    /// How many blocks of the guest's code QEMU had translated by then: after a restore it has none.
+    blocks: u64,
     stamps: u64,
     wrong: u64,
 }
@@ -61,25 +66,26 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
     machine.quit()?;
 
     let mut held = Vec::new();
-    let mut last = None;
     for restore in 1..=restores {
         let mut restored = Machine::incoming(lab, kernel, &format!("agent-held-{restore}"), &OPTIONS, &uri)?;
         let outcome = seen(lab, &mut restored, question, true);
         held.push(outcome.map_err(|error| restored.explain(error))?);
-        if restore < restores {
-            restored.quit()?;
-        } else {
-            last = Some(restored);
-        }
+        restored.quit()?;
     }
 
-    // The same machine, with the workload running.
-    let mut machine = last.context("nothing was restored")?;
-    let (question, uri) = running_and_save(&mut machine).map_err(|error| machine.explain(error))?;
+    let mut machine = Machine::boot_with(lab, kernel, "agent-beside", &Clock::Ours(&OPTIONS), &TWO_CPUS)?;
+    let begun = (|| {
+        machine.wait_for("calibrated")?;
+        start(&mut machine, CONFIG)?;
+        machine.ask("agent workload")?;
+        observe_and_save(&mut machine)
+    })();
+    let (question, uri) = begun.map_err(|error| machine.explain(error))?;
     machine.quit()?;
     let mut running = Vec::new();
     for restore in 1..=restores {
-        let mut restored = Machine::incoming(lab, kernel, &format!("agent-running-{restore}"), &OPTIONS, &uri)?;
+        let name = format!("agent-running-{restore}");
+        let mut restored = Machine::incoming_with(lab, kernel, &name, &OPTIONS, &uri, &TWO_CPUS)?;
         let outcome = seen(lab, &mut restored, question, false);
         running.push(outcome.map_err(|error| restored.explain(error))?);
         restored.quit()?;
@@ -88,7 +94,7 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
     let wrong: u64 = held.iter().map(|restore| restore.wrong).sum();
     let stamps: u64 = held.iter().map(|restore| restore.stamps).sum();
     let figures = format!(
-        "idle: {wakes} wake-ups in 5 s; {restores} restores held: {}, {stamps} records, {wrong} wrong; running: {}, {} of {} records wrong",
+        "idle: {wakes} wake-ups in 5 s; {restores} restores held: {}, {stamps} records, {wrong} wrong; running on two CPUs: {}, {} of {} records wrong",
         times(&held),
         times(&running),
         running.iter().map(|restore| restore.wrong).sum::<u64>(),
@@ -106,13 +112,17 @@ fn times(restores: &[Restore]) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(text, "median {}", millis(times[times.len() / 2]));
+        let _ = write!(text, ", 99 % {}", millis(times[(times.len() * 99).div_ceil(100) - 1]));
         let _ = write!(text, ", worst {}", millis(times[times.len() - 1]));
         text
     };
+    let mut blocks: Vec<u64> = restores.iter().map(|restore| restore.blocks).collect();
+    blocks.sort_unstable();
     format!(
-        "clock right after {} (of these, after the page had changed: {})",
+        "clock right after {} (of these, after the page had changed: {}; QEMU had translated {} blocks of code by then)",
         of(&|restore| restore.right_after),
-        of(&|restore| restore.right_after_seen)
+        of(&|restore| restore.right_after_seen),
+        blocks[blocks.len() / 2]
     )
 }
 
@@ -150,12 +160,6 @@ fn quiesce_and_save(machine: &mut Machine) -> Result<(Question, String)> {
     observe_and_save(machine)
 }
 
-/// Saves the machine with its workload running.
-fn running_and_save(machine: &mut Machine) -> Result<(Question, String)> {
-    machine.ask("agent ready")?;
-    observe_and_save(machine)
-}
-
 fn observe_and_save(machine: &mut Machine) -> Result<(Question, String)> {
     machine.region()?.set_word(WOKEN_AT, 0)?;
     let question = machine.say("agent observe")?;
@@ -169,6 +173,7 @@ fn observe_and_save(machine: &mut Machine) -> Result<(Question, String)> {
 /// What a restored guest saw.
 fn seen(lab: &Lab, machine: &mut Machine, question: Question, held: bool) -> Result<Restore> {
     let answer = machine.answer(question)?;
+    let blocks = translated(machine)?;
     let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
     let (before, first, right) = (counter("last_before")?, counter("seen")?, counter("right")?);
     let status = machine.ask("agent ready")?;
@@ -198,9 +203,17 @@ fn seen(lab: &Lab, machine: &mut Machine, question: Question, held: bool) -> Res
     Ok(Restore {
         right_after: nanos(right - before),
         right_after_seen: nanos(right - first),
+        blocks,
         stamps: number("total")?,
         wrong: number("wrong")?,
     })
+}
+
+/// How many blocks of the guest's code QEMU has translated.
+fn translated(machine: &mut Machine) -> Result<u64> {
+    let said = machine.qmp.run_for_people("info jit")?;
+    let count = said.lines().find_map(|line| line.trim().strip_prefix("TB count")?.split_whitespace().next());
+    count.and_then(|count| count.parse().ok()).with_context(|| format!("no count of blocks in {said}"))
 }
 
 /// How long the clock is wrong after a restore with the agent, with chronyd on the page's PTP clock, and with what people
@@ -230,6 +243,7 @@ pub(super) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
             restores.push(Restore {
                 right_after: lab.nanos(right - before),
                 right_after_seen: lab.nanos(right - seen),
+                blocks: translated(&mut restored)?,
                 stamps: 0,
                 wrong: 0,
             });
