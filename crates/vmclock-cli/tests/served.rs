@@ -91,6 +91,42 @@ fn a_guest_is_paused_and_resumed_while_its_service_is_killed_and_comes_back() {
 }
 
 #[test]
+fn a_guest_keeps_its_marker_while_its_service_is_restarted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = folder.path().join("state");
+    let arguments = [&SERVICE[..], &["--refresh", "20ms", "--state", state.to_str().expect("plain")]].concat();
+    let mut service = Publisher::in_folder(folder.path(), &arguments);
+    let page = folder.path().join("guest");
+    let mut guest = guest(&service, &page);
+    attend(&mut guest, "served");
+    guest.change(known(5_000)).expect("published");
+    let first = guest.contents();
+    assert_eq!(first.clock_status, ClockStatus::SYNCHRONIZED);
+    for (signal, left) in [(Signal::TERM, ClockStatus::FREE_RUNNING), (Signal::KILL, ClockStatus::SYNCHRONIZED)] {
+        service.lines.signal(signal);
+        service.lines.wait();
+        assert_eq!(guest.contents().clock_status, left, "its bounds grow");
+        attend(&mut guest, "service-lost");
+        service = Publisher::in_folder(folder.path(), &arguments);
+        attend(&mut guest, "served");
+        let renewed = wait_for("another calibration", || {
+            let page = guest.contents();
+            (page.counter_value != first.counter_value && page.clock_status == ClockStatus::SYNCHRONIZED)
+                .then_some(page)
+        });
+        assert_eq!(identity(&renewed), identity(&first), "{signal:?}");
+    }
+    // Without what was saved nobody knows what happened meanwhile.
+    service.lines.signal(Signal::KILL);
+    service.lines.wait();
+    std::fs::remove_dir_all(&state).expect("removed");
+    attend(&mut guest, "service-lost");
+    let _service = Publisher::in_folder(folder.path(), &arguments);
+    attend(&mut guest, "served");
+    assert_ne!(guest.contents().disruption_marker, first.disruption_marker);
+}
+
+#[test]
 fn a_guest_that_was_left_behind_is_taken_over_with_its_page_only() {
     let service = Publisher::start();
     let folder = tempfile::tempdir().expect("a folder");
