@@ -21,6 +21,18 @@ const OTHERS: [&str; 3] = ["vmclock-sim", "vmclock-cli", "vmclock-agent"];
 /// What each tarball must have.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
+/// The crates that are under a third licence too, as those of rust-vmm are.
+const ALSO_BSD: [&str; 2] = ["vmclock-core", "vmclock-vmm"];
+
+/// What an embedder of `vmclock-vmm` turns on at most that has guests on KVM and tables of rust-vmm's.
+const EMBEDDERS: [&str; 5] = ["acpi", "eventfd", "fdt", "kvm", "vm-memory"];
+
+/// How many packages that may put into its lock file, its own one among them.
+const EMBEDDERS_PACKAGES: usize = 22;
+
+/// How many packages there are without any feature: the embedder's, ours, and a keyed hash.
+const LEAST_PACKAGES: usize = 4;
+
 /// Builds every crate from its tarball, with those of the others in place of a registry.
 pub(crate) fn check(project: &Project) -> Result<Done> {
     for name in LIBRARIES.iter().chain(&OTHERS) {
@@ -29,11 +41,50 @@ pub(crate) fn check(project: &Project) -> Result<Done> {
             ensure!(list.lines().any(|line| line == file), "the package {name} has no {file}: put it in crates/{name}");
         }
     }
+    for name in ALSO_BSD {
+        let list = project.cargo("package").args(["--list", "--allow-dirty", "--package", name]).read()?;
+        let file = "LICENSE-BSD-3-Clause";
+        ensure!(list.lines().any(|line| line == file), "the package {name} has no {file}: put it in crates/{name}");
+    }
+    check_lock_file(project, &[], LEAST_PACKAGES)?;
+    check_lock_file(project, &EMBEDDERS, EMBEDDERS_PACKAGES)?;
     // What is about to be committed is what matters, not what was.
     let packages = LIBRARIES.iter().chain(&OTHERS).flat_map(|name| ["--package", name]);
     let package = project.cargo("package").arg("--allow-dirty").args(packages);
     package.arg("--target-dir").arg(fresh_target(project)?).env("CARGO_HOME", fresh_home(project)?).run()?;
     Ok(Done::Passed)
+}
+
+/// The packages in the lock file of a crate that depends on `vmclock-vmm` alone.
+fn check_lock_file(project: &Project, features: &[&str], most: usize) -> Result<()> {
+    let folder = project.target("embedder");
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    fs::create_dir_all(folder.join("src")).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    write("src/lib.rs", "")?;
+    // A workspace of its own, which has nothing of ours.
+    write(
+        "Cargo.toml",
+        &format!(
+            "[package]\nname = \"embedder\"\nedition = \"2021\"\n[workspace]\n[dependencies]\n\
+             vmclock-vmm = {{ path = '{}', features = {features:?} }}\n",
+            project.path("crates/vmclock-vmm").display()
+        ),
+    )?;
+    let lock = folder.join("Cargo.lock");
+    let _ = fs::remove_file(&lock);
+    project.cargo("generate-lockfile").arg("--manifest-path").arg(folder.join("Cargo.toml")).run()?;
+    let text = fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    let packages = text.lines().filter(|line| *line == "[[package]]").count();
+    ensure!(
+        packages <= most,
+        "an embedder of vmclock-vmm with the features {features:?} has {packages} packages in its lock file, and {most} \
+         are allowed: see `cargo tree` in {}",
+        folder.display()
+    );
+    Ok(())
 }
 
 /// A target folder that remembers others' crates, but none of ours: cargo takes a version of a registry's crate for what

@@ -87,6 +87,7 @@ fn test(project: &Project) -> Result<Done> {
 fn loom(project: &Project) -> Result<Done> {
     let packages = ["--package", "vmclock-core", "--package", "vmclock-vmm"];
     let models = project.cargo("test").args(packages).args(["--release", "--test", "loom"]);
+    let models = models.args(["--features", "vmclock-core/loom,vmclock-vmm/loom"]);
     passed(models.arg("--target-dir").arg(project.target("loom")).env("RUSTFLAGS", "--cfg loom"))
 }
 

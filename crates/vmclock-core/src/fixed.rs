@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Wide integers without a 128-bit division, which a kernel has not.
 
 use core::num::{NonZeroU32, NonZeroU64};

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The guest's counter as a function of the host's, as KVM and QEMU make it, and a host's calibration as one of the
 //! guest's counter.
 
@@ -6,6 +6,7 @@ use core::num::{NonZeroU32, NonZeroU64};
 
 use crate::calibration::{Calibration, Period};
 use crate::fixed::{div_rem, mul_shift, shl_div};
+use crate::lifecycle::Calibrated;
 use crate::time::Tai;
 
 /// `guest = offset + floor(host * ratio / 2^fraction_bits)`, wrapping.
@@ -131,6 +132,18 @@ impl GuestCounter {
         Some(Self { offset: first.wrapping_add(below), low: below, high: width.wrapping_sub(below), ..*self })
     }
 
+    /// Whether the two may be one and the same: they have a scale, and offsets in their windows, in common.
+    ///
+    /// ```
+    /// use vmclock_core::guest_counter::GuestCounter;
+    /// let vague = GuestCounter::within(1_000, 10, 10, None);
+    /// assert!(vague.may_be(&GuestCounter::exact(1_010, None)) && !vague.may_be(&GuestCounter::exact(1_011, None)));
+    /// ```
+    pub fn may_be(&self, other: &Self) -> bool {
+        let (first, last) = (other.offset.wrapping_sub(other.low), other.offset.wrapping_add(other.high));
+        self.scale == other.scale && self.narrowed(first, last).is_some()
+    }
+
     /// A calibration of the host's counter as one of the guest's, whose bounds contain the host's. `None` where the
     /// guest's counter does not run, or its period is beyond what a page can state.
     ///
@@ -145,6 +158,7 @@ impl GuestCounter {
     /// let guest = half.calibration(&host).unwrap();
     /// assert_eq!((guest.reference_counter(), guest.period()), (1_507, Period::from_parts(1 << 63, 29).unwrap()));
     /// ```
+    #[inline]
     pub fn calibration(&self, host: &Calibration<Tai>) -> Option<Calibration<Tai>> {
         let at_reference = self.at(host.reference_counter());
         let guest = match self.scale {
@@ -156,6 +170,12 @@ impl GuestCounter {
         let nanos = guest.nanos_at_most(ticks);
         // Any offset in the window may be the true one: a third of it is about one standard deviation.
         Some(guest.with_more_time_error(nanos, nanos / 3))
+    }
+
+    /// The same with the status and the leap status that belong to it.
+    #[inline]
+    pub fn calibrated(&self, host: &Calibrated) -> Option<Calibrated> {
+        Some(Calibrated { calibration: self.calibration(&host.calibration)?, ..*host })
     }
 }
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! UTC across the end of a month.
 //!
 //! A page's `tai_offset_sec` and `leap_indicator` hold at the reference time. A reading may be later than that, on the

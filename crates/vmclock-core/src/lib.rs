@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The VMClock page and its arithmetic.
 //!
 //! A VMClock is one page of shared memory in which a hypervisor states for a guest how the CPU's counter relates to

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What each step of a machine's lifecycle changes on its page: the table of UAPI.13, as pure functions on a
 //! snapshot. A device or a publisher makes one update of each.
 //!
@@ -19,8 +19,9 @@
 //! ```
 
 use crate::abi::{ClockStatus, CounterId, Flags, Snapshot, TimeType};
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, NoTime};
 use crate::event::Maintenance;
+use crate::leap;
 pub use crate::leap::LeapStatus;
 use crate::tai::TaiOffset;
 use crate::time::{PageScale, Scale, Tai, Time};
@@ -72,6 +73,38 @@ pub struct Calibrated {
 }
 
 impl Calibrated {
+    /// What another page says of the counter `cpu`, on TAI: for guests whose pages are derived from their host's one.
+    ///
+    /// A page on UTC has to state TAI-UTC, and none may be on a monotonic scale ([`NoTime::TimeType`]). The page's marker
+    /// is not part of this: when that changes, the counter was disrupted, and so was every guest's.
+    ///
+    /// ```
+    /// use vmclock_core::abi::{ClockStatus, CounterId, Snapshot};
+    /// use vmclock_core::calibration::NoTime;
+    /// use vmclock_core::lifecycle::Calibrated;
+    ///
+    /// let host = Snapshot::BLANK.with(|page| {
+    ///     page.counter_id = CounterId::X86_TSC;
+    ///     page.clock_status = ClockStatus::SYNCHRONIZED;
+    ///     page.counter_period_frac_sec = 1 << 32;
+    ///     page.time_sec = 1_800_000_000;
+    /// });
+    /// let known = Calibrated::from_page(&host, CounterId::X86_TSC)?;
+    /// assert_eq!(known.calibration.reference_time().seconds(), 1_800_000_000);
+    /// assert_eq!(Calibrated::from_page(&Snapshot::BLANK, CounterId::X86_TSC).unwrap_err(),
+    ///     NoTime::Counter { page: CounterId::NONE, cpu: CounterId::X86_TSC });
+    /// # Ok::<(), NoTime>(())
+    /// ```
+    pub fn from_page(page: &Snapshot, cpu: CounterId) -> Result<Self, NoTime> {
+        let of_page = Calibration::from_snapshot(page, cpu)?;
+        let time = leap::tai(page, of_page.reference_time()).ok_or(NoTime::TimeType(page.time_type))?;
+        Ok(Self {
+            calibration: of_page.with_reference_time(time),
+            status: page.clock_status,
+            leap: LeapStatus { tai_offset: page.tai_offset(), indicator: page.leap_indicator },
+        })
+    }
+
     /// Writes all of it to a page's contents, on the page's scale. `None` if the time is before 1970, if the page is on
     /// UTC and TAI-UTC is unknown, and for a page on another scale than TAI or UTC; then nothing is written.
     #[inline]
@@ -281,6 +314,27 @@ mod tests {
             Calibrated { calibration: vague, ..known }.put_on(&mut page).unwrap();
             assert_eq!((page.time_maxerror(), page.period_maxerror(), page.time_esterror()), (None, None, Some(5)));
         }
+    }
+
+    #[test]
+    fn what_was_put_on_a_page_is_what_another_page_is_derived_from() {
+        let period = crate::calibration::Period::from_frequency(core::num::NonZeroU64::new(2_500_000_000).unwrap());
+        let calibration = Calibration::new(77, Time::<Tai>::from_parts(2_000_000_000, 5), period)
+            .with_max_error(50, 15_000_000)
+            .with_estimated_error(5, 1_000_000);
+        let leap = LeapStatus { tai_offset: TaiOffset::from_seconds(37), indicator: LeapIndicator::PRE_NEGATIVE };
+        let known = Calibrated { calibration, status: ClockStatus::FREE_RUNNING, leap };
+        for time_type in [TimeType::TAI, TimeType::UTC] {
+            let mut page = Snapshot { counter_id: CounterId::X86_TSC, time_type, ..Snapshot::BLANK };
+            known.put_on(&mut page).unwrap();
+            assert_eq!(Calibrated::from_page(&page, CounterId::X86_TSC), Ok(known));
+            distrusted(&mut page);
+            assert_eq!(Calibrated::from_page(&page, CounterId::X86_TSC), Err(NoTime::Status(ClockStatus::UNRELIABLE)));
+        }
+        let mut page = Snapshot { counter_id: CounterId::X86_TSC, time_type: TimeType::UTC, ..Snapshot::BLANK };
+        known.put_on(&mut page).unwrap();
+        leap_status(&mut page, LeapStatus::UNKNOWN);
+        assert_eq!(Calibrated::from_page(&page, CounterId::X86_TSC), Err(NoTime::TimeType(TimeType::UTC)));
     }
 
     #[test]

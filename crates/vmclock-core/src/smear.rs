@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The two smeared clocks, which a guest makes for itself; a page is never smeared.
 //!
 //! Both are UTC except near a leap second, where they take some seconds a little longer or shorter than SI seconds, so

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Our layout against Linux's own header, by a C compiler.
 //!
 //! `cargo xtask test` names a folder with the newest header that Debian has in `VMCLOCK_ABI_INCLUDE`; otherwise the

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The sequence count, model-checked: in every order that the memory model allows, a reader gets words of one update
 //! or none at all, and the last update is never lost. Run by
 //! `RUSTFLAGS="--cfg loom" cargo test -p vmclock-core --release --test loom`.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Arithmetic over the full range of every field, against integers that cannot overflow; UTC against hifitime.
 #![cfg(not(loom))]
 #![allow(clippy::pedantic)]

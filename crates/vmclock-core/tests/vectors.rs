@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Exact vectors: what a page must give at a counter value, computed by a program that shares no code with this one.
 #![cfg(not(loom))]
 #![allow(clippy::pedantic)]

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What a writer leaves in memory: of any kind, from any sequence count, and where a store fails.
 #![cfg(not(loom))]
 #![allow(clippy::pedantic)]

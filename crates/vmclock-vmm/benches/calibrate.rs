@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What an update of the page costs, without the interrupt: `cargo bench -p vmclock-vmm`. The best of many rounds.
 
 use std::error::Error;
@@ -12,17 +12,17 @@ use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::lifecycle::{Calibrated, LeapStatus};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Span, Tai, Time};
-use vmclock_vmm::device::{Device, Options};
-use vmclock_vmm::memory::GuestRegion;
+use vmclock_vmm::device::Options;
+use vmclock_vmm::{VmClockDevice, VmClockPage};
 
 const ROUNDS: u32 = 500;
 const CALLS: u32 = 2_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x10000), (GuestAddress(1 << 32), 0x10000)])?;
-    let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000)?;
+    let region = VmClockPage::new(&memory, GuestAddress(0xf000), 0x1000)?;
     let options = Options::new(CounterId::X86_TSC, [1, 2]);
-    let mut device = Device::new(region, (), (), options, [3, 2])?;
+    let mut device = VmClockDevice::new(region, (), (), options, [3, 2])?;
     let period = Period::from_frequency(NonZeroU64::new(2_500_000_000).ok_or("not 0")?);
     let leap = LeapStatus { tai_offset: TaiOffset::from_seconds(37), indicator: LeapIndicator::NONE };
     let (mut counter, mut time) = (5_u64, Time::<Tai>::from_parts(1_800_000_000, 0));

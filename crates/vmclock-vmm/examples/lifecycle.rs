@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! A monitor without a guest's CPU: the device in guest memory, and the guest's library on the same memory. It walks
 //! through every operation, prints what the guest sees, and checks that it is what the operation means.
 
@@ -13,9 +13,10 @@ use vmclock_core::event::{changes, Event, Maintenance};
 use vmclock_core::lifecycle::{Calibrated, LeapStatus};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::Time;
-use vmclock_vmm::device::{Device, Options};
-use vmclock_vmm::memory::GuestRegion;
+use vmclock_vmm::device::{Arrival, Options};
+use vmclock_vmm::state::State;
 use vmclock_vmm::trigger::EventFd;
+use vmclock_vmm::{VmClockDevice, VmClockPage};
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 const PLACE: GuestAddress = GuestAddress(0xf000);
@@ -93,12 +94,12 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     file.as_file().set_len(0x1000)?;
     let page = FileOffset::new(file.reopen()?, 0);
     let memory = GuestMemoryMmap::<()>::from_ranges_with_files([(PLACE, 0x1000, Some(page))])?;
-    let region = || GuestRegion::new(&memory, PLACE, 0x1000);
+    let region = || VmClockPage::new(&memory, PLACE, 0x1000);
     let interrupt = EventFd::new(EFD_NONBLOCK)?;
     let calibrated = |counter, seconds| known(counter, seconds).ok_or("a frequency of 0");
 
     let options = Options::new(CounterId::X86_TSC, key);
-    let mut clock = Device::new(region()?, &interrupt, (), options, [0xa409_3822, 0x3f84_d5b5])?;
+    let mut clock = VmClockDevice::new(region()?, &interrupt, (), options, [0xa409_3822, 0x3f84_d5b5])?;
     let mut guest = Guest { clock: VmClock::open_at(file.path())?, interrupt: &interrupt, last: *clock.page() };
     guest.check("boot, nothing is known of the time yet", 0, &[], 0, false)?;
     clock.calibrate(&calibrated(0, 0)?)?;
@@ -122,17 +123,23 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     guest.check("maintenance, within an hour", 3 * HERTZ, &["maintenance-imminent"], 1, true)?;
 
     // The state would travel with the memory.
-    let state = clock.migrate_out();
+    let arrive = |state: &State, arrival, known, fresh| {
+        let made = VmClockDevice::from_state(region()?, &interrupt, (), state, arrival, known, fresh)?;
+        let (clock, notified) = made;
+        notified?;
+        Ok::<_, Box<dyn Error>>(clock)
+    };
+    let state = clock.save();
     let known = calibrated(4 * HERTZ, 4)?;
-    let clock = Device::migrate_in(region()?, &interrupt, (), &state, Some(&known), 0x299f_31d0)?;
+    let clock = arrive(&state, Arrival::Migration, Some(&known), [0x299f_31d0, 0])?;
     guest.check("migrate out, and in", 4 * HERTZ, &["disrupted", "maintenance-cleared"], 1, true)?;
-    let mut clock = Device::resume_in(region()?, &interrupt, (), &clock.save(), None)?;
+    let mut clock = arrive(&clock.save(), Arrival::SameHost, None, [0, 0])?;
     guest.check("the monitor was restarted", 5 * HERTZ, &["refreshed"], 1, true)?;
     clock.clone_running(0x082e_fa98)?;
     guest.check("a clone on the same host", 5 * HERTZ, &["restored"], 1, true)?;
-    let clock = Device::clone_in(region()?, &interrupt, (), &clock.save(), 0x34e9_0c6c)?;
+    let clock = arrive(&clock.save(), Arrival::Clone, None, [0, 0x34e9_0c6c])?;
     guest.check("a clone in a process of its own", 5 * HERTZ, &["restored"], 1, true)?;
-    let mut clock = Device::restore(region()?, &interrupt, (), &clock.save(), None, [0xec4e_6c89, 0x7137_4491])?;
+    let mut clock = arrive(&clock.save(), Arrival::Restore, None, [0xec4e_6c89, 0x7137_4491])?;
     let events = ["disrupted", "restored", "status", "time-scale"];
     guest.check("restore, without a calibration", 5 * HERTZ, &events, 1, false)?;
     clock.calibrate(&calibrated(6 * HERTZ, 6)?)?;

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! A guest of sixteen-bit instructions under KVM: it reads its counter and the page, and what it read gives the time.
 //! Needs `/dev/kvm`, and an x86-64 host, whose clock is assumed exact.
 
@@ -31,9 +31,9 @@ mod x86 {
     use vmclock_core::time::Tai;
     use vmclock_host::estimator::{Estimator, Evidence, Settings};
     use vmclock_host::kernel::{nominal_period, KernelClock};
-    use vmclock_vmm::device::{Device, Options};
+    use vmclock_vmm::device::Options;
     use vmclock_vmm::kvm::Host;
-    use vmclock_vmm::memory::GuestRegion;
+    use vmclock_vmm::{VmClockDevice, VmClockPage};
 
     const CODE: GuestAddress = GuestAddress(0x1000);
     const COPY: GuestAddress = GuestAddress(0x2000);
@@ -58,9 +58,9 @@ mod x86 {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])?;
         memory.write_slice(&PROGRAM, CODE)?;
         let key = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
-        let region = GuestRegion::new(&memory, PAGE, 0x1000)?;
+        let region = VmClockPage::new(&memory, PAGE, 0x1000)?;
         let options = Options::new(CounterId::X86_TSC, key);
-        let mut clock = Device::new(region, (), (), options, [0xa409_3822, 2])?;
+        let mut clock = VmClockDevice::new(region, (), (), options, [0xa409_3822, 2])?;
 
         let kvm = Kvm::new()?;
         let machine = kvm.create_vm()?;
@@ -81,11 +81,11 @@ mod x86 {
         cpu.set_sregs(&segments)?;
 
         // A guest at half the host's frequency, where the CPU can do that.
-        let counter = Host::new(&kvm, &cpu)?;
+        let counter = Host::from_cpu(&kvm, &cpu)?;
         if kvm.check_extension(Cap::TscControl) {
             cpu.set_tsc_khz(counter.khz() / 2)?;
         }
-        let counter = counter.guest_counter(&cpu)?;
+        let counter = counter.guest_counter([&cpu])?;
         let host = host_time().ok_or("the kernel's clock gives no time")?;
         let calibration = counter.calibration(&host).ok_or("the guest's counter does not run")?;
         clock.calibrate(&Calibrated { calibration, status: ClockStatus::SYNCHRONIZED, leap: LeapStatus::UNKNOWN })?;

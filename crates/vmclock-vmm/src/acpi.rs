@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What a guest's firmware tables say of the clock, for a monitor that makes its own: the clock's device object
 //! ([`Clock`]) and how the guest is notified ([`Notification`]); and the parts that those are made of.
 //!

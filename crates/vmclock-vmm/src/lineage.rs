@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Values for markers and generations: never the same twice in a lineage of saved and restored machines, not to be
 //! guessed, and hardly ever equal between siblings that were restored from one image.
 //!

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What goes with a guest to another host or into a file.
 
 use std::fmt;
@@ -39,31 +39,23 @@ impl Identities {
     }
 }
 
-/// A device's saved state: plain numbers, with a version. With the feature `serde` any of serde's formats writes and
-/// reads it; without, whoever keeps it does. It has the key of the markers and generations to come, so it is as secret
-/// as the guest's memory.
+/// A device's saved state: plain numbers, with a version. [`to_bytes`](Self::to_bytes) writes it; with the feature `serde`
+/// so does any of serde's formats. It has the key of the markers and generations to come, so it is as secret as the
+/// guest's memory.
 ///
 /// It is validated when a device is made of it, so it may be from anywhere.
 ///
 /// ```
-/// use vm_memory::{GuestAddress, GuestMemoryMmap};
-/// use vmclock_core::abi::CounterId;
-/// use vmclock_vmm::device::{Device, Options};
-/// use vmclock_vmm::memory::GuestRegion;
 /// use vmclock_vmm::state::{State, StateError};
 ///
-/// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
-/// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
-/// let clock = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
-/// let saved = clock.save();
-/// assert_eq!((saved.version, saved.page.len()), (State::VERSION, 14));
-///
-/// let newer = State::from_parts(7, saved.page, saved.identities);
-/// let error = Device::restore(region()?, (), (), &newer, None, [5, 6]).unwrap_err();
-/// assert!(error.to_string().contains("version 7"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// let state = State::default();
+/// let mut bytes = state.to_bytes();
+/// assert_eq!(State::from_bytes(&bytes), Ok(state));
+/// bytes[8] = 7;
+/// let newer = State::from_bytes(&bytes).unwrap_err();
+/// assert!(newer.to_string().contains("version 7"));
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct State {
@@ -71,9 +63,21 @@ pub struct State {
     pub version: u32,
     /// The page's 14 words of eight bytes, each as a number. Its sequence count is even: it is what an update in
     /// progress was about to write.
-    pub page: Vec<u64>,
+    pub page: [u64; WORDS],
     /// How the next markers and generations are made.
     pub identities: Identities,
+}
+
+/// The state of a device that only signals events, and counts, as it boots: for structures of a monitor that have to
+/// have one.
+impl Default for State {
+    fn default() -> Self {
+        let page = Snapshot::BLANK.with(|page| {
+            page.time_type = TimeType::UTC;
+            page.flags = Flags::VM_GEN_COUNTER_PRESENT;
+        });
+        Self::of(&page, Identities::Counting)
+    }
 }
 
 /// Why a state cannot be taken up.
@@ -93,8 +97,12 @@ pub enum StateError {
         /// The newest that is known.
         known: u32,
     },
-    /// Its page has another number of words than 14.
+    /// The bytes do not begin as those of a state do.
+    Magic,
+    /// There are not as many bytes as a state of this version has.
     Length(usize),
+    /// Its markers and generations are made in a way that is not known.
+    Identities(u32),
     /// What is in it is no page.
     Page(ParseError),
     /// Its page is of a region of another length.
@@ -135,8 +143,10 @@ impl fmt::Display for StateError {
             Self::Version { found, known } => {
                 write!(f, "it is of version {found}, and there are 1 to {known}; it is damaged")
             }
-            Self::Length(words) => write!(f, "its page has {words} words, not {WORDS}; it is damaged"),
-            Self::Page(error) => write!(f, "{error}; it is damaged"),
+            Self::Magic => f.write_str("it does not begin with VMCLKDEV; it is not one, or damaged"),
+            Self::Length(bytes) => write!(f, "it has {bytes} bytes, not {}; it is damaged", State::LEN),
+            Self::Identities(kind) => write!(f, "its markers are of kind {kind}, and there are 0 and 1; it is damaged"),
+            Self::Page(_) => f.write_str("what is to be its page is none; it is damaged"),
             Self::Region { found, memory } if is_length((*found).into()) => write!(
                 f,
                 "its guest knows a region of {found:#x} bytes, and here it has {memory:#x}; make it as long as it was"
@@ -151,15 +161,25 @@ impl fmt::Display for StateError {
                 f,
                 "its guest has the counter {found}, not {named}; take it up on a machine of the kind that it was on"
             ),
-            Self::Time(error) => write!(f, "{error}; it is damaged"),
+            Self::Time(_) => f.write_str("its page is to give time, and cannot; it is damaged"),
             Self::Count(count) => write!(f, "it counts {count} markers and generations of one key; it is damaged"),
         }
     }
 }
 
-impl std::error::Error for StateError {}
+impl std::error::Error for StateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Page(error) => Some(error),
+            Self::Time(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 const WORDS: usize = STRUCTURE_LEN / 8;
+/// What the bytes of a state begin with.
+const MAGIC: [u8; 8] = *b"VMCLKDEV";
 
 /// The flags that a state keeps. The others are the destination's to set, or claim what no device here enforces.
 const FLAGS: Flags = Flags::TAI_OFFSET_VALID
@@ -174,23 +194,68 @@ impl State {
     /// The version that is written. Older ones are read.
     pub const VERSION: u32 = 1;
 
-    /// A state that was kept without `serde`.
-    pub const fn from_parts(version: u32, page: Vec<u64>, identities: Identities) -> Self {
+    /// How many bytes [`to_bytes`](Self::to_bytes) gives.
+    pub const LEN: usize = MAGIC.len() + 4 + 4 + STRUCTURE_LEN + 16 + 8;
+
+    /// A state of its fields.
+    pub const fn from_parts(version: u32, page: [u64; WORDS], identities: Identities) -> Self {
         Self { version, page, identities }
     }
 
+    /// The state as bytes that are the same on every machine: `VMCLKDEV`; version, and how markers are made (0: they
+    /// count, 1: unpredictable), of four bytes each; the page's 14 words, the key's two, and the count, of eight bytes
+    /// each. All numbers are little-endian.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let (kind, key, count) = match self.identities {
+            Identities::Counting => (0_u32, [0; 2], 0),
+            Identities::Unpredictable(Lineage { key, count }) => (1, key, count),
+        };
+        let mut bytes = [0; Self::LEN];
+        let (magic, rest) = bytes.split_at_mut(MAGIC.len());
+        magic.copy_from_slice(&MAGIC);
+        let (numbers, words) = rest.split_at_mut(8);
+        for (place, number) in numbers.chunks_exact_mut(4).zip([self.version, kind]) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        for (place, word) in words.chunks_exact_mut(8).zip(self.page.iter().chain(&key).chain(&[count.into()])) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The state of these bytes. What is in it is validated when a device is made of it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
+        let rest = bytes.strip_prefix(&MAGIC).ok_or(StateError::Magic)?;
+        let (version, rest) = rest.split_first_chunk().ok_or(StateError::Length(bytes.len()))?;
+        // A newer version may have any length.
+        let version = u32::from_le_bytes(*version);
+        check_version(version)?;
+        let (kind, words) = rest.split_first_chunk().ok_or(StateError::Length(bytes.len()))?;
+        if bytes.len() != Self::LEN {
+            return Err(StateError::Length(bytes.len()));
+        }
+        let mut words = words.chunks_exact(8).map(number);
+        let mut next = || words.next().unwrap_or_default();
+        let page = std::array::from_fn(|_| next());
+        let (key, count) = ([next(), next()], next());
+        let identities = match u32::from_le_bytes(*kind) {
+            0 => Identities::Counting,
+            // What is too large a count is so when it is cut down, too.
+            1 => Identities::Unpredictable(Lineage { key, count: u32::try_from(count).unwrap_or(u32::MAX) }),
+            kind => return Err(StateError::Identities(kind)),
+        };
+        Ok(Self { version, page, identities })
+    }
+
     pub(crate) fn of(page: &Snapshot, identities: Identities) -> Self {
-        let words = page
-            .to_bytes()
-            .chunks_exact(8)
-            .map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
-            .collect();
-        Self { version: Self::VERSION, page: words, identities }
+        let bytes = page.to_bytes();
+        let mut words = bytes.chunks_exact(8).map(number);
+        let page = std::array::from_fn(|_| words.next().unwrap_or_default());
+        Self { version: Self::VERSION, page, identities }
     }
 
     /// The same for a destination that can give time where the source could not: a device that only signalled events
-    /// gets a counter, and from its first calibration on it gives time. Before
-    /// [`restore`](crate::device::Device::restore) or [`migrate_in`](crate::device::Device::migrate_in).
+    /// gets a counter, and from its first calibration on it gives time.
     ///
     /// [`StateError::OtherCounter`] where the guest has another one, or `counter` is none that a page can be about; a
     /// state that already has it stays as it is.
@@ -221,13 +286,13 @@ impl State {
     /// Even where the counter could not be set, the page's bounds hold for the counter that its calibration is about.
     ///
     /// ```
-    /// use vm_memory::{GuestAddress, GuestMemoryMmap};
-    /// use vmclock_core::abi::{ClockStatus, CounterId};
-    /// use vmclock_core::calibration::{Calibration, Period};
-    /// use vmclock_core::lifecycle::{Calibrated, LeapStatus};
-    /// use vmclock_core::time::{Tai, Time};
-    /// use vmclock_vmm::device::{Device, Options};
-    /// use vmclock_vmm::memory::GuestRegion;
+    /// use vmclock_vmm::device::{Arrival, Options};
+    /// use vmclock_vmm::memory::{HostPage, Page};
+    /// use vmclock_vmm::vmclock_core::abi::{ClockStatus, CounterId};
+    /// use vmclock_vmm::vmclock_core::calibration::{Calibration, Period};
+    /// use vmclock_vmm::vmclock_core::lifecycle::{Calibrated, LeapStatus};
+    /// use vmclock_vmm::vmclock_core::time::{Tai, Time};
+    /// use vmclock_vmm::VmClockDevice;
     ///
     /// let period = Period::from_frequency(2_000_000_000.try_into()?);
     /// let at = |counter, seconds| {
@@ -238,19 +303,20 @@ impl State {
     ///     status: ClockStatus::SYNCHRONIZED,
     ///     leap: LeapStatus::UNKNOWN,
     /// };
-    /// let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)])?;
-    /// let region = || GuestRegion::new(&memory, GuestAddress(0xff000), 0x1000);
-    /// let mut source = Device::new(region()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
+    /// let page = || HostPage::new(Box::new(Page::new()), 0x1000);
+    /// let mut source = VmClockDevice::new(page()?, (), (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 4])?;
     /// source.calibrate(&synchronized(at(7_000, 1_800_000_000)))?;
-    /// let state = source.migrate_out();
+    /// let state = source.save();
     ///
     /// // Ten seconds later, on a host whose counter was 123.
     /// let host = at(123, 1_800_000_010);
     /// let (counter, error) = state.guest_counter(&host, None).ok_or("the source had no time")?;
     /// assert_eq!(counter.at(123), 20_000_007_000);
     /// assert!((11_000..11_010).contains(&error)); // 1 ppm of ten seconds, and both maximum errors of the time
-    /// let calibration = counter.calibration(&host).ok_or("the guest's counter does not run")?;
-    /// Device::migrate_in(region()?, (), (), &state, Some(&synchronized(calibration)), 5)?;
+    /// let known = counter.calibrated(&synchronized(host)).ok_or("the guest's counter does not run")?;
+    /// let (_device, notified) =
+    ///     VmClockDevice::from_state(page()?, (), (), &state, Arrival::Migration, Some(&known), [5, 6])?;
+    /// notified?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn guest_counter(&self, host: &Calibration<Tai>, scale: Option<Scale>) -> Option<(GuestCounter, u128)> {
@@ -267,10 +333,10 @@ impl State {
     /// The page, and how its next values are made: as some device could have left them.
     pub(crate) fn open(&self) -> Result<(Snapshot, Identities), StateError> {
         check_version(self.version)?;
-        if self.page.len() != WORDS {
-            return Err(StateError::Length(self.page.len()));
+        let mut bytes = [0; STRUCTURE_LEN];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(self.page) {
+            place.copy_from_slice(&word.to_le_bytes());
         }
-        let bytes: Vec<u8> = self.page.iter().flat_map(|word| word.to_le_bytes()).collect();
         let page = Snapshot::from_prefix(&bytes).map_err(StateError::Page)?;
         let Snapshot { counter_id, time_type, .. } = page;
         if !matches!(
@@ -295,6 +361,11 @@ impl State {
         });
         Ok((page, self.identities))
     }
+}
+
+/// Eight bytes, or fewer, as a number.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 const fn check_version(found: u32) -> Result<(), StateError> {
@@ -356,7 +427,7 @@ mod reading {
                         version = Some(found);
                     }
                     ("version", Some(_)) => return Err(Error::duplicate_field("version")),
-                    ("page", None) => page = Some(fields.next_value::<Early<Vec<u64>>>()?),
+                    ("page", None) => page = Some(fields.next_value::<Early<[u64; super::WORDS]>>()?),
                     ("page", Some(_)) => page = Some(Early::Known(fields.next_value()?)),
                     ("identities", None) => identities = Some(fields.next_value::<Early<Identities>>()?),
                     ("identities", Some(_)) => identities = Some(Early::Known(fields.next_value()?)),

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The operations of a running guest's device cost no allocation.
 #![cfg(not(loom))]
 
@@ -11,15 +11,15 @@ use vmclock_core::event::Maintenance;
 use vmclock_core::lifecycle::{Calibrated, LeapStatus};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::Time;
-use vmclock_vmm::device::{Device, Options};
-use vmclock_vmm::memory::GuestRegion;
+use vmclock_vmm::device::Options;
 use vmclock_vmm::trigger::EventFd;
+use vmclock_vmm::{VmClockDevice, VmClockPage};
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 #[test]
 fn nothing_is_allocated_after_construction() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
-    let region = GuestRegion::new(&memory, GuestAddress(0xf000), 0x1000).expect("inside");
+    let region = VmClockPage::new(&memory, GuestAddress(0xf000), 0x1000).expect("inside");
     let interrupt = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
     let period = Period::from_frequency(NonZeroU64::new(2_500_000_000).expect("not 0"));
     let calibration = Calibrated {
@@ -28,7 +28,7 @@ fn nothing_is_allocated_after_construction() {
         leap: LeapStatus { tai_offset: TaiOffset::from_seconds(37), indicator: LeapIndicator::NONE },
     };
     let mut device =
-        Device::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 2]).expect("written");
+        VmClockDevice::new(region, &interrupt, (), Options::new(CounterId::X86_TSC, [1, 2]), [3, 2]).expect("written");
     let operations = allocation_counter::measure(|| {
         for fresh in 0..100 {
             device.calibrate(&calibration).expect("written");
@@ -43,6 +43,6 @@ fn nothing_is_allocated_after_construction() {
         }
     });
     assert_eq!(operations.count_total, 0, "allocations");
-    // The counting counts: a state is a vector.
-    assert!(allocation_counter::measure(|| drop(device.save())).count_total > 0);
+    // The counting counts.
+    assert!(allocation_counter::measure(|| drop(std::hint::black_box(Box::new(device.save())))).count_total > 0);
 }

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The device in every step of a machine's lifecycle.
 #![cfg(not(loom))]
 
@@ -14,13 +14,14 @@ use vmclock_core::calibration::Calibration;
 use vmclock_core::event::Maintenance;
 use vmclock_core::leap::UtcRule;
 use vmclock_core::lifecycle::{Calibrated, LeapStatus};
-use vmclock_vmm::device::{Device, Error, Events, Options};
-use vmclock_vmm::memory::{GuestRegion, PageMemory, Region};
+use vmclock_vmm::device::{Arrival, Error, Events, Options};
+use vmclock_vmm::memory::{PageMemory, Region};
 use vmclock_vmm::state::{Identities, StateError};
+use vmclock_vmm::{VmClockDevice, VmClockPage};
 
 use machine::{
-    bytes, calibration, guest, incoming, leap, options, region, relation, saved, seen, without_counter, Broken,
-    Interrupt, PLACE,
+    arrived, bytes, calibration, guest, incoming, leap, options, region, relation, saved, seen, without_counter,
+    Broken, Interrupt, PLACE,
 };
 
 #[test]
@@ -32,7 +33,7 @@ fn firecrackers_pages_byte_for_byte() {
     booted[0x18..0x20].copy_from_slice(&0x300_u64.to_le_bytes());
     let memory = guest();
     let interrupt = Interrupt::default();
-    let device = Device::new(region(&memory), &interrupt, (), Options::compatible(), [99, 2]).expect("written");
+    let device = VmClockDevice::new(region(&memory), &interrupt, (), Options::compatible(), [99, 2]).expect("written");
     assert_eq!(bytes(&memory), booted);
     assert_eq!(interrupt.raised.get(), 0);
 
@@ -41,7 +42,7 @@ fn firecrackers_pages_byte_for_byte() {
     restored[0x10] = 1;
     restored[0x68] = 1;
     let state = device.save();
-    let device = Device::restore(region(&memory), &interrupt, (), &state, None, [99, 8]).expect("written");
+    let device = arrived(region(&memory), &interrupt, &state, Arrival::Restore, None, [99, 8]).expect("written");
     assert_eq!(bytes(&memory), restored);
     assert_eq!((interrupt.raised.get(), device.page().generation()), (1, Some(1)));
 }
@@ -50,7 +51,7 @@ fn firecrackers_pages_byte_for_byte() {
 fn staged_use() {
     let memory = guest();
     let interrupt = Interrupt::default();
-    let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
     assert_eq!(seen(&memory).clock_status, ClockStatus::INITIALIZING);
     device.maintenance(Maintenance::Imminent).expect("written");
     assert_eq!(Maintenance::of(&seen(&memory)), Maintenance::Imminent);
@@ -65,10 +66,10 @@ fn staged_use() {
     assert_eq!(seen(&memory).clock_status, ClockStatus::UNRELIABLE);
     assert_eq!(interrupt.raised.get(), 4);
 
-    let mut signals = Device::new(region(&memory), &interrupt, (), without_counter(), [1, 2]).expect("written");
+    let mut signals = VmClockDevice::new(region(&memory), &interrupt, (), without_counter(), [1, 2]).expect("written");
     let error = signals.calibrate(&calibration(5, 1_800_000_000)).expect_err("no counter");
     assert!(error.to_string().contains("without a counter"), "{error}");
-    assert!(matches!(device.calibrate(&calibration(5, -1)), Err(Error::NoTime(_))));
+    assert!(matches!(device.calibrate(&calibration(5, -1)), Err(Error::BeforeEpoch)));
 }
 
 /// Where an offset changes, and the last second of the month is one too many: 2017-01-01 00:00:00 UTC.
@@ -87,7 +88,7 @@ fn utc(memory: &GuestMemoryMmap, seconds: i64) -> i64 {
 #[test]
 fn a_reset_takes_the_counter_that_the_guest_has_then() {
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     device.calibrate(&relation(4_000_000_000, 0, 0)).expect("written");
     let before = seen(&memory);
     // The guest wrote to its page.
@@ -106,7 +107,7 @@ fn a_device_is_made_for_each_row_of_the_table() {
     const SECOND: u64 = 2_000_000_000;
     let memory = guest();
     let interrupt = Interrupt::default();
-    let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
     device.calibrate(&relation(0, 0, 0)).expect("written");
     device.maintenance(Maintenance::Soon).expect("written");
     let (before, state) = (seen(&memory), device.save());
@@ -114,20 +115,20 @@ fn a_device_is_made_for_each_row_of_the_table() {
 
     let later = relation(SECOND, 1_000_000_000, 0);
     let stepped = relation(SECOND, 3_000_000_000, 0);
-    let resumed = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
+    let resumed = arrived(region(&memory), &interrupt, &state, Arrival::SameHost, None, [0, 0]).expect("written");
     let after = seen(&memory);
     assert_eq!(after.with(|page| page.seq_count = before.seq_count), before, "nothing happened");
     assert!(after.seq_count.wrapping_sub(before.seq_count) >> 31 == 0 && after.seq_count != before.seq_count);
     assert_eq!(interrupt.raised.get(), raised + 1);
     assert_eq!((resumed.is_consistent(&later, SECOND), resumed.is_consistent(&stepped, SECOND)), (true, false));
-    let fresh = Device::resume_in(region(&memory), &interrupt, (), &state, Some(&later)).expect("written");
+    let fresh = arrived(region(&memory), &interrupt, &state, Arrival::SameHost, Some(&later), [0, 0]).expect("written");
     assert_eq!(
         (fresh.page().disruption_marker, fresh.page().generation()),
         (before.disruption_marker, before.generation())
     );
     assert_eq!(seen(&memory).counter_value, SECOND);
 
-    let clone = Device::clone_in(region(&memory), &interrupt, (), &state, 3).expect("written");
+    let clone = arrived(region(&memory), &interrupt, &state, Arrival::Clone, None, [0, 3]).expect("written");
     let after = seen(&memory);
     assert_ne!(after.generation(), before.generation());
     let same = after.with(|page| {
@@ -136,17 +137,17 @@ fn a_device_is_made_for_each_row_of_the_table() {
     });
     assert_eq!(same, before, "but for the generation");
     assert_eq!((clone.is_consistent(&later, SECOND), clone.is_consistent(&stepped, SECOND)), (true, false));
-    let other = Device::clone_in(region(&memory), &interrupt, (), &state, 4).expect("written");
+    let other = arrived(region(&memory), &interrupt, &state, Arrival::Clone, None, [0, 4]).expect("written");
     assert_ne!(other.page().generation(), clone.page().generation(), "siblings");
 
     // Published bounds outlive a process in which the clock was lost, too, but not a new marker.
-    let mut lost = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
+    let mut lost = arrived(region(&memory), &interrupt, &state, Arrival::SameHost, None, [0, 0]).expect("written");
     lost.distrust().expect("written");
     let state = lost.save();
-    let lost = Device::resume_in(region(&memory), &interrupt, (), &state, None).expect("written");
+    let lost = arrived(region(&memory), &interrupt, &state, Arrival::SameHost, None, [0, 0]).expect("written");
     assert_eq!((lost.is_consistent(&later, SECOND), lost.is_consistent(&stepped, SECOND)), (true, false));
     assert_eq!(seen(&memory).clock_status, ClockStatus::UNRELIABLE);
-    let elsewhere = Device::migrate_in(region(&memory), &interrupt, (), &state, None, 5).expect("written");
+    let elsewhere = arrived(region(&memory), &interrupt, &state, Arrival::Migration, None, [5, 0]).expect("written");
     assert!(elsewhere.is_consistent(&stepped, SECOND));
 }
 
@@ -155,27 +156,28 @@ fn a_device_that_only_signals_gets_a_counter_when_it_is_incoming() {
     let memory = guest();
     let signals = without_counter();
     for options in [signals, Options::compatible()] {
-        let state = Device::new(region(&memory), (), (), options, [1, 2]).expect("written").save();
+        let state = VmClockDevice::new(region(&memory), (), (), options, [1, 2]).expect("written").save();
         let known = calibration(5, 1_800_000_000);
-        let refused = Device::restore(region(&memory), (), (), &state, Some(&known), [3, 4]).expect_err("no counter");
+        let refused =
+            arrived(region(&memory), (), &state, Arrival::Restore, Some(&known), [3, 4]).expect_err("no counter");
         assert!(refused.to_string().contains("State::with_counter"), "{refused}");
 
-        let full = state.clone().with_counter(CounterId::X86_TSC).expect("it had none");
-        Device::restore(region(&memory), (), (), &full, Some(&known), [3, 4]).expect("written");
+        let full = state.with_counter(CounterId::X86_TSC).expect("it had none");
+        arrived(region(&memory), (), &full, Arrival::Restore, Some(&known), [3, 4]).expect("written");
         let page = seen(&memory);
         assert_eq!((page.counter_id, page.time_type), (CounterId::X86_TSC, TimeType::TAI));
         assert_eq!((page.clock_status, page.time_sec), (ClockStatus::SYNCHRONIZED, 1_800_000_000));
-        let migrated = Device::migrate_in(region(&memory), (), (), &full, None, 3).expect("written");
+        let migrated = arrived(region(&memory), (), &full, Arrival::Migration, None, [3, 0]).expect("written");
         assert_eq!(seen(&memory).clock_status, ClockStatus::INITIALIZING);
         // Once it has one, it keeps it.
         let state = migrated.save();
-        assert_eq!(state.clone().with_counter(CounterId::X86_TSC), Ok(state.clone()));
+        assert_eq!(state.with_counter(CounterId::X86_TSC), Ok(state));
         let error = state.with_counter(CounterId::ARM_CNTVCT).expect_err("another");
         assert!(error.to_string().contains("x86-tsc, not arm-cntvct"), "{error}");
     }
-    let state = Device::new(region(&memory), (), (), signals, [1, 2]).expect("written").save();
-    assert!(state.clone().with_counter(CounterId(7)).is_err());
-    assert_eq!(state.clone().with_counter(CounterId::NONE), Ok(state));
+    let state = VmClockDevice::new(region(&memory), (), (), signals, [1, 2]).expect("written").save();
+    assert!(state.with_counter(CounterId(7)).is_err());
+    assert_eq!(state.with_counter(CounterId::NONE), Ok(state));
 }
 
 #[test]
@@ -183,21 +185,22 @@ fn an_interrupt_that_fails_costs_no_device() {
     let memory = guest();
     let interrupt = Interrupt::default();
     interrupt.is_broken.set(true);
-    let device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("no guest is notified yet");
+    let device =
+        VmClockDevice::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("no guest is notified yet");
     assert!(!device.is_behind());
     let state = device.save();
     let known = calibration(5, 1_800_000_000);
     let made = [
-        Device::restore(region(&memory), &interrupt, (), &state, None, [3, 4]),
-        Device::restore(region(&memory), &interrupt, (), &state, Some(&known), [3, 4]),
-        Device::migrate_in(region(&memory), &interrupt, (), &state, Some(&known), 3),
-        Device::resume_in(region(&memory), &interrupt, (), &state, Some(&known)),
-        Device::clone_in(region(&memory), &interrupt, (), &state, 3),
+        arrived(region(&memory), &interrupt, &state, Arrival::Restore, None, [3, 4]),
+        arrived(region(&memory), &interrupt, &state, Arrival::Restore, Some(&known), [3, 4]),
+        arrived(region(&memory), &interrupt, &state, Arrival::Migration, Some(&known), [3, 0]),
+        arrived(region(&memory), &interrupt, &state, Arrival::SameHost, Some(&known), [0, 0]),
+        arrived(region(&memory), &interrupt, &state, Arrival::Clone, None, [0, 3]),
     ];
     for (device, raised) in made.into_iter().zip(1..) {
         let mut device = device.expect("made");
         assert!(device.is_behind());
-        assert!(matches!(device.retry(), Err(Error::Trigger(Broken))));
+        assert!(matches!(device.retry(), Err(Error::NotNotified(_))));
         interrupt.is_broken.set(false);
         device.retry().expect("it works again");
         assert_eq!((device.is_behind(), interrupt.raised.get()), (false, raised));
@@ -209,30 +212,30 @@ fn an_interrupt_that_fails_costs_no_device() {
 #[test]
 fn the_page_says_what_memory_and_trigger_are() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x4_0000)]).expect("memory");
-    let place = |len| GuestRegion::new(&memory, GuestAddress(0x1_0000), len).expect("inside");
+    let place = |len| VmClockPage::new(&memory, GuestAddress(0x1_0000), len).expect("inside");
     let page = || {
         let mut page = [0; STRUCTURE_LEN];
         memory.read_slice(&mut page, GuestAddress(0x1_0000)).expect("inside");
         Snapshot::from_prefix(&page).expect("a consistent page")
     };
     let interrupt = Interrupt::default();
-    let device = Device::new(place(0x1_0000), &interrupt, (), options(), [1, 2]).expect("written");
+    let device = VmClockDevice::new(place(0x1_0000), &interrupt, (), options(), [1, 2]).expect("written");
     assert_eq!((page().size, page().notifies()), (0x1_0000, true));
 
     // The destination has no interrupt; and then it has one.
-    let quiet = Device::restore(place(0x1_0000), (), (), &device.save(), None, [3, 4]).expect("written");
+    let quiet = arrived(place(0x1_0000), (), &device.save(), Arrival::Restore, None, [3, 4]).expect("written");
     assert_eq!((page().size, page().notifies(), interrupt.raised.get()), (0x1_0000, false, 0));
-    Device::migrate_in(place(0x1_0000), &interrupt, (), &quiet.save(), None, 5).expect("written");
+    arrived(place(0x1_0000), &interrupt, &quiet.save(), Arrival::Migration, None, [5, 0]).expect("written");
     assert_eq!((page().notifies(), interrupt.raised.get()), (true, 1));
-    Device::new(place(0x1000), (), (), options(), [1, 2]).expect("written");
+    VmClockDevice::new(place(0x1000), (), (), options(), [1, 2]).expect("written");
     assert_eq!((page().size, page().notifies()), (0x1000, false));
 
     // A guest knows its region from its firmware.
-    let other = Device::restore(place(0x1000), (), (), &device.save(), None, [3, 4]).expect_err("shorter");
+    let other = arrived(place(0x1000), (), &device.save(), Arrival::Restore, None, [3, 4]).expect_err("shorter");
     assert!(matches!(other, Error::State(StateError::Region { found: 0x1_0000, memory: 0x1000 })));
     assert!(other.to_string().contains("make it as long as it was"), "{other}");
     for len in [0, 112, 0x2000, 1 << 32 | 0x1000] {
-        let error = Device::new(Long(len), (), (), options(), [1, 2]).expect_err("no region").to_string();
+        let error = VmClockDevice::new(Long(len), (), (), options(), [1, 2]).expect_err("no region").to_string();
         assert!(error.contains(&format!("a region of {len:#x} bytes")), "{error}");
     }
 }
@@ -271,7 +274,7 @@ fn counter_at(tai: i64) -> u64 {
 #[test]
 fn utc_changes_with_the_time_that_it_belongs_to() {
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     let on = |tai| calibration(counter_at(tai), tai);
     let (before, after) = (LEAP - 10 + 36, LEAP + 10 + 37);
     let announced = Calibrated { leap: leap(36, LeapIndicator::PRE_POSITIVE), ..on(before) };
@@ -287,7 +290,7 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
     device.maintenance(Maintenance::Soon).expect("written");
     let state = device.save();
     let month = 40 * 86_400;
-    Device::restore(region(&memory), (), (), &state, Some(&on(after + month)), [7, 8]).expect("written");
+    arrived(region(&memory), (), &state, Arrival::Restore, Some(&on(after + month)), [7, 8]).expect("written");
     let page = seen(&memory);
     assert_eq!((utc(&memory, 10 + month), page.leap_indicator), (10 + month, LeapIndicator::NONE));
     let unknown = Calibrated { leap: LeapStatus::UNKNOWN, ..on(after + month) };
@@ -307,7 +310,7 @@ fn utc_changes_with_the_time_that_it_belongs_to() {
 fn a_calibration_is_consistent_only_inside_the_published_bounds() {
     const SECOND: u64 = 2_000_000_000;
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     assert!(device.is_consistent(&relation(0, -77, 500_000), SECOND), "no bounds are published yet");
     // Published: 500 ns, and 15 us more for each second.
     device.calibrate(&relation(0, 0, 0)).expect("written");
@@ -358,13 +361,13 @@ fn a_calibration_is_consistent_only_inside_the_published_bounds() {
 #[test]
 fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
     let memory = guest();
-    let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
     let state = device.save();
     // The memory was copied when the count was odd, and some words were new.
     memory.store(7_u32.to_le(), GuestAddress(PLACE.0 + 0x0c), Ordering::Relaxed).expect("inside");
     memory.write_slice(&[0xee; 32], GuestAddress(PLACE.0 + 0x30)).expect("inside");
-    Device::restore(region(&memory), (), (), &state, None, [2, 8]).expect("written");
+    arrived(region(&memory), (), &state, Arrival::Restore, None, [2, 8]).expect("written");
     let page = seen(&memory);
     assert_eq!((page.seq_count & 1, page.clock_status), (0, ClockStatus::INITIALIZING));
     assert!(page.seq_count.wrapping_sub(7) >> 31 == 0, "further on than what the guest may have seen");
@@ -374,11 +377,11 @@ fn a_snapshot_in_the_middle_of_an_update_restores_to_a_consistent_page() {
 fn no_update_leaves_the_sequence_count_at_0() {
     for options in [options(), Options::compatible()] {
         let memory = guest();
-        let mut state = Device::new(region(&memory), (), (), options, [1, 2]).expect("written").save();
+        let mut state = VmClockDevice::new(region(&memory), (), (), options, [1, 2]).expect("written").save();
         for count in [u32::MAX - 3, u32::MAX - 1, 0xefff_fffc, 0xefff_fffe, 0xf000_0000, 0] {
             let low_half = state.page[1] & u64::from(u32::MAX);
             state.page[1] = u64::from(count) << 32 | low_half;
-            let mut device = Device::restore(region(&memory), (), (), &state, None, [3, 4]).expect("written");
+            let mut device = arrived(region(&memory), (), &state, Arrival::Restore, None, [3, 4]).expect("written");
             for fresh in 0..3 {
                 let before = seen(&memory).seq_count;
                 assert!(before != 0 && before.is_multiple_of(2), "{count:#x}: {before:#x}");
@@ -392,12 +395,12 @@ fn no_update_leaves_the_sequence_count_at_0() {
 #[test]
 fn siblings_and_their_parent_never_share_an_identity() {
     let memory = guest();
-    let parent = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    let parent = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     let mut known = HashSet::from([parent.page().disruption_marker, parent.page().vm_generation_counter]);
     let state = parent.save();
     for sibling in 0..1000 {
         let fresh = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sibling + 1);
-        let device = Device::restore(region(&memory), (), (), &state, None, [fresh, !fresh]).expect("written");
+        let device = arrived(region(&memory), (), &state, Arrival::Restore, None, [fresh, !fresh]).expect("written");
         for value in [device.page().disruption_marker, device.page().vm_generation_counter] {
             assert!(known.insert(value), "{value:#x} is there twice");
         }
@@ -408,7 +411,7 @@ fn siblings_and_their_parent_never_share_an_identity() {
 fn marker_and_generation_are_drawn_apart() {
     let (memory, state) = (guest(), saved());
     let identity = |fresh| {
-        let device = Device::restore(region(&memory), (), (), &state, None, fresh).expect("written");
+        let device = arrived(region(&memory), (), &state, Arrival::Restore, None, fresh).expect("written");
         (device.page().disruption_marker, device.page().vm_generation_counter)
     };
     let (one, same_marker, same_generation) = (identity([1, 2]), identity([1, 3]), identity([4, 2]));
@@ -420,9 +423,9 @@ fn marker_and_generation_are_drawn_apart() {
 fn an_interrupt_that_fails_is_raised_later() {
     let memory = guest();
     let interrupt = Interrupt::default();
-    let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
     interrupt.is_broken.set(true);
-    assert!(matches!(device.disrupt(2), Err(Error::Trigger(Broken))));
+    assert!(matches!(device.disrupt(2), Err(Error::NotNotified(_))));
     assert_eq!(&seen(&memory), device.page(), "the page is as it should be");
     assert!(device.is_behind());
     interrupt.is_broken.set(false);
@@ -435,8 +438,8 @@ fn an_interrupt_that_fails_is_raised_later() {
     device.notify().expect("raised");
     assert_eq!((device.page().seq_count, device.trigger().raised.get()), (sequence, 2));
     interrupt.is_broken.set(true);
-    assert!(matches!(device.notify(), Err(Error::Trigger(Broken))) && device.is_behind());
-    let mut quiet = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    assert!(matches!(device.notify(), Err(Error::NotNotified(_))) && device.is_behind());
+    let mut quiet = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     quiet.notify().expect("nobody to notify");
     assert!(!quiet.is_behind());
 }
@@ -461,7 +464,7 @@ impl Events for Seen {
 #[test]
 fn each_update_and_each_failure_is_seen() {
     let (memory, interrupt, observer) = (guest(), Interrupt::default(), Seen::default());
-    let mut device = Device::new(region(&memory), &interrupt, &observer, options(), [1, 2]).expect("written");
+    let mut device = VmClockDevice::new(region(&memory), &interrupt, &observer, options(), [1, 2]).expect("written");
     device.calibrate(&calibration(5, 1_800_000_000)).expect("written");
     assert_eq!((device.events().pages.borrow().len(), observer.failures.get()), (2, 0));
     assert_eq!(observer.pages.borrow().last(), Some(device.page()));

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Random lifecycles of machines on correct hosts, and what their guests see.
 #![cfg(not(loom))]
 
@@ -15,9 +15,10 @@ use vmclock_core::guest_counter::Scale;
 use vmclock_core::lifecycle::{Calibrated, LeapStatus};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Interval, PageScale, Tai, Time};
-use vmclock_vmm::device::Device;
+use vmclock_vmm::device::Arrival;
+use vmclock_vmm::VmClockDevice;
 
-use machine::{calibration, clock_on, guest, known, options, region, seen, Interrupt};
+use machine::{arrived, calibration, clock_on, guest, known, options, region, seen, Interrupt};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -169,7 +170,7 @@ proptest! {
     ) {
         let memory = guest();
         let interrupt = Interrupt::default();
-        let mut device = Device::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
+        let mut device = VmClockDevice::new(region(&memory), &interrupt, (), options(), [1, 2]).expect("written");
         let mut simulation = Simulation::new(1 << 40, 1_800_000_000_000_000_000, drift);
         let mut before = seen(&memory);
         let mut known = HashSet::from([before.disruption_marker, before.vm_generation_counter]);
@@ -201,18 +202,18 @@ proptest! {
                 Step::Resume(_) => device.resume(calibration),
                 Step::Reset(_) => device.reset(calibration),
                 Step::ResumeIn(_) => {
-                    Device::resume_in(place(), &interrupt, (), &state, calibration).map(|made| device = made)
+                    arrived(place(), &interrupt, &state, Arrival::SameHost, calibration, [0, 0]).map(|made| device = made)
                 }
                 Step::Migrate(_) => {
-                    let state = device.migrate_out();
-                    Device::migrate_in(place(), &interrupt, (), &state, calibration, fresh[0]).map(|made| device = made)
+                    let state = device.save();
+                    arrived(place(), &interrupt, &state, Arrival::Migration, calibration, [fresh[0], 0]).map(|made| device = made)
                 }
                 Step::Restore(_) => {
                     let fresh = [fresh[0], fresh[1]];
-                    Device::restore(place(), &interrupt, (), &state, calibration, fresh).map(|made| device = made)
+                    arrived(place(), &interrupt, &state, Arrival::Restore, calibration, fresh).map(|made| device = made)
                 }
                 Step::Clone => device.clone_running(fresh[0]),
-                Step::CloneIn => Device::clone_in(place(), &interrupt, (), &state, fresh[0]).map(|made| device = made),
+                Step::CloneIn => arrived(place(), &interrupt, &state, Arrival::Clone, None, [0, fresh[0]]).map(|made| device = made),
                 Step::Disrupt => device.disrupt(fresh[0]),
                 Step::Distrust => device.distrust(),
                 Step::Maintenance(announced) => device.maintenance(announced),
@@ -293,7 +294,7 @@ proptest! {
     ) {
         let memory = guest();
         let mut simulation = Simulation::new(1 << 40, 1_800_000_000_000_000_000, drift);
-        let mut device = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+        let mut device = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
         // The last reading since the marker changed: the counter, and its interval.
         let mut given: Option<(u64, Interval<PageScale>)> = None;
         for (happening, ticks, deviation, fresh) in lifecycle {
@@ -305,10 +306,10 @@ proptest! {
                     device.disrupt(fresh).expect("written");
                 }
                 Happening::Moves => {
-                    let state = device.migrate_out();
+                    let state = device.save();
                     simulation.move_to(fresh, ticks, -simulation.drift);
                     let known = simulation.calibration(deviation);
-                    device = Device::migrate_in(region(&memory), (), (), &state, Some(&known), fresh).expect("written");
+                    device = arrived(region(&memory), (), &state, Arrival::Migration, Some(&known), [fresh, 0]).expect("written");
                 }
             }
             let known = simulation.calibration(deviation);
@@ -352,7 +353,7 @@ impl Chance {
 
     /// On either side of 0.
     fn within(&mut self, limit: i64) -> i64 {
-        limit - self.below(2 * limit.unsigned_abs() + 1).cast_signed()
+        limit - i64::try_from(self.below(2 * limit.unsigned_abs() + 1)).expect("below the end")
     }
 }
 
@@ -398,10 +399,10 @@ fn migration_keeps_the_time() {
         let (source, host) = (Oscillator::drawn(&mut chance), Oscillator::drawn(&mut chance));
         let start = 1_800_000_000_000_000_000_i128;
         let guest_counter = chance.draw();
-        let mut device = Device::new(&place, (), (), options(), [1, 2]).expect("written");
+        let mut device = VmClockDevice::new(&place, (), (), options(), [1, 2]).expect("written");
         let known = source.calibration(guest_counter, start, chance.within(490));
         device.calibrate(&known).expect("written");
-        let state = device.migrate_out();
+        let state = device.save();
 
         // The destination knows its own counter's time. It may be able to keep the guest's frequency.
         let down = i128::from(1_000_000 + chance.below(60_000_000_000));
@@ -415,7 +416,7 @@ fn migration_keeps_the_time() {
         let (counter, error) = state.guest_counter(&known.calibration, scale).expect("it had a time");
         assert_eq!((counter.error(), counter.scale()), (0, scale));
         let guests = Calibrated { calibration: counter.calibration(&known.calibration).expect("it runs"), ..known };
-        Device::migrate_in(&place, (), (), &state, Some(&guests), 2).expect("written");
+        arrived(&place, (), &state, Arrival::Migration, Some(&guests), [2, 0]).expect("written");
 
         // The guest reads a while later, or on a CPU that is a little behind.
         let context = || format!("turn {turn}: {source:?}, {host:?}, {scale:?}");

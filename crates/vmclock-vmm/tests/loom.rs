@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The device against a guest that reads meanwhile, in every order that the memory model allows.
 #![cfg(loom)]
 
@@ -7,8 +7,9 @@ use std::convert::Infallible;
 use loom::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-use vmclock_vmm::device::{Device, Options};
+use vmclock_vmm::device::{Arrival, Options};
 use vmclock_vmm::memory::{PageMemory, Region};
+use vmclock_vmm::VmClockDevice;
 
 /// Of the page what matters here: the count, and two words that change together.
 struct Words {
@@ -55,7 +56,7 @@ fn no_guest_sees_half_an_update() {
     loom::model(|| {
         let words = Words { sequence: AtomicU32::new(0), marker: AtomicU64::new(0), generation: AtomicU64::new(0) };
         let shared = Shared(Arc::new(words));
-        let device = Device::new(shared.clone(), (), (), Options::compatible(), [0, 2]).expect("written");
+        let device = VmClockDevice::new(shared.clone(), (), (), Options::compatible(), [0, 2]).expect("written");
         let state = device.save();
         let reader = {
             let words = Arc::clone(&shared.0);
@@ -73,8 +74,12 @@ fn no_guest_sees_half_an_update() {
             })
         };
         // Two updates of both words.
-        let device = Device::restore(shared.clone(), (), (), &state, None, [0, 8]).expect("written");
-        Device::restore(shared, (), (), &device.save(), None, [0, 8]).expect("written");
+        let restored = |state| {
+            let restored = VmClockDevice::from_state(shared.clone(), (), (), state, Arrival::Restore, None, [0, 8]);
+            restored.expect("written").0
+        };
+        let device = restored(&state);
+        restored(&device.save());
         reader.join().expect("no panic");
     });
 }

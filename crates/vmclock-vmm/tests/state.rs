@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What a device saves is taken up in every version, and nothing else is.
 #![cfg(not(loom))]
 
@@ -6,11 +6,11 @@ mod machine;
 
 use proptest::prelude::*;
 use vmclock_core::abi::{Flags, STRUCTURE_LEN};
-use vmclock_vmm::device::{Device, Error};
+use vmclock_vmm::device::{Arrival, Error};
 use vmclock_vmm::lineage::Lineage;
 use vmclock_vmm::state::{Identities, State, StateError};
 
-use machine::{bytes, calibration, guest, incoming, region, saved, seen};
+use machine::{arrived, bytes, calibration, guest, incoming, region, saved, seen};
 
 #[cfg(feature = "serde")]
 #[test]
@@ -18,13 +18,13 @@ fn states_of_every_version_are_read() {
     let golden = include_str!("golden/state-1.json");
     let state: State = serde_json::from_str(golden).expect("version 1");
     let memory = guest();
-    let device = Device::restore(region(&memory), (), (), &state, None, [7, 8]).expect("written");
+    let device = arrived(region(&memory), (), &state, Arrival::Restore, None, [7, 8]).expect("written");
     assert_eq!(device.page().time_sec, 1_800_000_000);
     assert!(device.page().seq_count > 1 << 28);
 
     // It is written as it was, and read in any order.
     assert_eq!(serde_json::to_string(&state).expect("text"), golden.trim_end());
-    let (mut new, old) = (saved(), state.clone());
+    let (mut new, old) = (saved(), state);
     // But for marker and generation, and a notification, which that device had.
     (new.page[2], new.page[13]) = (old.page[2], old.page[13]);
     new.page[3] |= Flags::NOTIFICATION_PRESENT.0;
@@ -56,7 +56,10 @@ fn states_of_newer_versions_are_refused_by_name() {
         assert!(error.contains("version 2") && error.contains("known here is 1"), "{newer}: {error}");
         assert!(error.contains("newer monitor"), "{error}");
     }
-    assert!(serde_json::from_str::<State>("[1,[],\"Counting\"]").is_ok(), "as formats without names have it");
+    assert!(
+        serde_json::from_str::<State>("[1,[0,0,0,0,0,0,0,0,0,0,0,0,0,0],\"Counting\"]").is_ok(),
+        "as formats without names have it"
+    );
 }
 
 #[test]
@@ -65,7 +68,7 @@ fn what_no_device_could_have_saved_is_refused() {
     let refused = |change: &dyn Fn(&mut State)| {
         let mut state = saved();
         change(&mut state);
-        let Err(Error::State(error)) = Device::restore(region(&memory), (), (), &state, None, [7, 8]) else {
+        let Err(Error::State(error)) = arrived(region(&memory), (), &state, Arrival::Restore, None, [7, 8]) else {
             panic!("taken up: {state:?}")
         };
         let text = error.to_string();
@@ -74,8 +77,6 @@ fn what_no_device_could_have_saved_is_refused() {
     };
     assert_eq!(refused(&|state| state.version = 2), StateError::Version { found: 2, known: 1 });
     assert_eq!(refused(&|state| state.version = 0), StateError::Version { found: 0, known: 1 });
-    assert_eq!(refused(&|state| state.page.push(0)), StateError::Length(15));
-    assert_eq!(refused(&|state| state.page.clear()), StateError::Length(0));
     assert!(matches!(refused(&|state| state.page[0] = 0), StateError::Page(_)));
     assert!(matches!(refused(&|state| state.page[1] |= 1 << 32), StateError::Page(_)), "in the middle of an update");
     for size in [16, 112, 0x2000, u32::MAX] {
@@ -98,17 +99,66 @@ fn what_no_device_could_have_saved_is_refused() {
     let mut state = saved();
     state.page[3] = u64::MAX;
     state.page[4] |= 0x0100_ffff;
-    let device = Device::restore(region(&memory), (), (), &state, None, [7, 8]).expect("taken up");
+    let device = arrived(region(&memory), (), &state, Arrival::Restore, None, [7, 8]).expect("taken up");
     let errors = Flags::PERIOD_ESTERROR_VALID.with(Flags::PERIOD_MAXERROR_VALID);
     let errors = errors.with(Flags::TIME_ESTERROR_VALID).with(Flags::TIME_MAXERROR_VALID);
     assert_eq!(device.page().flags, errors.with(Flags::VM_GEN_COUNTER_PRESENT));
     assert_eq!(device.page().pad, [0; 2]);
 }
 
+#[test]
+fn bytes_are_those_of_version_1_and_others_are_refused_by_name() {
+    let counting = State::default();
+    let bytes = counting.to_bytes();
+    assert_eq!(&bytes[..16], b"VMCLKDEV\x01\0\0\0\0\0\0\0");
+    assert_eq!((&bytes[16..24], &bytes[128..]), (&b"VCLK\0\x10\0\0"[..], &[0; 24][..]));
+    assert_eq!(State::from_bytes(&bytes), Ok(counting));
+    let memory = guest();
+    let device = arrived(region(&memory), (), &counting, Arrival::Restore, None, [7, 8]).expect("it can be taken up");
+    assert_eq!((device.page().generation(), device.page().counter_id), (Some(1), vmclock_core::abi::CounterId::NONE));
+
+    let state = saved();
+    let bytes = state.to_bytes();
+    assert_eq!(State::from_bytes(&bytes), Ok(state));
+    assert_eq!(&bytes[8..16], [1, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(&bytes[128..152], [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    for len in [0, 7, 8, 11] {
+        assert!(State::from_bytes(&bytes[..len]).is_err(), "{len} bytes");
+    }
+    assert_eq!(State::from_bytes(&bytes[..151]), Err(StateError::Length(151)));
+    assert_eq!(State::from_bytes(&[&bytes[..], &[0]].concat()), Err(StateError::Length(153)));
+    assert_eq!(State::from_bytes(&bytes[1..]), Err(StateError::Magic));
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = bytes;
+        bytes[at] = byte;
+        State::from_bytes(&bytes)
+    };
+    let newer = StateError::Version { found: 2, known: 1 };
+    assert_eq!(changed(8, 2), Err(newer));
+    assert_eq!(State::from_bytes(&[&b"VMCLKDEV\x02\0\0\0"[..], &[0xff; 500]].concat()), Err(newer), "of any length");
+    assert_eq!(changed(12, 2), Err(StateError::Identities(2)));
+    let count = changed(151, 1).expect("it is judged when it is taken up");
+    assert!(matches!(
+        arrived(region(&memory), (), &count, Arrival::Restore, None, [7, 8]),
+        Err(Error::State(StateError::Count(u32::MAX)))
+    ));
+}
+
+#[test]
+fn errors_have_their_causes() {
+    let mut state = saved();
+    state.page[0] = 0;
+    let memory = guest();
+    let error = arrived(region(&memory), (), &state, Arrival::Restore, None, [7, 8]).expect_err("no page");
+    let source = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(source.contains("magic") || source.contains("VCLK"), "{source}");
+    assert!(!error.to_string().contains(&source), "it is said once");
+}
+
 fn states() -> impl Strategy<Value = State> {
     let page = prop_oneof![
         Just(saved().page),
-        prop::collection::vec(any::<u64>(), 0..20),
+        any::<[u64; 14]>(),
         // A page with a few words of it changed, or a few bits.
         prop::collection::vec((0..14_usize, any::<u64>(), any::<bool>()), 0..4).prop_map(|changes| {
             let mut page = saved().page;
@@ -146,7 +196,7 @@ proptest! {
                 device.disrupt(fresh).expect("written");
                 prop_assert_ne!(page.disruption_marker, seen(&memory).disruption_marker);
             }
-            Err(Error::State(_) | Error::NoTime(_)) => prop_assert_eq!(bytes(&memory), [0; STRUCTURE_LEN]),
+            Err(Error::State(_) | Error::NoCounter | Error::BeforeEpoch) => prop_assert_eq!(bytes(&memory), [0; STRUCTURE_LEN]),
             Err(error) => panic!("{error}"),
         }
     }

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The bytes of the page: fields, offsets, constants and flags.
 //!
 //! Everything here is as in Linux's `include/uapi/linux/vmclock-abi.h`, the canonical reference; the UAPI Group's

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Counter value to time and back, with error bounds.
 //!
 //! With reference counter C₁ and reference time T₁, period P and shift s, the time at counter C is

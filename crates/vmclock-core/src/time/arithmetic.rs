@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Instants and spans as operands, and as the standard library's types.
 //!
 //! Operators have no way to fail: what is beyond ±2^63 s (292 billion years) is clamped to that.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Instants as text: RFC 3339, and seconds where a scale has no calendar.
 
 use core::fmt;

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Error bounds as intervals, and what they say of before and after.
 
 use super::{Scale, Time, Timestamp};

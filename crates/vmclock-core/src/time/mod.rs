@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Instants and spans, typed by time scale so that scales never mix by accident.
 //!
 //! [`Time`] and [`Span`] count in 2⁻⁶⁴ s, the unit of the page; [`Timestamp`] and [`Interval`] count whole nanoseconds,

@@ -1,60 +1,95 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! Why an operation fails.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-use vmclock_core::page::PageMemory;
-
 use crate::memory::RegionError;
 use crate::state::StateError;
-use crate::trigger::Trigger;
+use crate::trigger::Cause;
 
-/// Why an operation was not done, or not all of it.
+/// Why an operation was not done, or not all of it. What is behind it, where there is more, is its `source`.
 ///
-/// After [`Memory`](Self::Memory) and [`Trigger`](Self::Trigger) a device keeps what it was to publish, [is
-/// behind](super::Device::is_behind), and publishes it with the next operation, or with
-/// [`retry`](super::Device::retry). After the others nothing has changed.
+/// After [`Memory`](Self::Memory) and [`NotNotified`](Self::NotNotified) a device keeps what it was to publish, [is
+/// behind](super::VmClockDevice::is_behind), and publishes it with the next operation, or with
+/// [`retry`](super::VmClockDevice::retry). After the others nothing has changed.
 ///
-/// Where a constructor fails, there is no device, and nothing to retry but that; the page may be half written. A
-/// trigger that fails there is no error: the device is made, and is behind.
+/// Where a constructor fails, there is no device, and nothing to retry but that; the page may be half written.
 ///
 /// ```
 /// use vmclock_vmm::device::Error;
-/// let error: Error<std::io::Error, std::io::Error> = Error::NoTime("it is before 1970");
-/// assert!(error.to_string().contains("before 1970"));
+/// assert!(Error::BeforeEpoch.to_string().contains("before 1970"));
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Error<M, T> {
+pub enum Error {
     /// A word of the page could not be written (or, when a device is made, its sequence count read). Until that
     /// succeeds, the guest sees the old page, or that an update is in progress.
-    Memory(M),
+    Memory(Cause),
     /// The page is as it should be, but the guest could not be notified.
-    Trigger(T),
-    /// The device has no counter, or the time is before 1970.
-    NoTime(&'static str),
+    NotNotified(NotNotified),
+    /// The device has no counter.
+    NoCounter,
+    /// The calibration's time is before 1970.
+    BeforeEpoch,
     /// A state that cannot be taken up. Nothing was written.
     State(StateError),
     /// Memory that cannot be a page's, by its length. Nothing was written.
     Region(RegionError),
 }
 
-impl<M: fmt::Display, T: fmt::Display> fmt::Display for Error<M, T> {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Memory(error) => write!(f, "the VMClock page cannot be written: {error}; retry, or stop the guest"),
-            Self::Trigger(error) => {
-                write!(f, "the guest cannot be notified of an update of its VMClock page: {error}; retry")
-            }
-            Self::NoTime(reason) => write!(f, "the VMClock page cannot give this time: {reason}"),
+            Self::Memory(_) => f.write_str("the VMClock page cannot be written; retry, or stop the guest"),
+            Self::NotNotified(error) => error.fmt(f),
+            Self::NoCounter => f.write_str(
+                "the VMClock device was made without a counter, so its page gives no time; \
+                 State::with_counter gives an incoming machine a counter",
+            ),
+            Self::BeforeEpoch => f.write_str("the VMClock page cannot give a time before 1970"),
             Self::State(error) => error.fmt(f),
             Self::Region(error) => write!(f, "the VMClock page cannot be in {error}"),
         }
     }
 }
 
-impl<M: StdError, T: StdError> StdError for Error<M, T> {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Memory(cause) => Some(&**cause),
+            Self::NotNotified(error) => error.source(),
+            Self::State(error) => error.source(),
+            Self::NoCounter | Self::BeforeEpoch | Self::Region(_) => None,
+        }
+    }
+}
+
+/// The page is as it should be, but the guest could not be notified of that: one that sleeps until it is notified
+/// sleeps on. [Retry](super::VmClockDevice::retry). The `source` is the trigger's error.
+#[derive(Debug)]
+pub struct NotNotified(pub(super) Cause);
+
+impl fmt::Display for NotNotified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the guest cannot be notified of an update of its VMClock page; retry")
+    }
+}
+
+impl StdError for NotNotified {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+impl From<NotNotified> for Error {
+    fn from(error: NotNotified) -> Self {
+        Self::NotNotified(error)
+    }
+}
 
 /// The result of an operation.
-pub type Outcome<M, T> = Result<(), Error<<M as PageMemory>::Error, <T as Trigger>::Error>>;
+pub type Outcome = Result<(), Error>;
+
+/// Whether a guest was notified of the page that its new device begins with.
+pub type Notified = Result<(), NotNotified>;

@@ -1,5 +1,7 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! What a monitor may observe of a device.
+
+use std::sync::Arc;
 
 use vmclock_core::abi::Snapshot;
 
@@ -33,12 +35,18 @@ pub trait Events {
 
 impl Events for () {}
 
-impl<E: Events + ?Sized> Events for &E {
-    fn updated(&self, page: &Snapshot) {
-        (**self).updated(page);
-    }
+macro_rules! pointers {
+    ($($pointer:ty),*) => {$(
+        impl<E: Events + ?Sized> Events for $pointer {
+            fn updated(&self, page: &Snapshot) {
+                (**self).updated(page);
+            }
 
-    fn failed(&self) {
-        (**self).failed();
-    }
+            fn failed(&self) {
+                (**self).failed();
+            }
+        }
+    )*};
 }
+
+pointers!(&E, Arc<E>, Box<E>);

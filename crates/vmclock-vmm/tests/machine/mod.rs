@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR BSD-3-Clause
 //! A guest's memory, what it sees there, and a device's other surroundings.
 // Not every test needs all of it.
 #![allow(dead_code)]
@@ -12,10 +12,11 @@ use vmclock_core::calibration::{Calibration, Period};
 use vmclock_core::lifecycle::{Calibrated, LeapStatus};
 use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Tai, Time};
-use vmclock_vmm::device::{Device, Error, Options};
-use vmclock_vmm::memory::GuestRegion;
+use vmclock_vmm::device::{Arrival, Error, Options};
+use vmclock_vmm::memory::Region;
 use vmclock_vmm::state::State;
-use vmclock_vmm::trigger::Trigger;
+use vmclock_vmm::trigger::{Cause, Trigger};
+use vmclock_vmm::{VmClockDevice, VmClockPage};
 
 pub(crate) const PLACE: GuestAddress = GuestAddress(0xf000);
 
@@ -23,8 +24,8 @@ pub(crate) fn guest() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory")
 }
 
-pub(crate) fn region(memory: &GuestMemoryMmap) -> GuestRegion<&GuestMemoryMmap> {
-    GuestRegion::new(memory, PLACE, 0x1000).expect("inside")
+pub(crate) fn region(memory: &GuestMemoryMmap) -> VmClockPage<&GuestMemoryMmap> {
+    VmClockPage::new(memory, PLACE, 0x1000).expect("inside")
 }
 
 /// The page's bytes, as the guest has them.
@@ -50,11 +51,9 @@ pub(crate) struct Interrupt {
 pub(crate) struct Broken;
 
 impl Trigger for Interrupt {
-    type Error = Broken;
-
-    fn trigger(&self) -> Result<(), Broken> {
+    fn trigger(&self) -> Result<(), Cause> {
         if self.is_broken.get() {
-            return Err(Broken);
+            return Err(Broken.into());
         }
         self.raised.set(self.raised.get() + 1);
         Ok(())
@@ -97,7 +96,23 @@ pub(crate) fn relation(counter: u64, nanos: i128, ppm: u64) -> Calibrated {
     known(counter, time, 2_000_000_000 - 2_000 * ppm)
 }
 
-pub(crate) type Quiet<'a> = Device<GuestRegion<&'a GuestMemoryMmap>, ()>;
+pub(crate) type Quiet<'a> = VmClockDevice<VmClockPage<&'a GuestMemoryMmap>, ()>;
+
+/// A device of a saved state; whether its guest was notified, it knows.
+pub(crate) fn arrived<M: Region, T: Trigger>(
+    memory: M,
+    trigger: T,
+    state: &State,
+    arrival: Arrival,
+    calibration: Option<&Calibrated>,
+    fresh: [u64; 2],
+) -> Result<VmClockDevice<M, T>, Error> {
+    let made = VmClockDevice::from_state(memory, trigger, (), state, arrival, calibration, fresh);
+    made.map(|(device, notified)| {
+        assert_eq!(device.is_behind(), notified.is_err());
+        device
+    })
+}
 
 /// From another host, or out of saved state.
 pub(crate) fn incoming<'a>(
@@ -105,17 +120,17 @@ pub(crate) fn incoming<'a>(
     state: &State,
     calibration: Option<&Calibrated>,
     restored: Option<u64>,
-) -> Result<Quiet<'a>, Error<vm_memory::GuestMemoryError, std::convert::Infallible>> {
+) -> Result<Quiet<'a>, Error> {
     match restored {
-        Some(fresh) => Device::restore(region(memory), (), (), state, calibration, [7, fresh]),
-        None => Device::migrate_in(region(memory), (), (), state, calibration, 7),
+        Some(fresh) => arrived(region(memory), (), state, Arrival::Restore, calibration, [7, fresh]),
+        None => arrived(region(memory), (), state, Arrival::Migration, calibration, [7, 0]),
     }
 }
 
 /// A state as a device of one calibration leaves it.
 pub(crate) fn saved() -> State {
     let memory = guest();
-    let mut source = Device::new(region(&memory), (), (), options(), [1, 2]).expect("written");
+    let mut source = VmClockDevice::new(region(&memory), (), (), options(), [1, 2]).expect("written");
     source.calibrate(&calibration(5, 1_800_000_000)).expect("written");
     source.leap_status(leap(37, LeapIndicator::NONE)).expect("written");
     source.save()
