@@ -306,3 +306,28 @@ fn wait_waits_for_the_page_that_replaces_another() {
     wait.until(|reading| reading["utc"].is_object());
     assert_eq!(wait.wait(), Some(0));
 }
+
+/// The page of Firecracker 1.15 as its guest boots and after two restores, and that of QEMU's own device: by their
+/// sources, byte for byte.
+#[test]
+fn pages_of_others_that_only_signal_events_have_no_anomalies() {
+    let mut booted = [0_u8; 0x1000];
+    booted[..12].copy_from_slice(&[0x56, 0x43, 0x4c, 0x4b, 0x00, 0x10, 0, 0, 1, 0, 0xff, 0]);
+    let mut qemu = booted;
+    // Firecracker has a generation, and notifies.
+    booted[0x18..0x20].copy_from_slice(&0x300_u64.to_le_bytes());
+    let mut restored = booted;
+    (restored[0x0c], restored[0x10], restored[0x68]) = (4, 2, 2);
+    (qemu[0x0c], qemu[0x10]) = (2, 0x5a);
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes) in [("booted", booted), ("restored", restored), ("qemu", qemu)] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        let path = path.to_str().expect("plain");
+        assert_eq!(json(&["show", "--json", "--page", path])["odd"], serde_json::json!([]), "{name}");
+        let text = stdout(&run(&["show", "--page", path]));
+        assert!(text.contains("events only") && !text.contains("warning"), "{name}: {text}");
+        let error = stderr(&run(&["now", "--page", path]));
+        assert!(error.contains("offers events only"), "{name}: {error}");
+    }
+}

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vmclock::{Snapshot, VmClock};
-use vmclock_core::abi::{Flags, STRUCTURE_LEN};
+use vmclock_core::abi::{CounterId, Flags, STRUCTURE_LEN};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::counter;
 use vmclock_core::tai::TaiOffset;
@@ -69,6 +69,9 @@ fn to_text(page: &Snapshot) -> String {
     row("size", format!("{} bytes", page.size));
     row("version", page.version.to_string());
     row("counter_id", page.counter_id.to_string());
+    if page.counter_id == CounterId::NONE {
+        row("gives", "events only: it has no counter, and no time".into());
+    }
     row("time_type", page.time_type.to_string());
     row("seq_count", page.seq_count.to_string());
     row("disruption_marker", format!("{:#018x}", page.disruption_marker));
@@ -138,9 +141,12 @@ impl std::fmt::Display for Anomaly {
 /// What is valid in a page, and still not as it should be.
 pub(crate) fn anomalies(page: &Snapshot) -> Vec<Anomaly> {
     let mut found = Vec::new();
-    if let Err(reason) = Calibration::from_snapshot(page, counter::ID) {
+    // Firecracker's and QEMU's own devices have no counter, and begin with a generation of 0: they signal events, and
+    // nothing is wrong with that.
+    let signals_events = page.counter_id == CounterId::NONE;
+    if let (Err(reason), false) = (Calibration::from_snapshot(page, counter::ID), signals_events) {
         found.push(Anomaly { about: About::Time, text: reason.to_string() });
-    } else if page.time_maxerror().is_none() || page.period_maxerror().is_none() {
+    } else if !signals_events && (page.time_maxerror().is_none() || page.period_maxerror().is_none()) {
         let text = "no maximum error of both time and period: readings have no bounds".into();
         found.push(Anomaly { about: About::Bounds, text });
     }
@@ -171,6 +177,6 @@ pub(crate) fn anomalies(page: &Snapshot) -> Vec<Anomaly> {
     );
     note(page.flags.unknown() != Flags::NONE, format!("unknown flags {:#x}: ignored", page.flags.unknown().0));
     note(page.pad != [0, 0], format!("the padding holds {:?}", page.pad));
-    note(page.generation() == Some(0), "vm_generation_counter is present but 0".into());
+    note(page.generation() == Some(0) && !signals_events, "vm_generation_counter is present but 0".into());
     found
 }
