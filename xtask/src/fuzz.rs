@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask fuzz`: libFuzzer against the path of `vmclock eval`, with this machine's stable Rust.
+//! `cargo xtask fuzz`: libFuzzer against the path of `vmclock eval`, or a device's saved state (`--target state`), with
+//! this machine's stable Rust.
 //!
 //! cargo-fuzz wants a nightly compiler, for the sanitizers. All that libFuzzer itself needs is the counters that
 //! [`INSTRUMENTATION`] puts into the code, and overflow checks (in `fuzz/Cargo.toml`) make wrong arithmetic visible.
@@ -27,8 +28,32 @@ const INSTRUMENTATION: &str = "-Cpasses=sancov-module \
 /// What the pages and counters to start from are made of.
 const VECTORS: &str = "crates/vmclock-core/tests/vectors/time-at-counter.json";
 
-/// The longest input: a counter, the name of the CPU's counter, a page's structure, and some bytes more.
-const MAX_LEN: usize = 8 + 1 + 0x70 + 15;
+/// What can be fuzzed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Target {
+    /// A page, as `vmclock eval` reads it
+    Eval,
+    /// A saved state, as a monitor's device takes it up
+    State,
+}
+
+impl Target {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Eval => "eval",
+            Self::State => "state",
+        }
+    }
+
+    /// The longest input. Of a page: a counter, the name of the CPU's counter, a page's structure, and some bytes more;
+    /// of a state: how it arrives, its bytes, and some more.
+    const fn max_len(self) -> usize {
+        match self {
+            Self::Eval => 8 + 1 + 0x70 + 15,
+            Self::State => 1 + 152 + 8,
+        }
+    }
+}
 
 /// Look for pages that break the arithmetic, starting from those that were found interesting before.
 #[derive(clap::Args)]
@@ -36,6 +61,10 @@ pub(crate) struct Options {
     /// Stop after this many pages; without it, go on until interrupted.
     #[arg(long, conflicts_with = "input")]
     runs: Option<u64>,
+
+    /// What to fuzz.
+    #[arg(long, value_enum, default_value = "eval")]
+    target: Target,
 
     /// Run this one input, which an earlier run has saved.
     #[arg(long, value_name = "FILE")]
@@ -46,61 +75,69 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     if let Some(input) = &options.input {
         // The fuzzer runs in the clone's root, wherever this was called.
         let input = path::absolute(input).with_context(|| format!("cannot find {}", input.display()))?;
-        return build(project)?.arg(input).run();
+        return build(project, options.target)?.arg(input).run();
     }
     let runs = options.runs.map(|runs| format!("-runs={runs}"));
-    explore(project, &project.target("fuzz/corpus/eval"), runs.as_slice())
+    let corpus = project.target("fuzz/corpus").join(options.target.name());
+    explore(project, options.target, &corpus, runs.as_slice())
 }
 
 /// The bounded run of `cargo xtask test`, which takes the same way every time. It looks also after the fuzzer itself:
 /// without feedback from the code it would not find a single input worth keeping.
 pub(crate) fn smoke(project: &Project) -> Result<Done> {
-    let corpus = project.target("fuzz/corpus/eval-smoke");
-    remove_folder(&corpus)?;
-    explore(project, &corpus, &["-runs=5000000", "-seed=1", "-reduce_inputs=0"].map(str::to_owned))?;
-    if fs::read_dir(&corpus).with_context(|| format!("cannot list {}", corpus.display()))?.next().is_none() {
-        bail!("the fuzzer kept no input in {}: does this compiler still know INSTRUMENTATION?", corpus.display());
+    for (target, runs) in [(Target::Eval, "-runs=5000000"), (Target::State, "-runs=500000")] {
+        let corpus = project.target("fuzz/corpus").join(format!("{}-smoke", target.name()));
+        remove_folder(&corpus)?;
+        explore(project, target, &corpus, &[runs, "-seed=1", "-reduce_inputs=0"].map(str::to_owned))?;
+        if fs::read_dir(&corpus).with_context(|| format!("cannot list {}", corpus.display()))?.next().is_none() {
+            bail!("the fuzzer kept no input in {}: does this compiler still know INSTRUMENTATION?", corpus.display());
+        }
     }
     Ok(Done::Passed)
 }
 
-fn explore(project: &Project, corpus: &Path, options: &[String]) -> Result<()> {
-    let fuzzer = build(project)?;
-    let seeds = project.target("fuzz/seeds/eval");
+fn explore(project: &Project, target: Target, corpus: &Path, options: &[String]) -> Result<()> {
+    let fuzzer = build(project, target)?;
+    let seeds = project.target("fuzz/seeds").join(target.name());
     let findings = project.target("fuzz/findings");
     for folder in [corpus, &seeds, &findings] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    write_seeds(&project.path(VECTORS), &seeds)?;
+    // A state needs none: its target begins with one that a device has saved.
+    if target == Target::Eval {
+        write_seeds(&project.path(VECTORS), &seeds)?;
+    }
     // libFuzzer writes what it keeps into the first folder. The last one holds what once went wrong.
-    let known = project.path("fuzz/corpus/eval");
+    let known = project.path("fuzz/corpus").join(target.name());
     fuzzer
         .args(options)
-        .args([format!("-max_len={MAX_LEN}"), format!("-artifact_prefix={}/", findings.display())])
+        .args([format!("-max_len={}", target.max_len()), format!("-artifact_prefix={}/", findings.display())])
         .args(["-timeout=10", "-print_final_stats=1"])
         .args([corpus, &seeds])
         .args(known.is_dir().then_some(known))
         .run()
         .map_err(|error| {
             anyhow!(
-                "{error}\nan input that broke a promise is saved in {}; cargo xtask fuzz --input FILE repeats it",
-                findings.display()
+                "{error}\nan input that broke a promise is saved in {}; cargo xtask fuzz --target {} --input FILE \
+                 repeats it",
+                findings.display(),
+                target.name()
             )
         })
 }
 
 /// Builds the fuzzer. The command wants libFuzzer's options and folders.
-fn build(project: &Project) -> Result<Cmd> {
+fn build(project: &Project, fuzzed: Target) -> Result<Cmd> {
     let (host, target) = (host()?, project.target("fuzz"));
     project
         .cargo("build")
-        .args(["--release", "--manifest-path", "fuzz/Cargo.toml", "--bin", "eval", "--target-dir"])
+        .args(["--release", "--manifest-path", "fuzz/Cargo.toml", "--bin", fuzzed.name(), "--target-dir"])
         .arg(&target)
         // Naming a target, even this very machine, keeps the instrumentation out of build scripts.
         .args(["--target", &host])
         .env("RUSTFLAGS", INSTRUMENTATION)
         .run()?;
-    Ok(project.command(target.join(host).join("release/eval")))
+    Ok(project.command(target.join(host).join("release").join(fuzzed.name())))
 }
 
 /// What the compiler calls this machine.
