@@ -133,7 +133,7 @@ with a fence and a counter reading that publishing itself does without.\n\
 contended: now() in the better of two threads, each on a CPU of its own, in rounds of some 2 ms in which a third thread, which \
 sleeps in between, updates the page at 10 kHz. With only two CPUs, the third takes one from a reader for every update; \
 contended_mean, over both threads, includes that.\n\n\
-Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso"
+Examples:\n  vmclock bench\n  vmclock bench --json | jq .now_vs_vdso\n  vmclock bench --service --guests 1000"
     )]
     Bench(BenchArgs),
 
@@ -644,7 +644,15 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s", requires = "accuracy")]
     pub(crate) time: Duration,
 
-    /// Rounds to take the best of
+    /// Instead, measure the host's service: `vmclock serve` with many guests, and as many publishers of one page each
+    #[arg(long, conflicts_with = "accuracy")]
+    pub(crate) service: bool,
+
+    /// With --service: with how many guests
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,10,100,1000,10000", requires = "service", value_parser = guests)]
+    pub(crate) guests: Vec<usize>,
+
+    /// Rounds to take the best of; with --service a fifth of the refreshes that are watched
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rounds: u32,
 
@@ -681,6 +689,12 @@ fn relation(text: &str) -> Result<Relation, String> {
 fn step(text: &str) -> Result<Step, String> {
     let known = "paused, resumed, incoming, restored, migrated-in, migrated-out, reset, cloned, disrupted";
     serde_json::from_value(text.into()).map_err(|_| format!("{text:?} is none of {known}"))
+}
+
+/// How many guests: the service takes 16,384.
+fn guests(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=16_384).contains(number));
+    number.ok_or_else(|| format!("{text:?} is no number of guests from 1 to 16384"))
 }
 
 /// A number of days, which may be a fraction.

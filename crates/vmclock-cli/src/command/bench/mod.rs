@@ -9,6 +9,7 @@ mod alone;
 mod best;
 mod contended;
 mod page;
+mod service;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,10 @@ use page::PageUnderTest;
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     if args.accuracy {
         accuracy::run(args.time, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.service {
+        service::run(&args.guests, args.rounds, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut page = PageUnderTest::publish()?;
