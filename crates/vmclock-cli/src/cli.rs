@@ -75,6 +75,10 @@ Examples:\n  vmclock watch\n  vmclock watch --on restored --exec-timeout 10s --e
     )]
     Serve(ServeArgs),
 
+    /// Say whether the configuration of `serve` is in order, and whether its sources are reachable
+    #[command(after_help = "Examples:\n  vmclock check-config\n  vmclock check-config ./vmclock.toml")]
+    CheckConfig(CheckConfigArgs),
+
     #[cfg(feature = "qemu")]
     /// Run QEMU with a clock: publish the guest's page, and follow what happens to the guest
     #[command(
@@ -162,6 +166,7 @@ impl Command {
             Self::Wait(args) => args.page.json,
             Self::Eval(args) => args.json,
             Self::Serve(args) => args.json,
+            Self::CheckConfig(args) => args.json,
             #[cfg(feature = "qemu")]
             Self::Qemu(args) => args.json,
             Self::Signal(args) => args.json,
@@ -312,9 +317,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "KIND")]
     pub(crate) leap: Option<LeapKind>,
 
-    /// Sources and assumptions, as in docs/serve.toml
+    /// Sources and assumptions, as in docs/serve.toml (default: /etc/vmclock/vmclock.toml where that is, and no --reference);
+    /// SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// The group that may connect to the control socket: its name in /etc/group, or its number (default: none)
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
 
     /// Publish nothing: say whether --config is in order, and whether its sources are reachable
     #[arg(long, requires = "config")]
@@ -334,6 +344,17 @@ pub(crate) struct ServeArgs {
     pub(crate) no_state: bool,
 
     /// Print one JSON line for each thing that the publisher does
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckConfigArgs {
+    /// The file
+    #[arg(value_name = "FILE", default_value = crate::command::DEFAULT_CONFIG)]
+    pub(crate) file: PathBuf,
+
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{run, stdout};
 
-const SUBCOMMANDS: [&str; 17] = [
+const SUBCOMMANDS: [&str; 18] = [
     "show",
     "now",
     "watch",
@@ -13,6 +13,7 @@ const SUBCOMMANDS: [&str; 17] = [
     "eval",
     "doctor",
     "serve",
+    "check-config",
     "qemu",
     "signal",
     "guests",

@@ -133,6 +133,8 @@ pub struct Clock<H> {
     stated: Option<TaiOffset>,
     /// The counter when TAI-UTC was last looked up.
     looked_up: u64,
+    /// What is stated changed since.
+    must_look_up: bool,
     /// Whether the kernel trusts the counter.
     trusted: bool,
     /// As of the last round.
@@ -180,6 +182,7 @@ impl<H: Host> Clock<H> {
         let started = host.counter();
         let clock = Self {
             looked_up: started,
+            must_look_up: false,
             trusted: host.counter_is_trusted() != Some(false),
             sources: polled,
             host,
@@ -404,6 +407,11 @@ impl<H: Host> Clock<H> {
         last.max_error_at(self.host.counter()).map(|error| u64::try_from(error).unwrap_or(u64::MAX))
     }
 
+    /// TAI-UTC as the operator states it from now on. The next round takes it up.
+    pub(crate) fn set_tai_offset(&mut self, stated: Option<TaiOffset>) {
+        self.must_look_up = std::mem::replace(&mut self.stated, stated) != stated;
+    }
+
     /// Starts a round: all sources begin to measure.
     pub fn start_round(&mut self) {
         for polled in &mut self.sources {
@@ -563,7 +571,8 @@ impl<H: Host> Clock<H> {
         let now = self.host.counter();
         let nominal = self.recorder.policy().nominal();
         let since = Calibration::<Tai>::new(self.looked_up, Time::from_parts(0, 0), nominal).time_at(now);
-        if since.is_ok_and(|since| (0..LOOKED_UP_EACH).contains(&since.floor_nanos())) {
+        let is_recent = since.is_ok_and(|since| (0..LOOKED_UP_EACH).contains(&since.floor_nanos()));
+        if is_recent && !std::mem::take(&mut self.must_look_up) {
             return;
         }
         self.looked_up = now;

@@ -200,6 +200,11 @@ pub enum Event {
         /// What.
         text: String,
     },
+    /// The configuration was read again.
+    Reloaded {
+        /// Which, and what of it takes effect.
+        text: String,
+    },
     /// The publisher left the page to the next one: its bounds hold.
     AtRest {
         /// What the page says.
@@ -301,6 +306,7 @@ impl Event {
             Self::GuestLost { .. } => "guest-lost",
             Self::GuestStep { .. } => "guest-step",
             Self::Warning { .. } => "warning",
+            Self::Reloaded { .. } => "reloaded",
             Self::AtRest { .. } => "at-rest",
             Self::Stopped => "stopped",
         }
@@ -404,7 +410,7 @@ impl fmt::Display for Event {
             Self::GuestStep { guest, step, seq_count, .. } => {
                 write!(f, "{guest}: {step}, published with sequence count {seq_count}")
             }
-            Self::Warning { text } => f.write_str(text),
+            Self::Warning { text } | Self::Reloaded { text } => f.write_str(text),
             Self::AtRest { status } => write!(f, "the page is at rest, {status}, until the next publisher continues it"),
             Self::Stopped => f.write_str("the page now says unreliable"),
         }

@@ -32,6 +32,7 @@ use std::time::Duration;
 use vmclock_core::abi::{ClockStatus, Snapshot};
 use vmclock_core::guest_counter::GuestCounter;
 use vmclock_core::leap::LeapKind;
+use vmclock_core::tai::TaiOffset;
 use vmclock_core::time::{Time, Utc};
 
 pub use crate::clock::{Plan, PublishError, SourceReport};
@@ -209,6 +210,11 @@ impl<H: Host, S: PageSink> Publisher<H, S> {
     /// Continues behind a sequence count that readers may have seen on a page that is not of this publisher.
     pub fn continue_after(&mut self, seq_count: u32) {
         self.publication.page.continue_after(seq_count);
+    }
+
+    /// TAI-UTC as the operator states it from now on: the next round takes it up.
+    pub fn set_tai_offset(&mut self, stated: Option<TaiOffset>) {
+        self.clock.set_tai_offset(stated);
     }
 
     /// A value for a marker or a generation that was never used before.

@@ -49,6 +49,12 @@ impl Rounds {
         Self { refresh, interval: FIRST.min(refresh), due: now, by: None }
     }
 
+    /// From now on rounds so far apart.
+    pub fn set_refresh(&mut self, refresh: Duration) {
+        self.refresh = refresh;
+        self.interval = self.interval.min(refresh);
+    }
+
     /// How long until the next round starts; `None` while one is under way.
     pub fn until_next(&self, now: Instant) -> Option<Duration> {
         self.by.is_none().then(|| self.due.saturating_duration_since(now))

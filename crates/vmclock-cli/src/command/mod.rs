@@ -24,6 +24,8 @@ mod tracking;
 mod wait;
 mod watch;
 
+pub(crate) use serve::config::DEFAULT as DEFAULT_CONFIG;
+
 /// Runs one.
 pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -34,6 +36,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => eval::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::CheckConfig(args) => serve::check_config(args),
         #[cfg(feature = "qemu")]
         Command::Qemu(args) => qemu::run(args),
         Command::Signal(args) => signal::run(args),

@@ -15,6 +15,7 @@ pub fn check(arguments: &[String], line: &Value) {
     let name = match arguments.first().map(String::as_str) {
         Some("serve") if has("--check-config") => "check-config",
         Some("simulate") if has("--replay") => "replay",
+        Some("bench") if has("--service") => "service-bench",
         Some("bench") if has("--accuracy") => "accuracy",
         Some("guests") if ["add", "remove", "step", "counter"].into_iter().any(has) => "guest-changed",
         Some("signal") if has("--guest") => "guest-changed",

@@ -179,6 +179,12 @@ impl Server {
         })
     }
 
+    /// From now on the socket is for its owner, and for this group. Those who are connected stay.
+    pub fn set_group(&mut self, group: Option<u32>) -> Result<(), ServerError> {
+        let failed = |errno: Errno| io_error(&self.path, "give the socket to its group")(errno.into());
+        permit(&self.path, group).map_err(failed)
+    }
+
     /// Becomes readable when there is something to [`serve`](Self::serve).
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
@@ -368,12 +374,21 @@ fn listener(path: &Path, group: Option<u32>) -> rustix::io::Result<UnixListener>
     // Linux makes the file with the socket's own mode, so that it is never there for more than its owner.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
-    if let Some(group) = group {
-        chown(path, None, Some(Gid::from_raw(group)))?;
-        chmod(path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP)?;
+    if group.is_some() {
+        permit(path, group)?;
     }
     listen(&socket, BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Lets the owner connect, and a group.
+fn permit(path: &Path, group: Option<u32>) -> rustix::io::Result<()> {
+    let owner = Mode::RUSR | Mode::WUSR;
+    // No other group in between.
+    chmod(path, owner)?;
+    let Some(group) = group else { return Ok(()) };
+    chown(path, None, Some(Gid::from_raw(group)))?;
+    chmod(path, owner | Mode::RGRP | Mode::WGRP)
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

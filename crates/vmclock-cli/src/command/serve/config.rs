@@ -2,13 +2,15 @@
 //! What a publisher does: from the command line and, where that is not enough, a file in TOML. `docs/serve.toml` has
 //! all keys.
 
+use std::fmt;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context};
+use anyhow::{anyhow, bail, ensure, Context};
 use serde::Deserialize;
+use toml::de::DeTable;
 use vmclock::{Time, Utc};
 use vmclock_core::tai::TaiOffset;
 use vmclock_host::estimator::Settings;
@@ -26,6 +28,8 @@ use crate::cli::{duration, Reference, ServeArgs};
 
 /// How often the sources are polled where nothing says otherwise.
 pub(in crate::command) const REFRESH: Duration = Duration::from_secs(1);
+/// The file that is read where nobody names one.
+pub(crate) const DEFAULT: &str = "/etc/vmclock/vmclock.toml";
 const PARTS_PER_MILLION: f64 = 1e6;
 /// More sources make a round no better, and longer.
 const MOST_SOURCES: usize = 16;
@@ -38,20 +42,26 @@ pub(in crate::command) struct Configuration {
     pub(in crate::command) refresh: Duration,
     /// Whether this machine's clock is assumed exact.
     pub(in crate::command) is_exact: bool,
+    /// The group that may connect to the socket.
+    pub(in crate::command) group: Option<String>,
+    /// The file, and what it says.
+    pub(in crate::command) file: Option<(PathBuf, Config)>,
 }
 
 impl Configuration {
     /// What the command line says, and the file that it names.
     pub(in crate::command) fn of(args: &ServeArgs) -> anyhow::Result<Self> {
-        let file = match &args.config {
-            Some(path) => Some(Config::read(path)?),
-            None => None,
-        };
+        // Whoever names a reference wants no other.
+        let default = || Some(PathBuf::from(DEFAULT)).filter(|path| args.reference.is_none() && path.exists());
+        let path = args.config.clone().or_else(default);
+        let file = path.map(|path| Config::read(&path).map(|config| (path, config))).transpose()?;
         let reference = args.reference.unwrap_or(Reference::Kernel);
         let mut configuration = Self::simple(reference, args.refresh.unwrap_or(REFRESH), args.tai_offset)?;
-        if let Some(config) = file {
-            config.apply_to(&mut configuration, args.refresh)?;
+        if let Some((path, config)) = &file {
+            config.apply_to(&mut configuration, args.refresh).map_err(|error| located(path, error))?;
         }
+        configuration.group = args.group.clone().or(configuration.group);
+        configuration.file = file;
         let plan = &mut configuration.plan;
         if let Some(start) = args.start_at {
             plan.start_at = Some(Time::<Utc>::from_nanos(start.as_nanosecond()).context("--start-at: out of range")?);
@@ -71,8 +81,17 @@ impl Configuration {
         let reference = args.reference.unwrap_or(Reference::Kernel);
         let mut configuration = Self::simple(reference, args.refresh.unwrap_or(REFRESH), args.tai_offset)?;
         if let Some(path) = &args.config {
-            Config::read(path)?.apply_to(&mut configuration, args.refresh)?;
+            let config = Config::read(path)?;
+            config.apply_to(&mut configuration, args.refresh).map_err(|error| located(path, error))?;
         }
+        Ok(configuration)
+    }
+
+    /// What a file says.
+    pub(in crate::command) fn of_file(path: &Path) -> anyhow::Result<Self> {
+        let mut configuration = Self::simple(Reference::Kernel, REFRESH, None)?;
+        let config = Config::read(path)?;
+        config.apply_to(&mut configuration, None).map_err(|error| located(path, error))?;
         Ok(configuration)
     }
 
@@ -90,7 +109,7 @@ impl Configuration {
             // What an exact clock shows is right at once.
             plan.settings.probation = 0;
         }
-        Ok(Self { plan, refresh: checked("--refresh", refresh)?, is_exact })
+        Ok(Self { plan, refresh: checked("--refresh", refresh)?, is_exact, group: None, file: None })
     }
 }
 
@@ -103,18 +122,19 @@ pub(in crate::command) fn checked(key: &str, refresh: Duration) -> anyhow::Resul
 }
 
 /// The file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Config {
+pub(in crate::command) struct Config {
     refresh: Option<String>,
     tai_offset: Option<i16>,
+    pub(super) group: Option<String>,
     #[serde(default)]
     source: Vec<SourceConfig>,
     #[serde(default)]
     estimator: EstimatorConfig,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 enum SourceConfig {
     Kernel {},
@@ -124,7 +144,7 @@ enum SourceConfig {
     Chrony { address: Option<String> },
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PtpConfig {
     path: PathBuf,
@@ -136,14 +156,14 @@ struct PtpConfig {
     holdover_ppm: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Scale {
     Tai,
     Utc,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EstimatorConfig {
     drift: Option<Drift>,
@@ -165,37 +185,133 @@ enum Drift {
 }
 
 impl Config {
-    fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-        toml::from_str(&text).with_context(|| format!("{name}: is not in order; docs/serve.toml has all keys"))
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(&text, span.start));
+            anyhow!("{name}:{line}: is not in order; docs/serve.toml has all keys: {error}")
+        })
     }
 
     /// What the command line says comes first.
-    fn apply_to(self, configuration: &mut Configuration, refresh: Option<Duration>) -> anyhow::Result<()> {
-        if let (None, Some(refresh)) = (refresh, &self.refresh) {
-            configuration.refresh = checked("refresh", time("refresh", refresh)?)?;
+    fn apply_to(&self, configuration: &mut Configuration, refresh: Option<Duration>) -> anyhow::Result<()> {
+        if let (None, Some(refresh)) = (refresh, self.refresh()?) {
+            configuration.refresh = refresh;
         }
-        if let Some(offset) = self.tai_offset {
-            let offset = TaiOffset::from_page_field(offset)
-                .with_context(|| format!("tai_offset = {offset}: TAI-UTC is between 10 and 60 s"))?;
+        if let Some(offset) = self.tai_offset()? {
             configuration.plan.tai_offset = configuration.plan.tai_offset.or(Some(offset));
         }
+        configuration.group.clone_from(&self.group);
         if !self.source.is_empty() {
-            ensure!(self.source.len() <= MOST_SOURCES, "[[source]]: more than {MOST_SOURCES} of them");
-            let is_exact = |source: &SourceConfig| matches!(source, SourceConfig::HostClock {});
-            ensure!(
-                self.source.len() == 1 || !self.source.iter().any(is_exact),
-                "[[source]] kind = \"host-clock\": is assumed exact, and so cannot be one of several"
-            );
+            self.check_sources()?;
             if is_exact(&self.source[0]) {
-                let tai_offset = configuration.plan.tai_offset;
+                let (tai_offset, group) = (configuration.plan.tai_offset, configuration.group.take());
                 *configuration = Configuration::simple(Reference::HostClock, configuration.refresh, tai_offset)?;
+                configuration.group = group;
             }
-            configuration.plan.sources = self.source.iter().map(SourceConfig::open).collect::<anyhow::Result<_>>()?;
+            let open = |(index, source): (usize, &SourceConfig)| {
+                source.open().with_context(|| At { table: Table::Source(index) })
+            };
+            configuration.plan.sources = self.source.iter().enumerate().map(open).collect::<anyhow::Result<_>>()?;
         }
-        self.estimator.apply_to(&mut configuration.plan.settings)
+        self.estimator.apply_to(&mut configuration.plan.settings).context(At { table: Table::Estimator })
     }
+
+    /// How often the sources are polled.
+    pub(super) fn refresh(&self) -> anyhow::Result<Option<Duration>> {
+        self.refresh.as_ref().map(|refresh| checked("refresh", time("refresh", refresh)?)).transpose()
+    }
+
+    /// TAI-UTC as the operator states it.
+    pub(super) fn tai_offset(&self) -> anyhow::Result<Option<TaiOffset>> {
+        let checked = |offset| {
+            TaiOffset::from_page_field(offset)
+                .with_context(|| format!("tai_offset = {offset}: TAI-UTC is between 10 and 60 s"))
+        };
+        self.tai_offset.map(checked).transpose()
+    }
+
+    /// Whether all else makes sense, without opening a source.
+    pub(super) fn check_values(&self) -> anyhow::Result<()> {
+        self.check_sources()?;
+        self.estimator.apply_to(&mut Settings::default())
+    }
+
+    fn check_sources(&self) -> anyhow::Result<()> {
+        ensure!(self.source.len() <= MOST_SOURCES, "[[source]]: more than {MOST_SOURCES} of them");
+        ensure!(
+            self.source.len() <= 1 || !self.source.iter().any(is_exact),
+            "[[source]] kind = \"host-clock\": is assumed exact, and so cannot be one of several"
+        );
+        Ok(())
+    }
+
+    /// What is not as it was, and cannot change while the publisher runs.
+    pub(super) fn differs_for_good(&self, other: &Self) -> Vec<&'static str> {
+        let tables = [("[[source]]", self.source != other.source), ("[estimator]", self.estimator != other.estimator)];
+        tables.into_iter().filter_map(|(table, differs)| differs.then_some(table)).collect()
+    }
+}
+
+fn is_exact(source: &SourceConfig) -> bool {
+    matches!(source, SourceConfig::HostClock {})
+}
+
+/// In which table a value is wrong.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    table: Table,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Table {
+    /// By its number.
+    Source(usize),
+    Estimator,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.table {
+            Table::Source(index) => write!(f, "[[source]] {}", index + 1),
+            Table::Estimator => f.write_str("[estimator]"),
+        }
+    }
+}
+
+/// The same error with file and line in front.
+fn located(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    let table = error.downcast_ref::<At>().map(|at| at.table);
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    // A message begins with its key.
+    let message = error.root_cause().to_string();
+    let key: String =
+        message.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_' || c.is_ascii_digit()).collect();
+    let line = position(&text, table, &key).map_or(1, |start| line_of(&text, start));
+    error.context(format!("{}:{line}", path.display()))
+}
+
+/// Where a key is, or else its table.
+fn position(text: &str, table: Option<Table>, key: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let document = document.get_ref();
+    let (start, table) = match table {
+        None => (0, document),
+        Some(Table::Estimator) => {
+            let estimator = document.get("estimator")?;
+            (estimator.span().start, estimator.get_ref().as_table()?)
+        }
+        Some(Table::Source(index)) => {
+            let source = document.get("source")?.get_ref().as_array()?.get(index)?;
+            (source.span().start, source.get_ref().as_table()?)
+        }
+    };
+    Some(table.get_key_value(key).map_or(start, |(key, _)| key.span().start))
+}
+
+fn line_of(text: &str, start: usize) -> usize {
+    text.as_bytes().iter().take(start).filter(|byte| **byte == b'\n').count() + 1
 }
 
 impl SourceConfig {

@@ -2,6 +2,10 @@
 //! `vmclock serve`: publishes a page, keeps it fresh, and listens for what happens to the machine.
 
 pub(super) mod config;
+mod group;
+mod log;
+mod manager;
+mod reload;
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
@@ -11,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::{json, Value};
 use vmclock_host::event::Event;
 use vmclock_host::page_file::FilePage;
@@ -25,10 +30,13 @@ use vmclock_host::state::StateFolder;
 use vmclock_host::this_host::ThisHost;
 use vmclock_host::world::StateStore;
 
-use crate::cli::ServeArgs;
-use crate::output::{error, log, log_json, print, print_json};
+use crate::cli::{CheckConfigArgs, ServeArgs};
+use crate::output::{error, print, print_json};
 
 use config::Configuration;
+use log::Log;
+use manager::Manager;
+use reload::Reload;
 
 /// How long `--check-config` waits for each source.
 const CHECKED_WITHIN: Duration = Duration::from_secs(2);
@@ -51,16 +59,23 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     }
     // Before anything is published, so that no signal finds us without the means to take the page back; and who does
     // not get the socket has written nothing.
-    let stop = Stop::new()?;
-    let server = Server::listen(&path_for(&args.page, args.control.as_deref()), None)?;
-    let log = Log { json: args.json };
+    let mut reload = Reload::new(args, &mut configuration)?;
+    let stop = Stop::new(reload.is_possible())?;
+    let group = configuration.group.as_deref().map(group::number).transpose()?;
+    let server = Server::listen(&path_for(&args.page, args.control.as_deref()), group)?;
+    raise_limit();
+    let mut log = Log::new(args.json);
+    let mut manager = Manager::of_environment(Instant::now());
     let refresh = configuration.refresh;
-    configuration.plan.state = state_of(args, log)?;
+    configuration.plan.state = state_of(args, &mut log)?;
     let (publisher, events) = open(&args.page, configuration)?;
     log.events(&events);
     let user = rustix::process::geteuid().as_raw();
     let mut service = Service::new(publisher, FilePages, user);
-    let end = match serve(refresh, &mut service, &stop, server, log) {
+    let rounds = Rounds::new(refresh, Instant::now());
+    let end = serve(rounds, &mut service, &stop, server, &mut log, &mut manager, &mut reload);
+    manager.stopping();
+    let end = match end {
         Ok(End::ForTheNext) => service.leave(),
         // However else it ends: whoever reads a page from now on must not trust it.
         Ok(End::ForGood) => {
@@ -90,7 +105,7 @@ pub(crate) fn path_for(page: &Path, stated: Option<&Path>) -> PathBuf {
 }
 
 /// Where the state is kept. A folder that nobody named, and that cannot be had, is no reason to publish nothing.
-fn state_of(args: &ServeArgs, log: Log) -> anyhow::Result<Option<Box<dyn StateStore>>> {
+fn state_of(args: &ServeArgs, log: &mut Log) -> anyhow::Result<Option<Box<dyn StateStore>>> {
     let is_default = args.page == Path::new(vmclock::PUBLISHED_PATH) && !args.no_state && args.start_at.is_none();
     match &args.state {
         Some(folder) => Ok(Some(Box::new(StateFolder::open(folder)?))),
@@ -116,6 +131,12 @@ enum End {
     ForGood,
 }
 
+/// Each client takes a file descriptor. What cannot be had is done without.
+fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// What ends a publisher.
 struct Stop {
     for_the_next: UnixStream,
@@ -123,9 +144,11 @@ struct Stop {
 }
 
 impl Stop {
-    fn new() -> anyhow::Result<Self> {
+    /// Where there is a configuration to read again, that is what SIGHUP asks for.
+    fn new(reloads: bool) -> anyhow::Result<Self> {
         let for_the_next = on_signals(&[signal_hook::consts::SIGTERM])?;
-        let for_good = on_signals(&[signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP])?;
+        let hangup = if reloads { &[][..] } else { &[signal_hook::consts::SIGHUP] };
+        let for_good = on_signals(&[&[signal_hook::consts::SIGINT], hangup].concat())?;
         Ok(Self { for_the_next, for_good })
     }
 }
@@ -137,6 +160,11 @@ pub(in crate::command) fn open(page: &Path, configuration: Configuration) -> any
     let (file, found) = FilePage::open(page, prepared.blank())?;
     let (publisher, events) = prepared.on(file, found, &page.display().to_string())?;
     Ok((publisher, reference.into_iter().chain(events).collect()))
+}
+
+/// `vmclock check-config`: whether a configuration is in order, and its sources reachable.
+pub(crate) fn check_config(args: &CheckConfigArgs) -> anyhow::Result<ExitCode> {
+    check(Configuration::of_file(&args.file)?, args.json)
 }
 
 /// Polls each source once, and prints what it answers.
@@ -184,24 +212,27 @@ fn answer(source: &mut dyn Source) -> anyhow::Result<Result<vmclock_host::source
 }
 
 fn serve(
-    refresh: Duration,
+    mut rounds: Rounds,
     service: &mut Service<ThisHost, FilePage, FilePages>,
     stop: &Stop,
     mut server: Server,
-    log: Log,
+    log: &mut Log,
+    manager: &mut Manager,
+    reload: &mut Reload,
 ) -> anyhow::Result<End> {
-    let mut rounds = Rounds::new(refresh, Instant::now());
     let mut is_behind = false;
     loop {
+        let alive_by = manager.alive(Instant::now());
         let publisher = service.publisher_mut();
         match rounds.next(Instant::now(), publisher.is_round_complete()) {
             Step::Start => publisher.start_round(),
             Step::Finish => service.finish_round()?,
             Step::Wait(until) => {
+                let until = alive_by.map_or(until, |by| until.min(by));
                 let left = until.saturating_duration_since(Instant::now());
                 let ends = [(&stop.for_good, End::ForGood), (&stop.for_the_next, End::ForTheNext)];
                 let mut fds: Vec<_> = ends.iter().map(|(signal, _)| PollFd::new(*signal, PollFlags::IN)).collect();
-                let others = std::iter::once(server.fd()).chain(publisher.waiting());
+                let others = std::iter::once(server.fd()).chain(reload.fd()).chain(publisher.waiting());
                 fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
                 wait(&mut fds, if is_behind { Duration::ZERO } else { left })?;
                 let ended = fds.iter().zip(ends).find(|(fd, _)| !fd.revents().is_empty());
@@ -209,6 +240,13 @@ fn serve(
                     return Ok(end);
                 }
             }
+        }
+        if reload.is_asked() {
+            manager.reloading();
+            let event = reload.perform(service, &mut server, &mut rounds);
+            manager.reloaded();
+            log.event(&event);
+            server.publish(&event_line(&event));
         }
         let more_pages = service.catch_up(PAGES_AT_ONCE);
         let next_round = rounds.until_next(Instant::now());
@@ -219,6 +257,11 @@ fn serve(
             server.publish(&event_line(&event));
         }
         is_behind = more_pages || more_requests;
+        let status = service.publisher().contents().clock_status;
+        if status.gives_time() {
+            manager.ready();
+        }
+        manager.status(status, service.guests());
     }
 }
 
@@ -244,28 +287,6 @@ fn on_signals(signals: &[i32]) -> anyhow::Result<UnixStream> {
             .with_context(|| format!("cannot catch signal {signal}"))?;
     }
     Ok(read)
-}
-
-/// Logs what the publisher reports, a line each.
-#[derive(Clone, Copy)]
-struct Log {
-    json: bool,
-}
-
-impl Log {
-    fn event(self, event: &Event) {
-        if self.json {
-            log_json(as_json(event));
-        } else if !event.is_routine() {
-            log(&format!("{:<12} {event}\n", event.name()));
-        }
-    }
-
-    fn events(self, events: &[Event]) {
-        for event in events {
-            self.event(event);
-        }
-    }
 }
 
 /// An event as a line of JSON: its fields, and its text.
