@@ -138,3 +138,16 @@ fn without_a_service_there_is_a_next_step() {
         assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
+
+#[test]
+fn the_service_is_measured() {
+    let mut bench = common::Lines::of(
+        common::vmclock()
+            .args(["bench", "--service", "--guests", "10", "--rounds", "1", "--json"])
+            .stderr(std::process::Stdio::null()),
+    );
+    let measured = bench.until(|line| line["measured"] == "alone");
+    assert_eq!(measured.len(), 4, "{measured:?}");
+    assert!(measured.iter().all(|line| line.get("wrong").is_none_or(|wrong| *wrong == 0)), "{measured:?}");
+    assert_eq!(bench.wait(), Some(0));
+}

@@ -285,15 +285,14 @@ fn located(path: &Path, error: anyhow::Error) -> anyhow::Error {
     let table = error.downcast_ref::<At>().map(|at| at.table);
     let text = std::fs::read_to_string(path).unwrap_or_default();
     // A message begins with its key.
-    let message = error.root_cause().to_string();
-    let key: String =
-        message.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_' || c.is_ascii_digit()).collect();
-    let line = position(&text, table, &key).map_or(1, |start| line_of(&text, start));
+    let is_of_key = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
+    let keys = error.chain().map(|cause| cause.to_string().split(|c| !is_of_key(c)).next().unwrap_or("").to_owned());
+    let line = position(&text, table, keys).map_or(1, |start| line_of(&text, start));
     error.context(format!("{}:{line}", path.display()))
 }
 
-/// Where a key is, or else its table.
-fn position(text: &str, table: Option<Table>, key: &str) -> Option<usize> {
+/// Where the first of these keys is that is in the table, or else the table.
+fn position(text: &str, table: Option<Table>, keys: impl Iterator<Item = String>) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let document = document.get_ref();
     let (start, table) = match table {
@@ -307,7 +306,8 @@ fn position(text: &str, table: Option<Table>, key: &str) -> Option<usize> {
             (source.span().start, source.get_ref().as_table()?)
         }
     };
-    Some(table.get_key_value(key).map_or(start, |(key, _)| key.span().start))
+    let mut starts = keys.filter_map(|key| table.get_key_value(key.as_str()).map(|(key, _)| key.span().start));
+    Some(starts.next().unwrap_or(start))
 }
 
 fn line_of(text: &str, start: usize) -> usize {

@@ -50,7 +50,9 @@ impl Log {
     }
 
     pub(super) fn events(&mut self, events: &[Event]) {
-        events.iter().for_each(|event| self.event(event));
+        for event in events {
+            self.event(event);
+        }
     }
 
     /// What is to be written of an event.
