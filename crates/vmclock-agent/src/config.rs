@@ -230,6 +230,9 @@ pub struct FeedConfig {
     /// The one that `ClockBound` 3 reads, as a rule `/var/run/clockbound/shm1`: what the page says, without the system's
     /// clock. There has to be a page.
     pub clockbound3: Option<PathBuf>,
+    /// How far `CLOCK_REALTIME` may drift from UTC between measurements, in parts per million: what `clockbound` states to
+    /// its clients. 500 is the most that a clock can be adjusted by; less where it is known to be kept better.
+    pub max_drift_ppm: u32,
     /// chronyd's command socket, as a rule `/run/chrony/chronyd.sock`: after each event chronyd is told to forget what
     /// it measured.
     pub chronyd: Option<PathBuf>,
@@ -248,6 +251,7 @@ impl Default for FeedConfig {
             ntpd_rs: None,
             clockbound: None,
             clockbound3: None,
+            max_drift_ppm: 500,
             chronyd: None,
             max_error: Duration::from_micros(100),
             interval: Duration::from_secs(1),
@@ -345,7 +349,11 @@ impl Config {
         within("clock.discipline_interval", self.clock.discipline_interval, 10 * millisecond, 64 * second)?;
         within("hold.timeout", self.hold.timeout, millisecond, day)?;
         within("hold.quiesce_timeout", self.hold.quiesce_timeout, millisecond, 30 * day)?;
-        within("feed.interval", self.feed.interval, 10 * millisecond, hour)
+        within("feed.interval", self.feed.interval, 10 * millisecond, hour)?;
+        match self.feed.max_drift_ppm {
+            1..=100_000 => Ok(()),
+            drift => Err(ConfigError(format!("feed.max_drift_ppm = {drift}: must be between 1 and 100000"))),
+        }
     }
 
     /// What the policy goes by.
@@ -401,6 +409,7 @@ mod tests {
             ("[hold]\non_timeout = \"pray\"", vec!["line 2", "pray", "thaw", "hold"]),
             ("[page]\ninterval = \"0s\"", vec!["page.interval", "1ms"]),
             ("[page", vec!["line 1"]),
+            ("[feed]\nmax_drift_ppm = 1000000", vec!["feed.max_drift_ppm", "1000000", "100000"]),
             ("[time]\nsource = 3", vec!["line 2", "source"]),
         ] {
             let error = Config::parse(text).expect_err(text).to_string();

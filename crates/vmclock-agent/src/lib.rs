@@ -43,3 +43,15 @@ pub mod status;
 mod sys;
 pub mod tell;
 pub mod watch;
+
+/// Lets this thread run before all that is not real-time, as what is right after a restore depends on it: a machine that
+/// is restored has much to do at once. It takes `CAP_SYS_NICE`; what it starts from here on runs as usual.
+///
+/// ```no_run
+/// if let Err(error) = vmclock_agent::run_before_others() {
+///     println!("a busy machine may be late: {error}");
+/// }
+/// ```
+pub fn run_before_others() -> std::io::Result<()> {
+    sys::run_before_others()
+}

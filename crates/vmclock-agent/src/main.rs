@@ -134,6 +134,10 @@ fn serve(path: Option<&Path>) -> Result<ExitCode, String> {
     let config = Config::load(path).map_err(text)?;
     let mut signals = Pipe::new().map_err(|error| format!("cannot wait for signals: {error}"))?;
     let mut agent = Agent::new(config, path.map(Path::to_owned), Path::new("/proc/self/exe"), Kernel)?;
+    if let Err(error) = vmclock_agent::run_before_others() {
+        let text = format!("cannot run before other processes ({error}): it takes CAP_SYS_NICE");
+        let _ = writeln!(io::stderr(), "vmclock-agent: {text}");
+    }
     drop_capabilities().map_err(|error| format!("cannot give up capabilities: {error}"))?;
     agent.run(&mut signals).map(|()| ExitCode::SUCCESS)
 }

@@ -155,6 +155,9 @@ pub struct Policy {
     /// True time was at least this when it was last known, in nanoseconds of UTC.
     certain: Option<i128>,
     last_run: u64,
+    /// The hooks of an event, which may be an earlier one: those of the next wait, so that however many events come in a
+    /// row, there are runs for the first and for all others together.
+    unfinished_run: Option<u64>,
     /// Whether the next comparison may step the clock although nothing happened: at the start, and when time returns.
     may_step: bool,
     /// How often the clock was stepped since.
@@ -174,6 +177,7 @@ impl Policy {
             recovery: None,
             certain: None,
             last_run: 0,
+            unfinished_run: None,
             may_step: false,
             steps: 0,
             retry_at: None,
@@ -372,7 +376,7 @@ impl Policy {
     fn proceed(&mut self) -> Vec<Action> {
         let Some(recovery) = &self.recovery else { return Vec::new() };
         match (recovery.clock, recovery.hooks) {
-            (ClockState::Right, HookState::Waiting) => vec![self.start_hooks()],
+            (ClockState::Right, HookState::Waiting) => self.start_hooks(),
             (ClockState::Right, HookState::Succeeded) => self.complete(true),
             (ClockState::Right, HookState::Failed) if !self.holds() => self.complete(false),
             _ => Vec::new(),
@@ -397,14 +401,18 @@ impl Policy {
         Action::RunHooks { run: self.last_run, names }
     }
 
-    /// Runs the hooks of the event that is being dealt with.
-    fn start_hooks(&mut self) -> Action {
-        let names = self.recovery.as_ref().map(|recovery| recovery.names.clone()).unwrap_or_default();
+    /// Runs the hooks of the event that is being dealt with, as soon as those of an earlier one have ended.
+    fn start_hooks(&mut self) -> Vec<Action> {
+        let names = match &self.recovery {
+            Some(recovery) if self.unfinished_run.is_none() => recovery.names.clone(),
+            _ => return Vec::new(),
+        };
         let action = self.run_hooks(names);
+        self.unfinished_run = Some(self.last_run);
         if let Some(recovery) = &mut self.recovery {
             recovery.hooks = HookState::Run(self.last_run);
         }
-        action
+        vec![action]
     }
 
     fn hooks_finished(&mut self, run: u64, succeeded: bool, now: Moment) -> Vec<Action> {
@@ -417,13 +425,19 @@ impl Policy {
             self.workload = Workload::Freezing { until: now + FREEZING };
             return vec![Action::Freeze];
         }
+        if self.unfinished_run != Some(run) {
+            return Vec::new();
+        }
+        self.unfinished_run = None;
         match &mut self.recovery {
             Some(recovery) if recovery.hooks == HookState::Run(run) => {
                 recovery.hooks = if succeeded { HookState::Succeeded } else { HookState::Failed };
-                self.proceed()
             }
-            _ => Vec::new(),
+            // Time is up for the clock: hooks that had to wait run without it.
+            Some(Recovery { gives_up_at: None, hooks: HookState::Waiting, .. }) => return self.start_hooks(),
+            _ => {}
         }
+        self.proceed()
     }
 
     fn complete(&mut self, succeeded: bool) -> Vec<Action> {
@@ -542,7 +556,7 @@ impl Policy {
         actions.extend(self.thaw());
         if self.recovery.as_ref().is_some_and(|recovery| recovery.hooks == HookState::Waiting) {
             // Hooks repair what they can without the time; the clock is set as soon as there is one.
-            actions.push(self.start_hooks());
+            actions.extend(self.start_hooks());
         }
         actions.extend(self.proceed());
         actions

@@ -99,6 +99,7 @@ pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Proce
         ["log"] => Ok(fs::read_to_string(LOG)?.into()),
         ["hooks"] => Ok(fs::read_to_string(HOOK_RAN).unwrap_or_default().lines().collect()),
         ["observe"] => observe(region?),
+        ["lose", seconds] => lose(seconds.parse()?, region?),
         ["cost"] => cost(processes),
         ["idle", millis] => {
             sleep(Duration::from_millis(millis.parse()?));
@@ -232,25 +233,31 @@ fn outside(page: &Snapshot, (before, nanos, after): (u64, i128, u64)) -> Option<
     Some((earliest - nanos).max(nanos - latest).max(0))
 }
 
-/// From now until the machine is in another epoch and `CLOCK_REALTIME` is right again: the counter when the epoch was
-/// last the old one, when the new one was first seen, and when the clock was right.
+/// From now until the machine is in another epoch and `CLOCK_REALTIME` is right again: the counter when the new epoch
+/// was first seen, and when the clock was right.
 fn observe(region: &Region) -> Result<Value> {
     let clock = VmClock::open()?;
     let epoch = Epoch::of(&clock.snapshot()?);
-    let mut last_before = counter::read_ordered();
     region.word(WOKEN_AT).store(1, Release);
     while clock.is_current(&epoch)? {
-        last_before = counter::read_ordered();
         std::thread::yield_now();
     }
     let seen = counter::read_ordered();
     loop {
         let stamp = realtime();
         if clock.snapshot().is_ok_and(|page| outside(&page, stamp) == Some(0)) {
-            return Ok(json!({ "last_before": last_before, "seen": seen, "right": stamp.0 }));
+            return Ok(json!({ "seen": seen, "right": stamp.0 }));
         }
         std::thread::yield_now();
     }
+}
+
+/// The clock loses so many seconds, as in a restore; then observes.
+fn lose(seconds: i64, region: &Region) -> Result<Value> {
+    let mut now = clock_gettime(ClockId::Realtime);
+    now.tv_sec -= seconds;
+    clock_settime(ClockId::Realtime, now)?;
+    observe(region)
 }
 
 /// How far `CLOCK_REALTIME` and `CLOCK_TAI` are from the page's UTC and TAI for so long: quantiles in nanoseconds, of

@@ -2,7 +2,6 @@
 //! The guest agent: after each restore of one snapshot the clock is right, hooks have run, and a workload that is held
 //! has seen no wrong time.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,12 +41,20 @@ path = "/tmp/agent.state"
 /// A workload that runs on beside the agent, not only when the agent lets it.
 const TWO_CPUS: [&str; 2] = ["-smp", "2"];
 
+/// A snapshot of a guest that waits for its restore.
+struct Saved {
+    question: Question,
+    uri: String,
+    /// The guest's counter while it was paused: with it the guest goes on after each restore.
+    counter: u64,
+}
+
 /// One restore, as the guest saw it.
 struct Restore {
-    /// From the last moment before it to the right clock, in nanoseconds by the guest's counter.
+    /// From the first instruction after it to the right clock, in nanoseconds by the guest's counter.
     right_after: i128,
-    /// From when the new epoch could be seen.
-    right_after_seen: i128,
+    /// To when a program first saw the new epoch, that looks all the time.
+    seen_after: i128,
     /// How many blocks of the guest's code QEMU had translated by then: after a restore it has none.
     blocks: u64,
     stamps: u64,
@@ -60,15 +67,15 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
     let begun = (|| {
         start(&mut machine, CONFIG)?;
         let wakes = idle(&mut machine)?;
-        quiesce_and_save(&mut machine).map(|(question, uri)| (wakes, question, uri))
+        Ok((wakes, quiesce_and_save(&mut machine)?))
     })();
-    let (wakes, question, uri) = begun.map_err(|error| machine.explain(error))?;
+    let (wakes, saved) = begun.map_err(|error| machine.explain(error))?;
     machine.quit()?;
 
     let mut held = Vec::new();
     for restore in 1..=restores {
-        let mut restored = Machine::incoming(lab, kernel, &format!("agent-held-{restore}"), &OPTIONS, &uri)?;
-        let outcome = seen(lab, &mut restored, question, true);
+        let mut restored = Machine::incoming(lab, kernel, &format!("agent-held-{restore}"), &OPTIONS, &saved.uri)?;
+        let outcome = seen(lab, &mut restored, &saved, true);
         held.push(outcome.map_err(|error| restored.explain(error))?);
         restored.quit()?;
     }
@@ -80,13 +87,13 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
         machine.ask("agent workload")?;
         observe_and_save(&mut machine)
     })();
-    let (question, uri) = begun.map_err(|error| machine.explain(error))?;
+    let saved = begun.map_err(|error| machine.explain(error))?;
     machine.quit()?;
     let mut running = Vec::new();
     for restore in 1..=restores {
         let name = format!("agent-running-{restore}");
-        let mut restored = Machine::incoming_with(lab, kernel, &name, &OPTIONS, &uri, &TWO_CPUS)?;
-        let outcome = seen(lab, &mut restored, question, false);
+        let mut restored = Machine::incoming_with(lab, kernel, &name, &OPTIONS, &saved.uri, &TWO_CPUS)?;
+        let outcome = seen(lab, &mut restored, &saved, false);
         running.push(outcome.map_err(|error| restored.explain(error))?);
         restored.quit()?;
     }
@@ -108,20 +115,14 @@ fn times(restores: &[Restore]) -> String {
     let of = |time: &dyn Fn(&Restore) -> i128| {
         let mut times: Vec<i128> = restores.iter().map(time).collect();
         times.sort_unstable();
-        let millis = |nanos: i128| format!("{}.{:02} ms", nanos / 1_000_000, nanos % 1_000_000 / 10_000);
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "median {}", millis(times[times.len() / 2]));
-        let _ = write!(text, ", 99 % {}", millis(times[(times.len() * 99).div_ceil(100) - 1]));
-        let _ = write!(text, ", worst {}", millis(times[times.len() - 1]));
-        text
+        quantiles(&times)
     };
     let mut blocks: Vec<u64> = restores.iter().map(|restore| restore.blocks).collect();
     blocks.sort_unstable();
     format!(
-        "clock right after {} (of these, after the page had changed: {}; QEMU had translated {} blocks of code by then)",
+        "clock right after {} (a program that looks all the time saw the restore after {}; QEMU had translated {} blocks of code by then)",
         of(&|restore| restore.right_after),
-        of(&|restore| restore.right_after_seen),
+        of(&|restore| restore.seen_after),
         blocks[blocks.len() / 2]
     )
 }
@@ -147,7 +148,7 @@ fn idle(machine: &mut Machine) -> Result<u64> {
 }
 
 /// Has the workload held, and the guest wait for the restore; then saves the machine.
-fn quiesce_and_save(machine: &mut Machine) -> Result<(Question, String)> {
+fn quiesce_and_save(machine: &mut Machine) -> Result<Saved> {
     machine.ask("agent workload")?;
     let answer = machine.ask("agent run quiesce --socket /tmp/agent.sock")?;
     ensure!(answer["status"] == 0 && answer["stdout"] == "ready\n", "quiesce: {answer}");
@@ -160,22 +161,32 @@ fn quiesce_and_save(machine: &mut Machine) -> Result<(Question, String)> {
     observe_and_save(machine)
 }
 
-fn observe_and_save(machine: &mut Machine) -> Result<(Question, String)> {
+fn observe_and_save(machine: &mut Machine) -> Result<Saved> {
     machine.region()?.set_word(WOKEN_AT, 0)?;
     let question = machine.say("agent observe")?;
     until("the guest observes its clock", PATIENCE, || Ok(machine.region()?.word(WOKEN_AT)? == 1))?;
     machine.qmp.run("stop", &json!({}))?;
-    let uri = format!("file:{}", machine.path("snapshot").display());
+    let path = machine.path("snapshot");
+    let uri = format!("file:{}", path.display());
     save(machine, &uri)?;
-    Ok((question, uri))
+    let counter = counter_in(&fs::read(&path)?).context("the snapshot has no timer of the known form")?;
+    Ok(Saved { question, uri, counter })
+}
+
+/// The guest's counter while it was paused, out of a snapshot: the section `timer`, instance 0 and version 2, whose
+/// first number it is, the most significant byte first. The guest's memory comes before.
+fn counter_in(snapshot: &[u8]) -> Option<u64> {
+    const HEADER: &[u8] = b"\x05timer\0\0\0\0\0\0\0\x02";
+    let at = snapshot.windows(HEADER.len()).rposition(|window| window == HEADER)? + HEADER.len();
+    Some(u64::from_be_bytes(snapshot.get(at..at + 8)?.try_into().ok()?))
 }
 
 /// What a restored guest saw.
-fn seen(lab: &Lab, machine: &mut Machine, question: Question, held: bool) -> Result<Restore> {
-    let answer = machine.answer(question)?;
+fn seen(lab: &Lab, machine: &mut Machine, saved: &Saved, held: bool) -> Result<Restore> {
+    let answer = machine.answer(saved.question)?;
     let blocks = translated(machine)?;
     let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
-    let (before, first, right) = (counter("last_before")?, counter("seen")?, counter("right")?);
+    let (first, right) = (counter("seen")?, counter("right")?);
     let status = machine.ask("agent ready")?;
     let step = status["last_step_ns"].as_i64().with_context(|| format!("the clock was not stepped: {status}"))?;
     ensure!(step > 1_000_000, "the clock was not wrong, so nothing was tested: {status}");
@@ -201,8 +212,8 @@ fn seen(lab: &Lab, machine: &mut Machine, question: Question, held: bool) -> Res
     }
     let nanos = |ticks: u64| lab.nanos(ticks);
     Ok(Restore {
-        right_after: nanos(right - before),
-        right_after_seen: nanos(right - first),
+        right_after: nanos(right - saved.counter),
+        seen_after: nanos(first - saved.counter),
         blocks,
         stamps: number("total")?,
         wrong: number("wrong")?,
@@ -232,17 +243,17 @@ pub(super) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
             }
             observe_and_save(&mut machine)
         })();
-        let (question, uri) = begun.map_err(|error| machine.explain(error))?;
+        let saved = begun.map_err(|error| machine.explain(error))?;
         machine.quit()?;
         let mut restores = Vec::new();
         for restore in 1..=lab.restores {
-            let mut restored = Machine::incoming(lab, &kernel, &format!("{name}-{restore}"), &OPTIONS, &uri)?;
-            let answer = restored.answer(question).map_err(|error| restored.explain(error))?;
+            let mut restored = Machine::incoming(lab, &kernel, &format!("{name}-{restore}"), &OPTIONS, &saved.uri)?;
+            let answer = restored.answer(saved.question).map_err(|error| restored.explain(error))?;
             let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
-            let (before, seen, right) = (counter("last_before")?, counter("seen")?, counter("right")?);
+            let (seen, right) = (counter("seen")?, counter("right")?);
             restores.push(Restore {
-                right_after: lab.nanos(right - before),
-                right_after_seen: lab.nanos(right - seen),
+                right_after: lab.nanos(right - saved.counter),
+                seen_after: lab.nanos(seen - saved.counter),
                 blocks: translated(&mut restored)?,
                 stamps: 0,
                 wrong: 0,
@@ -265,13 +276,13 @@ pub(super) fn fed_chronyd(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Result<
         start(&mut machine, &CONFIG.replace("[hooks]", feed))?;
         machine.ask("agent fed")?;
         let settled = settle(&mut machine)?;
-        observe_and_save(&mut machine).map(|(question, uri)| (settled, question, uri))
+        Ok((settled, observe_and_save(&mut machine)?))
     })();
-    let (settled, question, uri) = begun.map_err(|error| machine.explain(error))?;
+    let (settled, saved) = begun.map_err(|error| machine.explain(error))?;
     machine.quit()?;
-    let mut restored = Machine::incoming(lab, &kernel, "fed-restored", &OPTIONS, &uri)?;
+    let mut restored = Machine::incoming(lab, &kernel, "fed-restored", &OPTIONS, &saved.uri)?;
     let outcome = (|| {
-        restored.answer(question)?;
+        restored.answer(saved.question)?;
         restored.ask("agent ready")?;
         let log = restored.ask("agent fed")?;
         let again = settle(&mut restored)?;
@@ -431,6 +442,44 @@ pub(super) fn killed(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let figures = outcome.map_err(|error| machine.explain(error))?;
     machine.quit()?;
     Ok(figures)
+}
+
+/// A guest whose clock loses an hour, and that is told that it is a clone, so many times: what of a restore's time is not
+/// the emulator's, which has no code of a restored guest translated yet.
+pub(super) fn warm(lab: &Lab, kernel: &Kernel, times: u32) -> Result<String> {
+    let mut machine = Machine::boot_with(lab, kernel, "agent-warm", &Clock::Ours(&OPTIONS), &TWO_CPUS)?;
+    let outcome = (|| {
+        machine.wait_for("calibrated")?;
+        start(&mut machine, CONFIG)?;
+        let mut took = Vec::new();
+        for _ in 0..times {
+            machine.region()?.set_word(WOKEN_AT, 0)?;
+            let question = machine.say("agent lose 3600")?;
+            until("the guest observes its clock", PATIENCE, || Ok(machine.region()?.word(WOKEN_AT)? == 1))?;
+            machine.signal(lab, "clone")?;
+            let answer = machine.answer(question)?;
+            let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
+            took.push(lab.nanos(counter("right")? - counter("seen")?));
+            machine.ask("agent ready")?;
+        }
+        took.sort_unstable();
+        Ok(format!("{times} times: clock right after {}", quantiles(&took)))
+    })();
+    let figures = outcome.map_err(|error| machine.explain(error))?;
+    machine.quit()?;
+    Ok(figures)
+}
+
+/// The median, the 99th percentile and the largest of times in nanoseconds, sorted.
+fn quantiles(times: &[i128]) -> String {
+    let millis = |index: usize| {
+        times
+            .get(index)
+            .map_or_else(String::new, |nanos| format!("{}.{:02} ms", nanos / 1_000_000, nanos % 1_000_000 / 10_000))
+    };
+    let last = times.len().saturating_sub(1);
+    let at99 = (times.len() * 99).div_ceil(100).saturating_sub(1);
+    format!("median {}, 99 % {}, worst {}", millis(times.len() / 2), millis(at99), millis(last))
 }
 
 /// A page with a generation only, as Firecracker's, and the time from a PTP clock: here that of Linux's driver.

@@ -75,8 +75,9 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         if wanted(&name) {
             report.check(&name, || agent::fed_chronyd(lab, kernel, &tools.chronyd));
         }
-        let checks: [(&str, Check); 8] = [
+        let checks: [(&str, Check); 9] = [
             ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
+            ("agent-warm", |lab, kernel| agent::warm(lab, kernel, lab.restores)),
             ("agent-steady", agent::discipline),
             ("agent-killed", agent::killed),
             ("agent-bare", agent::bare),

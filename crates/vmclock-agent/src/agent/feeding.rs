@@ -40,8 +40,9 @@ impl Feeding {
         let mut opened = Vec::new();
         opened.extend(config.chrony.as_ref().map(|path| sock(Receiver::Chrony, path)));
         opened.extend(config.ntpd_rs.as_ref().map(|path| sock(Receiver::NtpdRs, path)));
+        let max_drift_ppb = config.max_drift_ppm.saturating_mul(1_000);
         opened.extend(config.clockbound.as_ref().map(|path| -> Result<Box<dyn Feed>, FeedError> {
-            Ok(Box::new(ClockBound::open(Settings { path: path.clone(), ..Settings::default() })?))
+            Ok(Box::new(ClockBound::open(Settings { path: path.clone(), max_drift_ppb, ..Settings::default() })?))
         }));
         opened.extend(config.clockbound3.as_ref().map(|path| -> Result<Box<dyn Feed>, FeedError> {
             Ok(Box::new(ClockBound3::open(v3::Settings { path: path.clone(), ..v3::Settings::default() }, page)?))

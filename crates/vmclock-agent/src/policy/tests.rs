@@ -318,6 +318,22 @@ fn a_second_restore_during_the_first_is_dealt_with_for_both() {
 }
 
 #[test]
+fn a_hundred_restores_while_hooks_run_have_one_more_run_and_the_last_is_not_lost() {
+    let mut machine = Machine::new(Settings::default());
+    machine.restore(HOUR);
+    for _ in 0..100 {
+        machine.restore(HOUR);
+    }
+    assert_eq!(machine.running.len(), 1, "the others wait");
+    machine.end_hooks(true);
+    assert_eq!((machine.running.len(), machine.ready), (1, 0), "a run for all others");
+    machine.end_hooks(true);
+    assert_eq!((machine.running.len(), machine.ready), (0, 1));
+    assert_eq!(machine.completed.last(), Some(&Some(epoch(102))));
+    assert_eq!(machine.ahead, 0);
+}
+
+#[test]
 fn a_clock_that_cannot_be_set_is_reported_and_tried_again() {
     let mut machine = Machine::new(Settings::default());
     machine.restore(0);
