@@ -10,7 +10,7 @@
 //! | [`state`] | what goes with a guest to another host or into a file | `serde` for its formats |
 //! | [`counter`] | the guest's counter as a function of the host's | |
 //! | `kvm` | the same, asked of KVM | `kvm`, Linux |
-//! | [`lineage`] | values for markers and generations | `getrandom` for [`fresh`] ones |
+//! | [`lineage`] | values for markers and generations | `getrandom` for fresh ones |
 //! | `acpi`, `fdt` | the firmware's tables by which the guest finds the clock, and is notified | `acpi`, `fdt` |
 //!
 //! No feature is on by default, and without features there is one dependency: a keyed hash.

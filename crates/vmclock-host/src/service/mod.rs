@@ -340,6 +340,10 @@ impl<H: Host, S: PageSink, P: Pages> Service<H, S, P> {
         if matches!(place, Place::Path(_)) {
             self.must_be_operator(peer, "name a page by its path; pass its file descriptor")?;
         }
+        if descriptors.len() > usize::from(*place == Place::Descriptor) {
+            // Whoever shares a descriptor can make writing to it block.
+            self.must_be_operator(peer, "pass a doorbell; ring it yourself when you are answered or sent an event")?;
+        }
         let of_user = self.guests.values().filter(|guest| guest.user() == peer.user).count();
         if self.guests.len() >= MOST_GUESTS || (!self.is_operator(peer) && of_user >= MOST_OF_A_USER) {
             let (all, most) = (self.guests.len(), MOST_OF_A_USER);

@@ -321,7 +321,7 @@ pub enum Request {
         counter: Relation,
         /// Whether the guest is notified of each update: sets the page's flag. With [`Place::Path`] the first
         /// descriptor of the request, else the second, is an eventfd that is written 1 then, if there is one; the
-        /// client may instead notify the guest itself.
+        /// client may instead notify the guest itself. Doorbells are taken from root and the service's user only.
         #[serde(default)]
         notify: bool,
         /// What is known of the guest: by default it boots, or runs on.

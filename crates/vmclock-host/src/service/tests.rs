@@ -304,6 +304,11 @@ fn who_may_do_what() {
         let refusal = world.ask(other, request).expect_err(request);
         assert_eq!(refusal.kind, Kind::Denied, "{request}: {refusal}");
     }
+    let with_bell = r#"{"request": "add-guest", "guest": "mine", "page": "descriptor"}"#;
+    let descriptors = || (0..2).map(|_| tempfile::tempfile().expect("a file").into()).collect();
+    let request = || serde_json::from_str(with_bell).expect("a request");
+    let refusal = world.service.handle(other, request(), descriptors(), None).expect_err("a doorbell");
+    assert_eq!(refusal.kind, Kind::Denied, "{refusal}");
     assert_eq!((world.contents("theirs"), world.service.guests()), (before, 1));
     for (peer, request) in [
         (other, r#"{"request": "guests"}"#),

@@ -35,7 +35,7 @@ pub struct Options {
 
 impl Options {
     /// For a guest that is to get time, or with [`CounterId::NONE`] events only: on TAI, with markers and generations
-    /// that cannot be guessed. `key`: random bits, from the system ([`fresh`](crate::fresh), with the feature
+    /// that cannot be guessed. `key`: random bits, from the system (`vmclock_vmm::fresh`, with the feature
     /// `getrandom`).
     pub const fn new(counter: CounterId, key: [u64; 2]) -> Self {
         Self { counter, identities: Identities::Unpredictable(Lineage::new(key)) }
