@@ -93,7 +93,19 @@ impl<L: Link> ServiceGuest<L> {
         Error::Service { guest: self.name.to_string(), reason: why.to_string() }
     }
 
+    /// Adds the guest. Where the service takes no doorbell from this user, the guest is not notified.
     fn add(&mut self) -> Result<(), Failure> {
+        match self.try_to_add() {
+            Err(Failure::Refused(Refusal { kind: Kind::Denied, text, .. })) if self.bell.take().is_some() => {
+                self.try_to_add()?;
+                self.news.events.push(Event::Warning { text: format!("the guest is not notified: {text}") });
+                Ok(())
+            }
+            added => added,
+        }
+    }
+
+    fn try_to_add(&mut self) -> Result<(), Failure> {
         let guest = self.name.clone();
         let notify = self.bell.is_some();
         let step = self.is_incoming.then_some(Step::Incoming);

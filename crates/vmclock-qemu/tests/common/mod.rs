@@ -308,3 +308,8 @@ fn name(action: &Action) -> Option<String> {
         Action::End => "end".into(),
     })
 }
+
+/// Whether a guest that this user has added with a doorbell is notified, as its page says.
+pub(crate) fn is_notified(user: u32) -> bool {
+    Served::of_user(user, false, true).memory().flags.contains(Flags::NOTIFICATION_PRESENT)
+}

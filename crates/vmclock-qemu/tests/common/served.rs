@@ -26,7 +26,7 @@ use vmclock_qemu::service::{Failure, Link, ServiceGuest};
 type Shared = Rc<RefCell<Service<ThisHost, FilePage, FilePages>>>;
 
 /// A way to a service in this process, which is always there.
-struct Here(Shared);
+struct Here(Shared, Peer);
 
 impl Link for Here {
     fn connect(&mut self) -> Result<(), String> {
@@ -35,7 +35,7 @@ impl Link for Here {
 
     fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Value, Failure> {
         let copies = descriptors.iter().map(|fd| fd.try_clone_to_owned().expect("a copy")).collect();
-        let answer = self.0.borrow_mut().handle(Peer { user: 0 }, request.clone(), copies, None);
+        let answer = self.0.borrow_mut().handle(self.1, request.clone(), copies, None);
         answer.map(|answer| serde_json::to_value(answer).expect("JSON")).map_err(Failure::Refused)
     }
 
@@ -63,6 +63,11 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) fn new(is_incoming: bool) -> Self {
+        Self::of_user(0, is_incoming, false)
+    }
+
+    /// The guest of a user, with a doorbell or without.
+    pub(super) fn of_user(user: u32, is_incoming: bool, notifies: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut plan = Plan::default();
         plan.tai_offset = TaiOffset::from_seconds(37);
@@ -72,9 +77,9 @@ impl Served {
         let (file, found) = FilePage::open(folder.path().join("host"), prepared.blank()).expect("a page");
         let (publisher, _) = prepared.on(file, found, "host").expect("a publisher");
         let service = Rc::new(RefCell::new(Service::new(publisher, FilePages, 0)));
-        let mut keeper = ServiceGuest::new(Here(Rc::clone(&service)), "guest".parse().expect("a name"));
+        let mut keeper = ServiceGuest::new(Here(Rc::clone(&service), Peer { user }), "guest".parse().expect("a name"));
         let path = folder.path().join("page");
-        keeper.prepare(Region::new(&path, 0x10000).incoming(is_incoming)).expect("added");
+        keeper.prepare(Region::new(&path, 0x10000).incoming(is_incoming).notifying(notifies)).expect("added");
         let memory = File::options().read(true).write(true).open(&path).expect("there");
         let mut served = Self { service, keeper, memory, _folder: folder };
         served.round();

@@ -183,6 +183,13 @@ proptest! {
     }
 }
 
+/// A doorbell is an eventfd, and whoever shares one can make writing to it block.
+#[test]
+fn a_service_notifies_the_guests_of_its_operators_only() {
+    assert!(common::is_notified(0));
+    assert!(!common::is_notified(1000));
+}
+
 /// Inputs as no QEMU would send them.
 fn inputs() -> impl Strategy<Value = Vec<Chaos>> {
     let counter = any::<u64>().prop_map(|offset| GuestCounter::exact(offset, None));
