@@ -5,17 +5,31 @@ mod common;
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc::{channel, Receiver};
 
 use common::{json, run, stderr, stdout, vmclock, wait_for, Lines, LIMIT};
 use rustix::process::Signal;
 
-/// What comes at the manager's socket, up to and including this.
-fn until(manager: &UnixDatagram, word: &str) -> Vec<String> {
+/// What comes at the manager's socket, read at once: the kernel keeps ten datagrams, and what is more is lost.
+fn manager(socket: UnixDatagram) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(len) = socket.recv(&mut bytes) {
+            if sender.send(String::from_utf8_lossy(&bytes[..len]).into_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// What the manager was told, up to and including this.
+fn until(manager: &Receiver<String>, word: &str) -> Vec<String> {
     let mut told = Vec::new();
     loop {
-        let mut bytes = [0; 4096];
-        let len = manager.recv(&mut bytes).unwrap_or_else(|error| panic!("{error}: no {word} in {told:?}"));
-        told.push(String::from_utf8_lossy(&bytes[..len]).into_owned());
+        let next = manager.recv_timeout(LIMIT);
+        told.push(next.unwrap_or_else(|error| panic!("{error}: no {word} in {told:?}")));
         if told.last().is_some_and(|last| last.starts_with(word)) {
             return told;
         }
@@ -26,8 +40,7 @@ fn until(manager: &UnixDatagram, word: &str) -> Vec<String> {
 fn a_service_manager_is_told_what_happens() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
-    let manager = UnixDatagram::bind(at("notify")).expect("bound");
-    manager.set_read_timeout(Some(LIMIT)).expect("set");
+    let manager = manager(UnixDatagram::bind(at("notify")).expect("bound"));
     let write = |text: &str| std::fs::write(at("serve.toml"), text).expect("written");
     write("tai_offset = 37\n[[source]]\nkind = \"host-clock\"\n");
     let mut command = vmclock();
