@@ -161,7 +161,7 @@ fn a_planned_stop_leaves_the_page_at_rest_and_a_doubt_gives_a_new_marker() {
     first.signal(Signal::TERM);
     first.until(|line| line["event"] == "at-rest" && line["status"] == "free-running");
     assert_eq!(first.wait(), Some(0));
-    let at_rest = clock.now().expect("it goes on");
+    let at_rest = clock.now().expect("it continues");
     assert_eq!((at_rest.status(), at_rest.epoch()), (ClockStatus::FREE_RUNNING, before.epoch()));
     let next = |words: &str| {
         let mut lines = serve(folder.path());

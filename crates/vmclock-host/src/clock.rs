@@ -139,7 +139,7 @@ pub struct Clock<H> {
     trusted: bool,
     /// As of the last round.
     status: ClockStatus,
-    /// It goes on where another publisher stopped, and has not measured yet: pages stay as that one left them.
+    /// It continues where another publisher stopped, and has not measured yet: pages stay as that one left them.
     is_waiting: bool,
     journal: Option<Journal>,
     /// The counter at the start, or in the first round.
@@ -209,7 +209,7 @@ impl<H: Host> Clock<H> {
         recorder
     }
 
-    /// Whether a page that was found so goes on with the marker that it has: how long nobody published on it, in
+    /// Whether a page that was found so continues with the marker that it has: how long nobody published on it, in
     /// nanoseconds. `None`: nothing is to be continued, and if that is a doubt it was reported. `may_have`: the page as it
     /// would be with a calibration.
     pub(crate) fn continues(

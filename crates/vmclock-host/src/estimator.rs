@@ -394,7 +394,7 @@ impl Estimator {
         }
     }
 
-    /// Goes on after another process saved what it knew, as if the rounds in between had had no answers.
+    /// Continues after another process saved what it knew, as if the rounds in between had had no answers.
     ///
     /// `clocks` are the sources where these are others than before: what is known of time and frequency stays, and what
     /// is known of each source does not. `is_unseen`: what it published last may not have reached all readers, so that

@@ -41,7 +41,7 @@ pub enum Event {
         /// Whether its publisher was killed in the middle of an update.
         interrupted: bool,
     },
-    /// A page that another publisher left goes on: the counter went on, the marker is the same, and so are the bounds.
+    /// A page that another publisher left continues: so did the counter, the marker is the same, and so are the bounds.
     Continued {
         /// Where.
         page: String,

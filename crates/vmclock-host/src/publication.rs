@@ -116,7 +116,7 @@ impl<S: PageSink> Publication<S> {
         })
     }
 
-    /// Goes on with a page as it was left. What is on it stays until the first round.
+    /// Continues with a page as it was left. What is on it stays until the first round.
     fn go_on<H: Host>(
         &mut self,
         clock: &mut Clock<H>,

@@ -75,7 +75,7 @@ fn record(monotonic: bool) -> Vec<u8> {
             150 => drop(recorder.announce(Some(LeapKind::Deleted), after)),
             160 => drop(recorder.announce(None, after)),
             200 => recorder.restart(nominal),
-            // As where another process goes on.
+            // As where another process continues.
             210 => recorder.renew(),
             220 => recorder.release(),
             230 => drop(recorder.rest(after)),
