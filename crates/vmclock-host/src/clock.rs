@@ -303,6 +303,15 @@ impl<H: Host> Clock<H> {
         is_saved.then(|| Round { is_new, ..self.current() })
     }
 
+    /// What came on the page at a counter value, where it is never set back. `None`: it could not be, and there is no time
+    /// until the next conclusion.
+    pub(crate) fn settled(&mut self, counter: u64, calibration: Option<&Calibration<Tai>>) {
+        if calibration.is_none() {
+            self.status = ClockStatus::UNRELIABLE;
+        }
+        self.recorder.settled(counter, calibration);
+    }
+
     /// All decisions so far.
     pub fn policy(&self) -> &Policy {
         self.recorder.policy()

@@ -615,16 +615,21 @@ impl Estimator {
         State::Tracking(filter)
     }
 
-    /// Something contradicts what was known. If the counter is to blame, what was measured before this round is wrong
-    /// too.
+    /// Something contradicts what was known.
     fn doubt(&mut self, before: Option<Filter>, now: u64) -> State {
-        self.since = self.concluded;
-        // A single clock's reading that contradicts is the other time, even if it was answered before.
-        let single = (self.clocks == 1).then(|| self.candidate(now)).flatten();
-        self.drop_unusable_votes(now);
+        let candidate = self.anew(now);
         let is_improved = self.tracks.iter_mut().any(|track| std::mem::take(&mut track.is_improved));
-        let candidate = single.or_else(|| self.candidate(now));
         State::Doubt(Box::new(Doubt { before, agreeing: 0, agreed: now, candidate, is_repeated: false, is_improved }))
+    }
+
+    /// What is measured from now on is held against what was known. If the counter is to blame, it was disrupted at some
+    /// moment before now, and what was measured before that is wrong too: also what was measured since the last
+    /// conclusion. But a single clock's reading that contradicts is the other time itself.
+    fn anew(&mut self, now: u64) -> Option<Filter> {
+        let single = (self.clocks == 1).then(|| self.candidate(now)).flatten();
+        self.since = Some(now);
+        self.drop_unusable_votes(now);
+        single
     }
 
     /// What was measured before the sources contradicted what was known counts no more, however late the answer is; nor
@@ -639,7 +644,7 @@ impl Estimator {
 
     /// Only agreement of a majority ends a doubt: with what was known before, or on something else.
     fn settle_doubt(
-        &self,
+        &mut self,
         mut doubt: Box<Doubt>,
         now: u64,
         disrupted: &mut bool,
@@ -675,6 +680,11 @@ impl Estimator {
                 return State::Doubt(doubt);
             }
             doubt.is_repeated = true;
+            // A single clock may be back where it was before.
+            if self.clocks > 1 {
+                doubt.candidate = self.anew(now);
+                return State::Doubt(doubt);
+            }
         }
         let before = doubt.before.as_ref().filter(|_| self.clocks == 1);
         let selection = before.map(|before| self.select(before, Some(before.known()), wander, now));

@@ -352,7 +352,7 @@ impl<S: PageSink> Publication<S> {
                 }
             })?;
             if let Some((counter, calibration)) = settled {
-                clock.recorder.settled(counter, calibration.as_ref());
+                clock.settled(counter, calibration.as_ref());
             }
         } else {
             self.page.update(&mut |page| *page = next.with(|next| next.seq_count = page.seq_count))?;

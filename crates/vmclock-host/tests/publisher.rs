@@ -99,20 +99,26 @@ impl Source for Scripted {
 }
 
 /// A page.
-struct Memory(Snapshot);
+struct Memory {
+    contents: Snapshot,
+    counter: Rc<Cell<u64>>,
+    /// What the counter is by the time that the next update has begun.
+    late: Rc<Cell<Option<u64>>>,
+}
 
 impl PageSink for Memory {
     fn contents(&self) -> &Snapshot {
-        &self.0
+        &self.contents
     }
 
     fn update(&mut self, change: &mut dyn FnMut(&mut Snapshot)) -> Result<(), PageFileError> {
-        change(&mut self.0);
-        self.0.seq_count += 2;
+        change(&mut self.contents);
+        self.contents.seq_count += 2;
         Ok(())
     }
 
     fn update_late(&mut self, change: &mut dyn FnMut(&mut Snapshot)) -> Result<(), PageFileError> {
+        self.counter.set(self.late.take().unwrap_or(self.counter.get()));
         self.update(change)
     }
 
@@ -122,7 +128,12 @@ impl PageSink for Memory {
 }
 
 fn measurement(counter: u64, era: u64) -> Measurement {
-    let time = Time::from_nanos(i128::from(START) * 1_000_000_000 + i128::from(counter)).expect("in range");
+    measurement_off(counter, era, 0)
+}
+
+/// Of a source that is so many nanoseconds fast.
+fn measurement_off(counter: u64, era: u64, off: i128) -> Measurement {
+    let time = Time::from_nanos(i128::from(START) * 1_000_000_000 + i128::from(counter) + off).expect("in range");
     let mut measurement = Measurement::new(Stamp::Tai(Sample { before: counter, time, after: counter }), 1_000);
     measurement.era = era;
     measurement
@@ -131,6 +142,7 @@ fn measurement(counter: u64, era: u64) -> Measurement {
 struct Test {
     counter: Rc<Cell<u64>>,
     is_distrusted: Rc<Cell<bool>>,
+    late: Rc<Cell<Option<u64>>>,
     answers: Answers,
     publisher: Publisher<Machine, Memory>,
 }
@@ -144,13 +156,15 @@ impl Test {
     fn with(others: &Answers) -> Self {
         let (machine, answers) = (Machine::default(), Answers::default());
         let (counter, is_distrusted) = (Rc::clone(&machine.counter), Rc::clone(&machine.is_distrusted));
+        let late = Rc::default();
         let mut plan = Plan::default();
+        plan.settings.monotonic = true;
         plan.sources.push(Box::new(Scripted(Rc::clone(&answers))));
         plan.sources.push(Box::new(Scripted(Rc::clone(others))));
         let prepared = Prepared::new(machine, plan).expect("prepared");
-        let page = Memory(prepared.blank());
+        let page = Memory { contents: prepared.blank(), counter: Rc::clone(&counter), late: Rc::clone(&late) };
         let (publisher, _) = prepared.on(page, Found::New, "page").expect("a page");
-        Self { counter, is_distrusted, answers, publisher }
+        Self { counter, is_distrusted, late, answers, publisher }
     }
 
     /// The source answers what is true when the counter is at `counter`, in this epoch.
@@ -282,4 +296,22 @@ fn a_page_that_somebody_else_writes_is_left_alone() {
     test.publisher.set_guest_counter(Some(GuestCounter::exact(0, None)));
     test.publisher.publish_known().expect("published");
     assert_eq!(test.page().clock_status, ClockStatus::SYNCHRONIZED);
+}
+
+#[test]
+fn a_time_that_cannot_be_nested_when_it_comes_is_not_given_later_either() {
+    let mut test = Test::new();
+    for second in 1..100 {
+        test.measured(second * SECOND, 0);
+        test.round(second * SECOND + 100);
+    }
+    assert!(test.page().clock_status.gives_time());
+    // The new calibration waits for true time, at a lower frequency. Between conclusion and update the publisher is not
+    // run for so long that the old one gets further ahead than the new one's error has room for.
+    test.answers.borrow_mut().push_back(Ok(measurement_off(100 * SECOND, 0, -900)));
+    test.late.set(Some(200 * SECOND));
+    test.round(100 * SECOND);
+    assert_eq!(test.page().clock_status, ClockStatus::UNRELIABLE);
+    test.publisher.publish_known().expect("published");
+    assert_eq!(test.page().clock_status, ClockStatus::UNRELIABLE);
 }

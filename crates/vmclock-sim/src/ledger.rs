@@ -5,6 +5,9 @@
 use crate::spec::PublisherSpec;
 use crate::units::{Nanos, MINUTE, SECOND};
 
+/// No page has this marker.
+pub(crate) const NO_MARKER: u64 = 0;
+
 /// A measurement that a publisher was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Delivered {
@@ -31,6 +34,9 @@ struct Disruption {
     at: Nanos,
     /// The page's marker then.
     marker: u64,
+    /// A majority was heard before: what the publisher knows by then, also where it gives no time yet, is as vague as
+    /// the clocks, and the disruption may hide in that.
+    may_hide: bool,
     /// After this it cannot show any more, or has to have shown.
     until: Nanos,
 }
@@ -141,7 +147,8 @@ impl Ledger {
     /// The counter is disrupted, at an instant, while the page has this marker. It can show until `until`, and is no
     /// counter until `faulty_until`.
     pub(crate) fn disrupted(&mut self, at: Nanos, marker: u64, until: Nanos, faulty_until: Nanos) {
-        self.disruption = Some(Disruption { at, marker, until });
+        let may_hide = self.right_since.is_some();
+        self.disruption = Some(Disruption { at, marker, may_hide, until });
         self.right_since = None;
         self.faulty_until = self.faulty_until.max(faulty_until);
     }
@@ -228,12 +235,14 @@ impl Ledger {
         }
     }
 
-    /// After the publisher has concluded a round.
-    pub(crate) fn concluded(&mut self, now: Nanos, notice: Notice, gives_time: bool) {
+    /// After the publisher has concluded a round: the page has this marker, and gives a time or not.
+    pub(crate) fn concluded(&mut self, now: Nanos, notice: Notice, marker: u64, gives_time: bool) {
         if let Some(disruption) = self.disruption {
             let heard = self.count(|delivered| delivered.began > disruption.at) >= self.majority();
-            // Without a time there is nothing to be excused.
-            let over = now > disruption.until || !gives_time;
+            // Without a time nothing needs to be excused, unless something was known in which it hides.
+            let is_new = ![marker, NO_MARKER].contains(&disruption.marker);
+            let may_hide = disruption.may_hide && disruption.marker == marker;
+            let over = now > disruption.until || is_new || !(gives_time || may_hide);
             if notice != Notice::Nothing || heard && over {
                 self.disruption = None;
                 // However late it shows, it is to be decided on from then on.
@@ -309,7 +318,7 @@ mod tests {
             let shown = i128::from(counter) + page_is_off;
             Some((shown - 5, shown + 5))
         });
-        ledger.concluded(at + 1, notice, true);
+        ledger.concluded(at + 1, notice, 77, true);
         notice
     }
 

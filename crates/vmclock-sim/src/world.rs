@@ -20,7 +20,7 @@ use crate::chance::Chance;
 use crate::clock::{Clock, ClockSpec, Shown, Stated};
 use crate::counter::{Change, Counter};
 use crate::judge::{seconds, Demands, Judge, Moment, Rule, COUNTER};
-use crate::ledger::{Delivered, Ledger, Notice};
+use crate::ledger::{Delivered, Ledger, Notice, NO_MARKER};
 use crate::source::preemption;
 use crate::spec::{Demanded, Reach, SourceSpec, WorldSpec, LATEST};
 use crate::statistics::Statistics;
@@ -30,8 +30,6 @@ use crate::units::{part_of, rounded, Nanos, HOUR, MILLI, MINUTE, ONE, PPM, SECON
 const NTP_TO_UNIX: i64 = 2_208_988_800;
 /// 2017-01-01, when TAI-UTC became 37 s, in UTC seconds since 1970.
 const SINCE: i64 = 1_483_228_800;
-/// No page has this marker.
-const NO_MARKER: u64 = 0;
 /// How many lines a trace keeps.
 const TRACED: usize = 120;
 
@@ -204,7 +202,12 @@ impl World {
         if self.calendar.leap.is_none() {
             return;
         }
-        let lead = 4 * (spec.publisher.refresh + spec.publisher.deadline);
+        // What is answered later than a round waits counts in the next one.
+        let answer = |source: &SourceSpec| {
+            [source.before, source.after, source.latency].iter().map(|delay| delay.fixed + delay.queue).sum::<Nanos>()
+        };
+        let latest = spec.sources.iter().map(answer).max().unwrap_or(0);
+        let lead = 5 * (spec.publisher.refresh + spec.publisher.deadline.max(latest));
         let listed = spec.knowledge.lists_leap && spec.knowledge.list_at(leaps_at).is_some_and(|end| end > leaps_at);
         let announcing = |number: &usize| spec.clocks[*number].announces.saturating_mul(SECOND) > lead;
         let always = |number: &usize| {
@@ -474,7 +477,7 @@ impl World {
         if notice == Notice::Demonstrated(page.disruption_marker) && self.caretaker == Caretaker::Alive {
             self.judge.violated(Rule::Marker, self.now, || "a disruption shows, and the marker is the same".into());
         }
-        self.ledger.concluded(self.now, notice, page.clock_status.gives_time());
+        self.ledger.concluded(self.now, notice, page.disruption_marker, page.clock_status.gives_time());
         self.kept_a1 &= 2 * self.ledger.wrong(self.now) < self.clocks.len();
     }
 

@@ -692,3 +692,45 @@ proptest! {
         prop_assert_eq!(scaled(period, 0.0), Some(period));
     }
 }
+
+/// A source that says that true time is in this interval, of milliseconds from where it is.
+fn hear(simulation: &mut Simulation, source: usize, (low, high): (f64, f64)) {
+    simulation.measure(source, f64::midpoint(low, high) * MILLI, ((high - low) / 2.0 * MILLI) as u64);
+}
+
+#[test]
+fn what_was_measured_before_the_contradiction_is_no_evidence_of_another_time() {
+    for is_in_doubt in [false, true] {
+        let mut simulation = Simulation::new(Settings::default(), 5);
+        let round = |simulation: &mut Simulation, measurements: [(f64, f64); 5]| {
+            simulation.pass(SECOND);
+            for (source, interval) in measurements.into_iter().enumerate() {
+                hear(simulation, source, interval);
+            }
+            simulation.conclude()
+        };
+        for _ in 0..100 {
+            round(&mut simulation, [(-1.0, 1.0); 5]);
+        }
+        if is_in_doubt {
+            simulation.now += SECOND;
+            assert!(round(&mut simulation, [(-1.0, 1.0); 5]).disrupted);
+            round(&mut simulation, [(-1.0, 1.0); 5]);
+        }
+        // Two answer late, and by then the counter has missed 100 ms. The falseticker contradicts what was known, as the
+        // two others do that are right; and those that are late agree with it.
+        simulation.pass(SECOND / 2.0);
+        hear(&mut simulation, 3, (-30.0, 10.0));
+        hear(&mut simulation, 4, (-5.0, 15.0));
+        simulation.now += 100.0 * MILLI;
+        hear(&mut simulation, 0, (-5.0, 30.0));
+        hear(&mut simulation, 1, (-2.0, 40.0));
+        hear(&mut simulation, 2, (-94.0, -80.0));
+        assert_eq!(simulation.conclude().status, ClockStatus::UNRELIABLE);
+        // All that is right is too vague to tell.
+        let vague = [(-96.0, 30.0), (-96.0, 30.0), (-94.0, -80.0), (-105.0, 30.0), (-105.0, 30.0)];
+        let accepted = (0..10).any(|_| round(&mut simulation, vague).status.gives_time());
+        assert!(accepted);
+        simulation.assert_right();
+    }
+}

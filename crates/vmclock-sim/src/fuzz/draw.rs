@@ -85,7 +85,7 @@ fn attack_assumptions(chance: &mut Chance, world: &mut WorldSpec) {
             source.knows_epoch = chance.happens(which);
         }
     }
-    if chance.happens(0.05) && !has_fault {
+    if chance.happens(0.05) && !has_fault && !is_ambiguous(world) {
         let mean = rounded(chance.log_between(1e12, 1e14));
         let mut at = chance.wait(mean);
         while at < world.length {
@@ -95,7 +95,10 @@ fn attack_assumptions(chance: &mut Chance, world: &mut WorldSpec) {
         }
         world.incidents.sort_by_key(|incident| incident.0);
     }
-    if chance.happens(0.2) && world.sources.len() == 1 && world.oscillator.changes.is_empty() && world.clocks[0].tai {
+    // While the host sleeps nobody refreshes what the daemon steers.
+    let sleeps = world.incidents.iter().any(|(_, incident)| matches!(incident, Incident::Sleep { .. }));
+    let is_plain = world.sources.len() == 1 && world.oscillator.changes.is_empty() && world.clocks[0].tai;
+    if chance.happens(0.2) && is_plain && !sleeps {
         assume_exact(chance, world);
     }
 }
