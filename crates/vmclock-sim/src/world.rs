@@ -329,7 +329,8 @@ impl World {
         let ticks = self.read_counter();
         let after = self.read_counter();
         let counted = ticks.wrapping_sub(self.kernel.not_counted).wrapping_sub(self.kernel.raw_start);
-        let nanos = i128::from(counted) * i128::from(SECOND) / i128::from(self.kernel.raw_hertz);
+        // The counter may have been set back to before the raw clock began.
+        let nanos = i128::from(counted.cast_signed()) * i128::from(SECOND) / i128::from(self.kernel.raw_hertz);
         Witness {
             boot: format!("boot {}", self.kernel.boots),
             counter: COUNTER.0,
