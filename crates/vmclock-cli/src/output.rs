@@ -5,8 +5,7 @@ mod json;
 mod lines;
 
 use serde_json::{json, Value};
-use vmclock::{Reading, Time, Timestamp, UtcTime};
-use vmclock_core::time::Scale;
+use vmclock::{Reading, Timestamp, UtcTime};
 
 #[cfg(feature = "qemu")]
 pub(crate) use lines::print_bytes;
@@ -39,34 +38,6 @@ pub(crate) fn reading_json(reading: &Reading) -> serde_json::Map<String, Value> 
     map.insert("tai".into(), reading.tai().map_or(Value::Null, |tai| timestamp_json(tai.timestamp())));
     map.insert("utc".into(), reading.utc().map_or(Value::Null, utc_json));
     map
-}
-
-/// Like `2026-11-20 21:20:00.123456789`. On the TAI scale the calendar is TAI's own.
-pub(crate) fn civil<S: Scale>(time: Time<S>) -> String {
-    let stamp = time.timestamp();
-    civil_seconds(stamp.seconds(), stamp.subsec_nanos())
-}
-
-/// The same in UTC, where a leap second is `23:59:60`.
-pub(crate) fn civil_utc(utc: UtcTime) -> String {
-    let text = civil(utc.time);
-    if utc.leap_second {
-        text.replacen(":59.", ":60.", 1)
-    } else {
-        text
-    }
-}
-
-fn civil_seconds(seconds: i64, nanos: u32) -> String {
-    let nanos_signed = i32::try_from(nanos).unwrap_or_default();
-    match jiff::Timestamp::new(seconds, nanos_signed) {
-        Ok(stamp) => {
-            let civil = jiff::tz::Offset::UTC.to_datetime(stamp);
-            format!("{} {:02}:{:02}:{:02}.{nanos:09}", civil.date(), civil.hour(), civil.minute(), civil.second())
-        }
-        // Beyond the years that the calendar has.
-        Err(_) => format!("{seconds}.{nanos:09} s since 1970"),
-    }
 }
 
 /// Nanoseconds with the unit that suits them: `± 850 ns`, `± 12.3 us`, `± 16.000 s`.

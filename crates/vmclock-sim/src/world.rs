@@ -330,7 +330,9 @@ impl World {
         let after = self.read_counter();
         let counted = ticks.wrapping_sub(self.kernel.not_counted).wrapping_sub(self.kernel.raw_start);
         // The counter may have been set back to before the raw clock began.
-        let nanos = i128::from(counted.cast_signed()) * i128::from(SECOND) / i128::from(self.kernel.raw_hertz);
+        #[allow(clippy::cast_possible_wrap)]
+        let counted = counted as i64;
+        let nanos = i128::from(counted) * i128::from(SECOND) / i128::from(self.kernel.raw_hertz);
         Witness {
             boot: format!("boot {}", self.kernel.boots),
             counter: COUNTER.0,

@@ -269,6 +269,30 @@ impl Reading {
     }
 }
 
+/// For people, on one line: TAI and UTC as RFC 3339 has them, the error bound, the status.
+///
+/// ```
+/// let reading = vmclock::mock::MockPage::new().clock().now()?;
+/// let text = reading.to_string();
+/// assert!(text.contains(" TAI  20") && text.ends_with("Z  ± 1000 ns  synchronized"), "{text}");
+/// # Ok::<(), vmclock::ReadError>(())
+/// ```
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.tai(), self.utc()) {
+            (None, None) => write!(f, "{}", self.time())?,
+            (Some(tai), Some(utc)) => write!(f, "{tai}  {utc}")?,
+            (Some(tai), None) => write!(f, "{tai}  UTC unknown")?,
+            (None, Some(utc)) => write!(f, "TAI unknown  {utc}")?,
+        }
+        match self.max_error_nanos() {
+            Some(error) => write!(f, "  ± {error} ns")?,
+            None => f.write_str("  no bounds")?,
+        }
+        write!(f, "  {}", self.status())
+    }
+}
+
 /// Decoded: the time in UTC, or else on the page's scale, and what else the page states.
 #[allow(clippy::missing_fields_in_debug)] // `words` are what is decoded
 impl fmt::Debug for Reading {

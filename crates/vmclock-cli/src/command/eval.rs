@@ -12,7 +12,6 @@ use serde_json::Value;
 use vmclock::{CounterId, Reading, Snapshot};
 
 use crate::cli::{CpuCounter, EvalArgs};
-use crate::command::now::line;
 use crate::exit;
 use crate::output::{print, print_json, reading_json};
 
@@ -39,7 +38,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         print_json(&map)?;
     } else {
         print(&match &reading {
-            Ok(reading) => format!("{}\n", line(reading)),
+            Ok(reading) => format!("{reading}\n"),
             Err(reason) => format!("{reason}\n"),
         })?;
     }

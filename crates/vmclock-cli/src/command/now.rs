@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use vmclock::{Reading, VmClock};
 
 use crate::cli::PageArgs;
-use crate::output::{civil, civil_utc, error, print, print_json, reading_json};
+use crate::output::{print, print_json, reading_json};
 
 pub(crate) fn run(args: &PageArgs) -> anyhow::Result<ExitCode> {
     let reading = read(&VmClock::open_at(&args.page)?)?;
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &PageArgs) -> anyhow::Result<ExitCode> {
         map.insert("counter".into(), reading.counter().into());
         print_json(&map)?;
     } else {
-        print(&format!("{}\n", line(&reading)))?;
+        print(&format!("{reading}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -33,19 +33,6 @@ pub(crate) fn read(clock: &VmClock) -> anyhow::Result<Reading> {
     // First: that the page vanished explains every error of the reading.
     clock.check()?;
     Ok(reading?)
-}
-
-/// TAI, UTC and the error on one line.
-pub(crate) fn line(reading: &Reading) -> String {
-    let tai = reading.tai().map_or_else(|| "unknown".into(), civil);
-    let utc = reading.utc().map_or_else(|| "unknown".into(), civil_utc);
-    let error = reading.max_error_nanos().map_or_else(|| "no bounds".into(), error);
-    match reading.monotonic() {
-        Some(time) => {
-            format!("monotonic {}.{:09} s  {error}  {}", time.seconds(), time.subsec_nanos(), reading.status())
-        }
-        None => format!("TAI {tai}  UTC {utc}  {error}  {}", reading.status()),
-    }
 }
 
 #[cfg(test)]

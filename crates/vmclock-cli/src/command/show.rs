@@ -6,10 +6,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vmclock::{Snapshot, VmClock};
-use vmclock_core::abi::{CounterId, Flags, STRUCTURE_LEN};
-use vmclock_core::calibration::Calibration;
-use vmclock_core::counter;
+use vmclock_core::abi::CounterId;
 use vmclock_core::tai::TaiOffset;
+use vmclock_doctor::anomaly::anomalies;
 
 use crate::cli::PageArgs;
 use crate::output::{print, print_json};
@@ -113,70 +112,4 @@ fn to_text(page: &Snapshot) -> String {
 fn frequency(page: &Snapshot) -> Option<f64> {
     let scale = 2f64.powi(64 + i32::from(page.counter_period_shift));
     (page.counter_period_frac_sec != 0).then(|| scale / page.counter_period_frac_sec as f64)
-}
-
-/// Something that is valid in a page, and still not as it should be.
-pub(crate) struct Anomaly {
-    pub(crate) about: About,
-    text: String,
-}
-
-/// What an anomaly is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum About {
-    /// The page gives no time.
-    Time,
-    /// It gives one without bounds.
-    Bounds,
-    /// Anything else.
-    Contents,
-}
-
-impl std::fmt::Display for Anomaly {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-/// What is valid in a page, and still not as it should be.
-pub(crate) fn anomalies(page: &Snapshot) -> Vec<Anomaly> {
-    let mut found = Vec::new();
-    // Firecracker's and QEMU's own devices have no counter, and begin with a generation of 0: they signal events, and
-    // nothing is wrong with that.
-    let signals_events = page.counter_id == CounterId::NONE;
-    if let (Err(reason), false) = (Calibration::from_snapshot(page, counter::ID), signals_events) {
-        found.push(Anomaly { about: About::Time, text: reason.to_string() });
-    } else if !signals_events && (page.time_maxerror().is_none() || page.period_maxerror().is_none()) {
-        let text = "no maximum error of both time and period: readings have no bounds".into();
-        found.push(Anomaly { about: About::Bounds, text });
-    }
-    let mut note = |when: bool, text: String| {
-        if when {
-            found.push(Anomaly { about: About::Contents, text });
-        }
-    };
-    let size = page.size as usize;
-    note(
-        size < STRUCTURE_LEN,
-        format!("the size, {size}, is smaller than the structure's {STRUCTURE_LEN} bytes: what lies beyond is absent"),
-    );
-    note(size < 4096, format!("the size, {size}, is less than 4096: Linux offers no device node for it"));
-    note(
-        page.tai_offset_has_wrong_sign(),
-        format!("tai_offset_sec is {:+}, the wrong sign; taken as {:+}", page.tai_offset_sec, -page.tai_offset_sec),
-    );
-    let invalid_offset = page.flags.contains(Flags::TAI_OFFSET_VALID) && page.tai_offset().is_none();
-    note(invalid_offset, format!("tai_offset_sec is {}, which no offset can be: taken as absent", page.tai_offset_sec));
-    note(
-        page.leap_indicator.name().is_none(),
-        format!("leap_indicator is {}, which has no meaning: UTC is unknown", page.leap_indicator.0),
-    );
-    note(
-        page.clock_status.name().is_none(),
-        format!("clock_status is {}, which has no meaning: no time", page.clock_status.0),
-    );
-    note(page.flags.unknown() != Flags::NONE, format!("unknown flags {:#x}: ignored", page.flags.unknown().0));
-    note(page.pad != [0, 0], format!("the padding holds {:?}", page.pad));
-    note(page.generation() == Some(0) && !signals_events, "vm_generation_counter is present but 0".into());
-    found
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vmclock::{ReadError, Reading, VmClock};
 
 use crate::cli::WaitArgs;
-use crate::command::now::{line, read};
+use crate::command::now::read;
 use crate::exit;
 use crate::output::{error, print, print_error, print_json, reading_json};
 
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &WaitArgs) -> anyhow::Result<ExitCode> {
             if args.page.json {
                 print_json(&reading_json(&reading))?;
             } else {
-                print(&format!("{}\n", line(&reading)))?;
+                print(&format!("{reading}\n"))?;
             }
             return Ok(ExitCode::SUCCESS);
         }

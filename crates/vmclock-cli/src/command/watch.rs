@@ -12,7 +12,7 @@ use vmclock_core::tai::TaiOffset;
 use crate::cli::WatchArgs;
 use crate::command::hook::Hook;
 use crate::exit;
-use crate::output::{civil_utc, json_line, log_error, log_within, reading_json, Delivery};
+use crate::output::{json_line, log_error, log_within, reading_json, Delivery};
 
 /// How long a line waits for a slow reader before it is dropped: the commands of the next events wait as long.
 const SLOW_READER: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ impl Happened<'_> {
             map.insert("explanation".into(), self.explanation.as_str().into());
             return json_line(Value::Object(map));
         }
-        let when = reading.and_then(|reading| reading.utc()).map_or_else(|| "(no UTC)".into(), civil_utc);
+        let when = reading.and_then(|reading| reading.utc()).map_or_else(|| "(no UTC)".into(), |utc| utc.to_string());
         format!("{when}  {:<20}  {}\n", self.name, self.explanation)
     }
 

@@ -18,7 +18,6 @@ use vmclock::{Event, ReadError, Reading, VmClock};
 use vmclock_core::leap::next_month_start;
 
 use crate::cli::DemoArgs;
-use crate::command::now::line;
 use crate::output::{print, print_json, reading_json};
 use plot::{Mark, Point};
 use publisher::Publisher;
@@ -267,7 +266,7 @@ impl Teller {
             map.insert("kind".into(), "reading".into());
             print_json(&map)
         } else {
-            print(&format!("  {}\n", line(reading)))
+            print(&format!("  {reading}\n"))
         }
     }
 

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What keeps the system's clock right, and whether it follows the PTP clock on the right scale.
 
-use super::finding::Finding;
-use super::machine::Machine;
-use super::ptp::{ClockScale, PtpClock};
+use crate::finding::Finding;
+use crate::machine::Machine;
+use crate::ptp::{ClockScale, PtpClock};
 
 const CHECK: &str = "time daemon";
 
 /// A program that steers the system's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     /// What the kernel calls its process: at most 15 bytes.
     process: &'static str,
     name: &'static str,
     /// What makes it step the clock now, however far that is.
-    pub(super) step: &'static str,
+    pub(crate) step: &'static str,
 }
 
 const CHRONY: &str = "chronyd";
@@ -29,13 +29,13 @@ const DAEMONS: [Daemon; 6] = [
 ];
 
 /// The first of those that run, among the processes that can be seen from here.
-pub(super) fn look(machine: &Machine) -> Option<Daemon> {
+pub(crate) fn look(machine: &Machine) -> Option<Daemon> {
     let processes = machine.names("/proc").into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
     let names: Vec<_> = processes.filter_map(|id| machine.text(&format!("/proc/{id}/comm"))).collect();
     DAEMONS.into_iter().find(|daemon| names.iter().any(|name| name == daemon.process))
 }
 
-pub(super) fn finding(machine: &Machine, daemon: Option<&Daemon>, clock: Option<&PtpClock>) -> Finding {
+pub(crate) fn finding(machine: &Machine, daemon: Option<&Daemon>, clock: Option<&PtpClock>) -> Finding {
     match (daemon, clock) {
         (None, None) => {
             Finding::missing(CHECK, "none among the processes to be seen here: nobody steers CLOCK_REALTIME")

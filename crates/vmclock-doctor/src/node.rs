@@ -8,10 +8,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 use rustix::fs::OFlags;
 
-use super::device::Device;
-use super::finding::Finding;
-use super::kernel::{Driver, Kernel};
-use super::machine::Machine;
+use crate::device::Device;
+use crate::finding::Finding;
+use crate::kernel::{Driver, Kernel};
+use crate::machine::Machine;
 
 const CHECK: &str = "device node";
 
@@ -29,7 +29,7 @@ struct Node {
     opened: io::Result<()>,
 }
 
-pub(super) fn finding(machine: &Machine, kernel: &Kernel, device: Option<&Device>, driver: &Driver) -> Finding {
+pub(crate) fn finding(machine: &Machine, kernel: &Kernel, device: Option<&Device>, driver: &Driver) -> Finding {
     let mut paths = paths(machine).into_iter();
     let Some(path) = paths.next() else {
         return missing(machine, device, driver);
@@ -140,9 +140,9 @@ fn missing(machine: &Machine, device: Option<&Device>, driver: &Driver) -> Findi
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::State;
-    use super::super::kernel;
     use super::*;
+    use crate::finding::State;
+    use crate::kernel;
 
     fn node(mode: u32, opened: io::Result<()>) -> Node {
         let (path, owner) = ("/dev/vmclock0".into(), "root:root".into());

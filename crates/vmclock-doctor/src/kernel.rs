@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel: whether it was built with the driver, and whether the driver has the device.
 
-use super::device::{DescribedIn, Device};
-use super::finding::Finding;
-use super::machine::Machine;
+use crate::device::{DescribedIn, Device};
+use crate::finding::Finding;
+use crate::machine::Machine;
 
 const OPTION: &str = "CONFIG_PTP_1588_CLOCK_VMCLOCK";
 const DRIVERS: &str = "/sys/bus/platform/drivers";
 const MODULE: &str = "ptp_vmclock";
 
 /// What is known of the running kernel.
-pub(super) struct Kernel {
-    pub(super) release: Release,
+pub(crate) struct Kernel {
+    pub(crate) release: Release,
     option: Setting,
     /// Where the option was found, or was looked for.
     source: Option<String>,
@@ -32,9 +32,9 @@ enum Setting {
 }
 
 /// A release like `6.18.44-fc`.
-pub(super) struct Release(Option<String>);
+pub(crate) struct Release(Option<String>);
 
-pub(super) fn look(machine: &Machine) -> Kernel {
+pub(crate) fn look(machine: &Machine) -> Kernel {
     let release = Release(machine.text("/proc/sys/kernel/osrelease"));
     let (option, source, loads_modules) = match configuration(machine, &release) {
         Some((text, source)) => {
@@ -50,7 +50,7 @@ pub(super) fn look(machine: &Machine) -> Kernel {
 }
 
 impl Release {
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.0.as_deref().unwrap_or("of unknown release")
     }
 
@@ -69,7 +69,7 @@ impl Release {
 
     /// Whether a mainline kernel of this release lets whoever may read the device write to the page too
     /// (CVE-2026-80724). Vendors may have mended theirs.
-    pub(super) fn lets_readers_write(&self) -> bool {
+    pub(crate) fn lets_readers_write(&self) -> bool {
         match self.numbers() {
             Some((6, 18, patch)) => patch < 47,
             Some((7, 1, patch)) => patch < 11,
@@ -121,7 +121,7 @@ fn from_module_lists(machine: &Machine, Release(release): &Release) -> Option<(S
 }
 
 /// How the kernel was built.
-pub(super) fn option_finding(kernel: &Kernel, device: Option<&Device>, driver: &Driver) -> Finding {
+pub(crate) fn option_finding(kernel: &Kernel, device: Option<&Device>, driver: &Driver) -> Finding {
     const CHECK: &str = "kernel";
     let release = kernel.release.name();
     let source = kernel.source.as_deref().unwrap_or("its configuration");
@@ -170,7 +170,7 @@ fn kernel_to_boot(kernel: &Kernel, device: &Device) -> String {
 
 /// Where the driver is.
 #[derive(Debug)]
-pub(super) enum Driver {
+pub(crate) enum Driver {
     /// It has taken the device.
     Bound { name: String },
     /// It is in the kernel, without the device.
@@ -179,7 +179,7 @@ pub(super) enum Driver {
     Absent,
 }
 
-pub(super) fn look_for_driver(machine: &Machine, device: Option<&Device>) -> Driver {
+pub(crate) fn look_for_driver(machine: &Machine, device: Option<&Device>) -> Driver {
     if let Some(name) = device.and_then(|device| device.driver.clone()) {
         return Driver::Bound { name };
     }
@@ -199,7 +199,7 @@ pub(super) fn look_for_driver(machine: &Machine, device: Option<&Device>) -> Dri
 }
 
 /// Whether the driver is loaded and has the device.
-pub(super) fn driver_finding(machine: &Machine, kernel: &Kernel, device: Option<&Device>, driver: &Driver) -> Finding {
+pub(crate) fn driver_finding(machine: &Machine, kernel: &Kernel, device: Option<&Device>, driver: &Driver) -> Finding {
     const CHECK: &str = "driver";
     match (driver, device) {
         (Driver::Bound { name }, Some(device)) => {

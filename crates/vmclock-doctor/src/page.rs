@@ -9,12 +9,10 @@ use std::path::{Path, PathBuf};
 use vmclock::{ClockStatus, CrossTimestamp, NoTime, OpenError, ReadError, Reading, Snapshot, TimeType, VmClock};
 use vmclock_core::calibration::Calibration;
 
-use super::finding::{Finding, Verdict};
-use super::machine::Machine;
-use super::wording::length;
-use crate::command::now::line;
-use crate::command::show::{anomalies, About};
-use crate::output::error;
+use crate::anomaly::{anomalies, About};
+use crate::finding::{Finding, Verdict};
+use crate::machine::Machine;
+use crate::wording::length;
 
 const CHECK: &str = "page";
 
@@ -22,23 +20,23 @@ const CHECK: &str = "page";
 const STALE: i128 = 90_000_000_000;
 
 /// The page at a path, looked at once for all findings about it.
-pub(super) struct LookedAt {
-    pub(super) path: PathBuf,
-    pub(super) opened: Result<Opened, OpenError>,
+pub(crate) struct LookedAt {
+    pub(crate) path: PathBuf,
+    pub(crate) opened: Result<Opened, OpenError>,
 }
 
 /// A page that could be opened.
-pub(super) struct Opened {
-    pub(super) clock: VmClock,
+pub(crate) struct Opened {
+    pub(crate) clock: VmClock,
     snapshot: Result<Snapshot, ReadError>,
-    pub(super) reading: Result<Reading, ReadError>,
-    pub(super) cross: Result<CrossTimestamp, ReadError>,
+    pub(crate) reading: Result<Reading, ReadError>,
+    pub(crate) cross: Result<CrossTimestamp, ReadError>,
     /// Whether its device wakes those who wait for events.
     notifies: bool,
 }
 
 impl LookedAt {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         let opened = VmClock::open_at(path).map(|clock| Opened {
             snapshot: clock.snapshot(),
             reading: clock.now(),
@@ -50,11 +48,11 @@ impl LookedAt {
     }
 
     /// Whether there is a device at the path, rather than a file that somebody publishes a page in.
-    pub(super) fn is_device(&self) -> bool {
+    pub(crate) fn is_device(&self) -> bool {
         fs::metadata(&self.path).is_ok_and(|file| file.file_type().is_char_device())
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(crate) fn verdict(&self) -> Verdict {
         match &self.opened {
             Ok(Opened { reading: Ok(_), .. }) => Verdict::Time,
             Ok(Opened { snapshot: Ok(snapshot), .. }) if has_marker(snapshot) => Verdict::EventsOnly,
@@ -63,7 +61,7 @@ impl LookedAt {
     }
 
     /// What can be said of the page; of one that cannot be opened just why.
-    pub(super) fn findings(&self, machine: &Machine) -> Vec<Finding> {
+    pub(crate) fn findings(&self, machine: &Machine) -> Vec<Finding> {
         let opened = match &self.opened {
             Ok(opened) => opened,
             Err(error) => return vec![self.not_opened(machine, error)],
@@ -163,18 +161,16 @@ fn time(page: &LookedAt, opened: &Opened, snapshot: &Snapshot) -> Finding {
     match &opened.reading {
         Ok(reading) => match (snapshot.time_type, reading.tai(), reading.utc()) {
             (TimeType::MONOTONIC, ..) => {
-                Finding::ok(CHECK, format!("{}: good for lengths of time, not for TAI or UTC", line(reading)))
+                Finding::ok(CHECK, format!("{reading}: good for lengths of time, not for TAI or UTC"))
             }
             (_, Some(_), Some(_)) => {
                 let offset = snapshot.tai_offset().map_or_else(String::new, |offset| format!(", TAI-UTC = {offset}"));
-                Finding::ok(CHECK, format!("{}{offset}", line(reading)))
+                Finding::ok(CHECK, format!("{reading}{offset}"))
             }
             // Most programs want UTC, and have it here.
-            (_, None, Some(_)) => {
-                Finding::ok(CHECK, format!("{}: no TAI, as the page has no valid TAI-UTC", line(reading)))
-                    .todo(format!("where TAI, or Linux's PTP clock in a guest, is wanted: {to_set_offset}"))
-            }
-            _ => Finding::problem(CHECK, format!("{}: no UTC, as the page has no valid TAI-UTC", line(reading)))
+            (_, None, Some(_)) => Finding::ok(CHECK, format!("{reading}: no TAI, as the page has no valid TAI-UTC"))
+                .todo(format!("where TAI, or Linux's PTP clock in a guest, is wanted: {to_set_offset}")),
+            _ => Finding::problem(CHECK, format!("{reading}: no UTC, as the page has no valid TAI-UTC"))
                 .todo(to_set_offset),
         },
         Err(ReadError::NoTime(reason)) => {
@@ -203,7 +199,7 @@ fn bounds(opened: &Opened, snapshot: &Snapshot) -> Finding {
     const CHECK: &str = "bounds";
     match &opened.reading {
         Ok(reading) => match reading.max_error_nanos() {
-            Some(nanos) => Finding::ok(CHECK, format!("true time is within {}", error(nanos))),
+            Some(nanos) => Finding::ok(CHECK, format!("true time is within ± {}", length(nanos))),
             None => {
                 Finding::missing(CHECK, "the page does not say how far off it may be: readings have no error bounds")
                     .todo("ask whoever publishes the page for the maximum errors of both time and period")

@@ -11,11 +11,11 @@ use std::ops::RangeInclusive;
 use rustix::time::{clock_gettime, ClockId};
 use vmclock::{Time, Timestamp};
 
-use super::finding::Finding;
-use super::kernel::Driver;
-use super::machine::Machine;
-use super::page::{LookedAt, Opened};
-use super::wording::length;
+use crate::finding::Finding;
+use crate::kernel::Driver;
+use crate::machine::Machine;
+use crate::page::{LookedAt, Opened};
+use crate::wording::length;
 
 const CHECK: &str = "PTP clock";
 const SECOND: i128 = 1_000_000_000;
@@ -24,15 +24,15 @@ const SECOND: i128 = 1_000_000_000;
 const PLAUSIBLE_OFFSETS: RangeInclusive<i128> = 10..=60;
 
 /// A PTP clock of a VMClock.
-pub(super) struct PtpClock {
+pub(crate) struct PtpClock {
     /// Like `ptp0`.
-    pub(super) name: String,
+    pub(crate) name: String,
     clock_name: String,
     compared: io::Result<Compared>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ClockScale {
+pub(crate) enum ClockScale {
     Tai,
     Utc,
 }
@@ -47,12 +47,12 @@ struct Compared {
 }
 
 impl PtpClock {
-    pub(super) fn scale(&self) -> Option<ClockScale> {
+    pub(crate) fn scale(&self) -> Option<ClockScale> {
         self.compared.as_ref().ok()?.scale
     }
 }
 
-pub(super) fn look(machine: &Machine, page: &LookedAt) -> Option<PtpClock> {
+pub(crate) fn look(machine: &Machine, page: &LookedAt) -> Option<PtpClock> {
     let (name, clock_name) = clocks(machine).into_iter().find(|(_, clock_name)| clock_name.starts_with("vmclock"))?;
     let read = || (machine.ptp_nanos)(&File::open(machine.path(&format!("/dev/{name}")))?);
     let compared = read().map(|nanos| compare(nanos, page.opened.as_ref().ok()));
@@ -100,7 +100,7 @@ fn scale(ptp: i128, utc: Option<i128>, tai: Option<i128>) -> Option<ClockScale> 
     }
 }
 
-pub(super) fn finding(machine: &Machine, clock: Option<&PtpClock>, driver: &Driver, page: &LookedAt) -> Finding {
+pub(crate) fn finding(machine: &Machine, clock: Option<&PtpClock>, driver: &Driver, page: &LookedAt) -> Finding {
     let Some(PtpClock { name, clock_name, compared }) = clock else {
         return missing(machine, driver, page);
     };

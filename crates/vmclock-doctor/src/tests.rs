@@ -423,7 +423,7 @@ fn another_ptp_clock_is_mentioned() {
 fn events_without_time() {
     let page = Snapshot::BLANK.with(|page| page.disruption_marker = 9);
     let report = FakeMachine::new().acpi_device().driver().device_node(&page, 0o444).examine();
-    assert_eq!((report.verdict, report.verdict.exit_status()), (Verdict::EventsOnly, 3));
+    assert_eq!(report.verdict, Verdict::EventsOnly);
     assert_eq!(report.state("page"), State::Ok, "that it gives no time is said once, by the time's finding");
     assert_eq!(report.state("time"), State::Missing);
     assert!(report.found("time").contains("it has no counter"));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The hypervisor, as far as it shows, and the kernel's own clock source.
 
-use super::finding::Finding;
-use super::machine::Machine;
+use crate::finding::Finding;
+use crate::machine::Machine;
 
 /// Which hypervisor runs this machine, by whatever it left its name in.
-pub(super) fn hypervisor(machine: &Machine) -> Finding {
+pub(crate) fn hypervisor(machine: &Machine) -> Finding {
     const CHECK: &str = "hypervisor";
     let name = name(machine);
     // Firmware names itself on bare metal too; only the CPU's flag tells a virtual machine for certain.
@@ -62,7 +62,7 @@ fn acpi_maker(machine: &Machine) -> Option<String> {
 }
 
 /// What the kernel counts time by. A page's time is the CPU counter's, so one that the kernel has given up is bad news.
-pub(super) fn clocksource(machine: &Machine) -> Finding {
+pub(crate) fn clocksource(machine: &Machine) -> Finding {
     const CHECK: &str = "clocksource";
     let folder = "/sys/devices/system/clocksource/clocksource0";
     let Some(current) = machine.text(&format!("{folder}/current_clocksource")) else {

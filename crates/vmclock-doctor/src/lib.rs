@@ -5,15 +5,16 @@
 //! which looks at it and gives one finding; the findings come in the chain's order, so that the first that is not in
 //! order is the one to see to. Beside the chain stand the PTP clock, the system's clock and what steers it.
 
-use std::path::Path;
-use std::process::ExitCode;
+#![forbid(unsafe_code)]
 
-use crate::cli::PageArgs;
-use crate::output::{print, print_json};
-use finding::{Finding, Report, State, Verdict};
-use machine::Machine;
+use std::path::Path;
+
 use page::LookedAt;
 
+pub use finding::{Finding, Report, State, Verdict};
+pub use machine::Machine;
+
+pub mod anomaly;
 mod daemon;
 mod device;
 mod finding;
@@ -28,17 +29,15 @@ mod system_clock;
 mod tests;
 mod wording;
 
-pub(crate) fn run(args: &PageArgs) -> anyhow::Result<ExitCode> {
-    let report = examine(&Machine::this(), &args.page);
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&report.to_text())?;
-    }
-    Ok(ExitCode::from(report.verdict.exit_status()))
-}
-
-fn examine(machine: &Machine, path: &Path) -> Report {
+/// Looks at a machine, and at the page at this path.
+///
+/// ```
+/// use vmclock_doctor::{examine, Machine, Verdict};
+/// let report = examine(&Machine::this(), "/no/page".as_ref());
+/// assert_eq!(report.verdict, Verdict::Nothing);
+/// print!("{}", report.to_text());
+/// ```
+pub fn examine(machine: &Machine, path: &Path) -> Report {
     let device = device::look(machine);
     let device = device.as_ref();
     let kernel = kernel::look(machine);

@@ -3,10 +3,10 @@
 
 use vmclock::{CrossTimestamp, ReadError};
 
-use super::daemon::Daemon;
-use super::finding::Finding;
-use super::page::LookedAt;
-use super::wording::length;
+use crate::daemon::Daemon;
+use crate::finding::Finding;
+use crate::page::LookedAt;
+use crate::wording::length;
 
 const CHECK: &str = "system clock";
 const SECOND: i128 = 1_000_000_000;
@@ -28,7 +28,7 @@ struct Comparison {
     offset: i128,
 }
 
-pub(super) fn finding(page: &LookedAt, daemon: Option<&Daemon>) -> Finding {
+pub(crate) fn finding(page: &LookedAt, daemon: Option<&Daemon>) -> Finding {
     let path = page.path.display();
     let step = daemon.map_or_else(
         || format!("`date -u -s \"@$(vmclock now --page {path} --json | jq .utc.sec)\"`, and run chrony or the like"),
@@ -54,7 +54,7 @@ pub(super) fn finding(page: &LookedAt, daemon: Option<&Daemon>) -> Finding {
 fn comparison(cross: &CrossTimestamp) -> Option<Comparison> {
     let offset = cross.page.tai_offset().map_or(USUAL_OFFSET, |offset| offset.page_field().into());
     if let Some((low, high)) = cross.realtime_ahead_nanos() {
-        return Some(Comparison { ahead: low.midpoint(high), uncertainty: Some((high - low) / 2), offset });
+        return Some(Comparison { ahead: (low + high).div_euclid(2), uncertainty: Some((high - low) / 2), offset });
     }
     let utc = cross.reading.utc_timestamp()?;
     Some(Comparison { ahead: cross.realtime.time.floor_nanos() - utc.nanos(), uncertainty: None, offset })
@@ -100,8 +100,8 @@ fn sign(ahead: i128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::State;
     use super::*;
+    use crate::finding::State;
 
     fn judge(ahead: i128, uncertainty: impl Into<Option<i128>>) -> Finding {
         agreement(Comparison { ahead, uncertainty: uncertainty.into(), offset: -37 }, "`chronyc makestep`")

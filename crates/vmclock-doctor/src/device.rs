@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use super::finding::Finding;
-use super::machine::Machine;
+use crate::finding::Finding;
+use crate::machine::Machine;
 
 const CHECK: &str = "device";
 const ACPI: &str = "/sys/bus/acpi/devices";
@@ -16,28 +16,28 @@ const STA_PRESENT: u32 = 1 << 0;
 const STA_FUNCTIONING: u32 = 1 << 3;
 
 /// A VMClock that the hypervisor offers.
-pub(super) struct Device {
+pub(crate) struct Device {
     /// What the kernel calls it, like `AMZNC10C:00`.
-    pub(super) name: String,
-    pub(super) described_in: DescribedIn,
+    pub(crate) name: String,
+    pub(crate) described_in: DescribedIn,
     /// The driver that has taken it.
-    pub(super) driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// Where its memory begins and ends, where we may know.
     region: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum DescribedIn {
+pub(crate) enum DescribedIn {
     Acpi,
     DeviceTree,
 }
 
 /// The first VMClock of the machine.
-pub(super) fn look(machine: &Machine) -> Option<Device> {
+pub(crate) fn look(machine: &Machine) -> Option<Device> {
     in_acpi(machine).or_else(|| in_device_tree(machine))
 }
 
-pub(super) fn finding(machine: &Machine, device: Option<&Device>) -> Finding {
+pub(crate) fn finding(machine: &Machine, device: Option<&Device>) -> Finding {
     match device {
         None => Finding::missing(CHECK, "none: no AMZNC10C in ACPI, no amazon,vmclock in a device tree").todo(
             "ask whoever runs the host for a VMClock (QEMU 10 or later: `-device vmclock`; Firecracker has one since \
@@ -56,7 +56,7 @@ impl Device {
     }
 
     /// Why the kernel makes no device node even with a driver: its pages are larger than the region.
-    pub(super) fn too_small_for_a_node(&self, machine: &Machine) -> Option<String> {
+    pub(crate) fn too_small_for_a_node(&self, machine: &Machine) -> Option<String> {
         let len = self.region_len().filter(|len| *len < machine.page_size)?;
         Some(format!("its region has {len} bytes, a page of this kernel {}", machine.page_size))
     }

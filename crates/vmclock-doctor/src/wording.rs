@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lengths of time from nanoseconds to years, for people.
 
-use crate::output::error;
-
 /// Like `850 ns`, `3.2 ms`, `17.500 s`, `6 h 3 min`, `12 d 4 h`.
-pub(super) fn length(nanos: u128) -> String {
+pub(crate) fn length(nanos: u128) -> String {
+    #[allow(clippy::cast_precision_loss)] // few digits are shown
+    let value = nanos as f64;
     let seconds = nanos / 1_000_000_000;
     match seconds {
-        0..=119 => error(nanos).trim_start_matches("± ").to_owned(),
+        _ if nanos < 10_000 => format!("{nanos} ns"),
+        _ if nanos < 10_000_000 => format!("{:.1} us", value / 1e3),
+        0..=9 => format!("{:.1} ms", value / 1e6),
+        10..=119 => format!("{:.3} s", value / 1e9),
         120..=7_199 => format!("{} min {} s", seconds / 60, seconds % 60),
         7_200..=172_799 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
