@@ -46,6 +46,8 @@ pub(crate) struct Kernel {
 pub(crate) enum Clock<'a> {
     /// `vmclock qemu`, with these options.
     Ours(&'a [&'a str]),
+    /// `vmclock qemu`, with these options, as a client of the service that has this page.
+    Served(&'a Path, &'a [&'a str]),
     /// `vmclock qemu --attach`, with these options, for a QEMU that is started beside it.
     Attached(&'a [&'a str]),
     /// QEMU's own device.
@@ -116,6 +118,11 @@ impl Machine {
         Self::start(lab, kernel, name, &Clock::Ours(options), &[extra, &["-incoming", uri]].concat())
     }
 
+    /// The same with another clock.
+    pub(crate) fn incoming_on(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, uri: &str) -> Result<Self> {
+        Self::start(lab, kernel, name, clock, &["-incoming", uri])
+    }
+
     fn start(lab: &Lab, kernel: &Kernel, name: &str, clock: &Clock, extra: &[&str]) -> Result<Self> {
         let folder = lab.folder.join(format!("{name}-{}", kernel.version));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -131,11 +138,14 @@ impl Machine {
             command.stdin(Stdio::null()).stdout(output).stderr(errors.try_clone()?).process_group(0);
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))
         };
-        let publisher = |options: &[&str]| {
+        let client = |options: &[&str]| {
             let mut command = Command::new(&lab.vmclock);
+            command.args(["qemu", "--json", "--page"]).arg(&page).args(options);
+            command
+        };
+        let publisher = |options: &[&str]| {
             // Not every machine knows the offset: neither its kernel nor a list of leap seconds may say it.
-            let offset = format!("--tai-offset=-{TAI_MINUS_UTC}");
-            command.args(["qemu", "--json", "--reference", "host-clock", &offset, "--page"]).arg(&page);
+            let mut command = client(&["--reference", "host-clock", &format!("--tai-offset=-{TAI_MINUS_UTC}")]);
             command.args(options);
             command
         };
@@ -144,6 +154,11 @@ impl Machine {
             Clock::Ours(options) => {
                 let mut command = publisher(options);
                 command.arg("--").arg(&lab.qemu).args(extra);
+                start(command, Stdio::piped())?
+            }
+            Clock::Served(service, options) => {
+                let mut command = client(options);
+                command.args(["--name", name, "--service"]).arg(service).arg("--").arg(&lab.qemu).args(extra);
                 start(command, Stdio::piped())?
             }
             Clock::Attached(options) => {
@@ -178,7 +193,7 @@ impl Machine {
                 None => Ok(socket.exists()),
             })?;
             let region = match clock {
-                Clock::Ours(_) | Clock::Attached(_) => Some(Region::open(&page)?),
+                Clock::Ours(_) | Clock::Served(..) | Clock::Attached(_) => Some(Region::open(&page)?),
                 Clock::Stock => None,
                 Clock::Tree(_) => Some(arm::region_in(&folder)?),
             };

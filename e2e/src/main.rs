@@ -8,6 +8,7 @@
 //! | [`apart`] | a CPU for the guest, and another for who asks it for its counter |
 //! | [`arm`] | what is different of a guest on arm64, which finds the clock by its device tree |
 //! | [`machine`] | a guest in QEMU; [`qmp`] and [`port`] are the ways to talk to QEMU and to the guest |
+//! | [`service`] | the host's service |
 //! | [`region`] | the memory that guest and host share |
 //! | [`truth`] | what time it really was |
 //! | [`initramfs`] | the guest's first file system |
@@ -25,6 +26,7 @@ mod port;
 mod qmp;
 mod region;
 mod report;
+mod service;
 mod truth;
 
 use std::path::PathBuf;

@@ -133,6 +133,14 @@ pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     Ok(harness.arg("--chronyd").arg(&assets.chronyd).arg("--feed").arg(built("examples/feed")))
 }
 
+/// The `vmclock` command, built statically: it runs wherever there is a kernel.
+pub(crate) fn static_command(project: &Project) -> Result<PathBuf> {
+    let target = project.target("guest");
+    let build = project.cargo("build").args(["--release", "--target", TARGET, "--package=vmclock-cli", "--target-dir"]);
+    build.arg(&target).env("RUSTFLAGS", STATIC).run()?;
+    Ok(target.join(TARGET).join("release/vmclock"))
+}
+
 /// A program in C that uses libvmclock and runs where no library is.
 fn build_c_program(project: &Project) -> Result<PathBuf> {
     let folder = project.target("guest-c");

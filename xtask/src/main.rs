@@ -26,6 +26,7 @@ mod fuzz;
 mod fuzz_host;
 mod go_bindings;
 mod guest_test;
+mod libvirt_test;
 mod package;
 mod project;
 mod python_bindings;
@@ -58,6 +59,7 @@ enum Verb {
     InstallC(c_library::Options),
     RecordCAbi(c_test::RecordOptions),
     GuestTest(guest_test::Options),
+    LibvirtTest(libvirt_test::Options),
     DriverTest(driver_test::Options),
     Dkms(dkms::Options),
     UpstreamSeries(driver_test::UpstreamOptions),
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Verb::InstallC(options) => c_library::run(&project, &options),
         Verb::RecordCAbi(options) => c_test::record(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
+        Verb::LibvirtTest(options) => libvirt_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
         Verb::Dkms(options) => dkms::run(&project, &options),
         Verb::UpstreamSeries(options) => driver_test::upstream_series(&project, &options),

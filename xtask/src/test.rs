@@ -10,6 +10,7 @@ use crate::fuzz;
 use crate::fuzz_host;
 use crate::go_bindings;
 use crate::guest_test;
+use crate::libvirt_test;
 use crate::package;
 use crate::project::{is_ci, Project};
 use crate::python_bindings;
@@ -17,7 +18,7 @@ use crate::shell::{say, Cmd};
 use crate::steps::{self, Done, Step};
 use crate::toolchain;
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "clippy", about: "no warnings, in any target", run: clippy },
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
@@ -30,6 +31,7 @@ const STEPS: [Step; 14] = [
     Step { name: "c", about: "libvmclock, called by programs in C and C++, and its ABI", run: c_test::step },
     Step { name: "go", about: "the bindings for Go", run: go_bindings::step },
     Step { name: "python", about: "the bindings for Python", run: python_bindings::step },
+    Step { name: "libvirt", about: "guests of the real libvirt daemon, with our hook", run: libvirt_test::step },
     Step { name: "guest", about: "real guests under QEMU, with Linux's own driver", run: guest_test::step },
     Step { name: "driver", about: "the Linux driver in Rust, beside Linux's own", run: driver_test::step },
 ];

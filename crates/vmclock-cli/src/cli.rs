@@ -399,8 +399,8 @@ pub(crate) struct QemuArgs {
     #[arg(long)]
     pub(crate) restored: bool,
 
-    /// The socket of the host's service that publishes the page (default: that of /run/vmclock/page, where a service
-    /// answers and nothing says that this command is to publish it itself)
+    /// Let the host's service publish the page: the service's own page, or its socket (default: `$VMCLOCK_PAGE`, else
+    /// /run/vmclock/page, where a service answers and nothing says that this command is to publish the page itself)
     #[arg(long, value_name = "PATH", conflicts_with_all = ["no_service", "config", "reference", "tai_offset"])]
     pub(crate) service: Option<PathBuf>,
 
@@ -430,8 +430,8 @@ pub(crate) struct QemuArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) refresh: Option<Duration>,
 
-    /// Publish the page here, with this TAI-UTC in seconds, e.g. 37, where you know better than the kernel and the system's leap-seconds.list (-37 is
-    /// taken too)
+    /// Publish the page here, with this TAI-UTC in seconds, e.g. 37, where you know better than the kernel and the system's
+    /// leap-seconds.list (-37 is taken too)
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = tai_offset)]
     pub(crate) tai_offset: Option<TaiOffset>,
 

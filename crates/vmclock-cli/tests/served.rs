@@ -181,8 +181,7 @@ fn qemu(folder: &Path, options: &[&str]) -> Lines {
 fn vmclock_qemu_is_a_client_of_the_service() {
     let service = Publisher::start();
     let folder = tempfile::tempdir().expect("a folder");
-    let path = socket(&service);
-    let mut lines = qemu(folder.path(), &["--require-time", "--service", path.to_str().expect("plain")]);
+    let mut lines = qemu(folder.path(), &["--require-time", "--service", &service.path()]);
     let said = lines.until(|line| line["event"] == "no-counter");
     let served = said.iter().find(|line| line["event"] == "served").expect("it is served");
     assert_eq!(served["guest"], "web-7");

@@ -254,7 +254,7 @@ fn sources(scale: Scale, machine: &mut Machine) -> Result<String> {
 }
 
 /// Pause and continue: no event, and no reading wrong.
-fn pause(lab: &Lab, machine: &mut Machine) -> Result<String> {
+pub(super) fn pause(lab: &Lab, machine: &mut Machine) -> Result<String> {
     let observation = Begun::begin(machine)?;
     machine.qmp.run("stop", &json!({}))?;
     let stopped = observation.guest_counter();

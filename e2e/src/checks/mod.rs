@@ -14,6 +14,7 @@ mod live;
 mod nested;
 mod notify;
 mod other;
+mod served;
 mod watched;
 
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         if wanted(&name) {
             report.check(&name, || agent::fed_chronyd(lab, kernel, &tools.chronyd));
         }
-        let checks: [(&str, Check); 9] = [
+        let checks: [(&str, Check); 10] = [
             ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
             ("agent-warm", |lab, kernel| agent::warm(lab, kernel, lab.restores)),
             ("agent-steady", agent::discipline),
@@ -85,6 +86,7 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
             ("read-only", other::read_only),
             ("pc", other::pc),
             ("load", life::load),
+            ("served", served::run),
         ];
         for (name, check) in checks {
             let name = format!("{} {name}", kernel.version);

@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,11 @@ fn service(args: &QemuArgs, page: &Path) -> anyhow::Result<Option<ServiceGuest<s
     if args.no_service || is_own {
         return Ok(None);
     }
-    let path = args.service.clone().unwrap_or_else(|| path_for(&published_page(), None));
+    let path = match &args.service {
+        Some(path) if path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket()) => path.clone(),
+        Some(page) => path_for(page, None),
+        None => path_for(&published_page(), None),
+    };
     let found = Client::connect(&path).and_then(|mut client| client.version());
     match found {
         Ok(_) => {
