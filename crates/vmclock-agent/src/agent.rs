@@ -513,6 +513,9 @@ impl<C: SystemClock> Agent<C> {
     }
 
     fn run_hooks(&mut self, run: u64, names: &[&'static str]) -> Option<Input> {
+        if names.contains(&"restored") || names.contains(&"disrupted") {
+            self.status.recovery_run = Some(run);
+        }
         let event = self.hook_event(names);
         if self.hooks.is_none() {
             self.hooks = Runner::start(&self.program, &self.config.hooks.folder).ok();

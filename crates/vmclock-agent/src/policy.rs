@@ -158,6 +158,12 @@ pub struct Policy {
     /// The hooks of an event, which may be an earlier one: those of the next wait, so that however many events come in a
     /// row, there are runs for the first and for all others together.
     unfinished_run: Option<u64>,
+    /// The hooks of an announcement; and the newest announcement since, which has them run again. So a host that announces
+    /// all the time leaves the hook runner room for what matters.
+    announcement_run: Option<u64>,
+    announced: Option<&'static str>,
+    /// The hooks before a snapshot, which may still run when somebody has called it off.
+    quiesce_run: Option<u64>,
     /// Whether the next comparison may step the clock although nothing happened: at the start, and when time returns.
     may_step: bool,
     /// How often the clock was stepped since.
@@ -178,6 +184,9 @@ impl Policy {
             certain: None,
             last_run: 0,
             unfinished_run: None,
+            announcement_run: None,
+            announced: None,
+            quiesce_run: None,
             may_step: false,
             steps: 0,
             retry_at: None,
@@ -221,7 +230,7 @@ impl Policy {
             Input::Started { epoch, completed, frozen } => self.start(epoch, completed, frozen, now),
             Input::Reopened(epoch) => self.reopened(epoch, now),
             Input::Happened { names, epoch } => self.begin(&names, epoch, now),
-            Input::Announced(name) => vec![self.run_hooks(vec![name])],
+            Input::Announced(name) => self.announce(name),
             Input::TimeChanged => self.time_changed(),
             Input::Measured(Ok(measured)) => self.measured(&measured, now),
             Input::Measured(Err(reason)) => self.no_time(reason, now),
@@ -401,6 +410,17 @@ impl Policy {
         Action::RunHooks { run: self.last_run, names }
     }
 
+    /// Runs the hooks of an announcement, as soon as those of an earlier one have ended: the newest is what counts.
+    fn announce(&mut self, name: &'static str) -> Vec<Action> {
+        if self.announcement_run.is_some() {
+            self.announced = Some(name);
+            return Vec::new();
+        }
+        let action = self.run_hooks(vec![name]);
+        self.announcement_run = Some(self.last_run);
+        vec![action]
+    }
+
     /// Runs the hooks of the event that is being dealt with, as soon as those of an earlier one have ended.
     fn start_hooks(&mut self) -> Vec<Action> {
         let names = match &self.recovery {
@@ -416,6 +436,13 @@ impl Policy {
     }
 
     fn hooks_finished(&mut self, run: u64, succeeded: bool, now: Moment) -> Vec<Action> {
+        if self.announcement_run == Some(run) {
+            self.announcement_run = None;
+            return self.announced.take().map_or_else(Vec::new, |name| self.announce(name));
+        }
+        if self.quiesce_run == Some(run) {
+            self.quiesce_run = None;
+        }
         if self.workload == (Workload::Quiescing { run }) {
             if !succeeded {
                 self.workload = Workload::Runs;
@@ -474,8 +501,13 @@ impl Policy {
                     Err("the machine is still recovering from the last event: try again".into()),
                 )]
             }
+            Workload::Runs if self.quiesce_run.is_some() => {
+                let reason = "hooks of the event quiesce still run, of a snapshot that was called off: try again";
+                vec![Action::AnswerQuiesce(Err(reason.to_owned()))]
+            }
             Workload::Runs => {
                 let hooks = self.run_hooks(vec!["quiesce"]);
+                self.quiesce_run = Some(self.last_run);
                 self.workload = Workload::Quiescing { run: self.last_run };
                 vec![hooks]
             }

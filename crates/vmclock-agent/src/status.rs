@@ -48,8 +48,11 @@ pub struct Status {
     pub hooks_failed: u64,
     /// Whether the agent keeps the clock on the page all the time.
     pub disciplines: bool,
-    /// The last results of hooks.
+    /// The last results of hooks: those of the last disruption or restore are kept as long as there is room.
     pub hooks: Vec<HookResult>,
+    /// The run of hooks for the last disruption or restore.
+    #[serde(skip)]
+    pub(crate) recovery_run: Option<u64>,
     /// The last reports.
     pub reports: Vec<Report>,
 }
@@ -79,7 +82,10 @@ impl Status {
             "clock-right" => self.recovery_ns = report.took_ns,
             _ => {}
         }
-        keep(&mut self.reports, report.clone());
+        if self.reports.len() >= KEPT {
+            self.reports.remove(0);
+        }
+        self.reports.push(report.clone());
     }
 
     pub(crate) fn hook_ended(&mut self, result: HookResult) {
@@ -88,7 +94,12 @@ impl Status {
         } else {
             self.hooks_failed += 1;
         }
-        keep(&mut self.hooks, result);
+        if self.hooks.len() >= KEPT {
+            // However often a host announces something, what became of the last restore can be seen.
+            let others = self.hooks.iter().position(|result| Some(result.run) != self.recovery_run);
+            self.hooks.remove(others.unwrap_or(0));
+        }
+        self.hooks.push(result);
     }
 
     /// The numbers, in the text format of Prometheus.
@@ -161,16 +172,34 @@ fn seconds(nanos: i128) -> String {
     format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
-fn keep<T>(list: &mut Vec<T>, item: T) {
-    if list.len() >= KEPT {
-        list.remove(0);
-    }
-    list.push(item);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::HookStatus;
+
+    #[test]
+    fn announcements_do_not_push_out_what_became_of_a_restore() {
+        let mut status = Status { recovery_run: Some(7), ..Status::default() };
+        let result = |run| HookResult {
+            run,
+            name: "x".to_owned(),
+            order: 50,
+            required: false,
+            status: HookStatus::Succeeded,
+            attempts: 1,
+            duration_ms: 1,
+            tail: String::new(),
+        };
+        for run in [6, 7, 7].into_iter().chain(8..1_000) {
+            status.hook_ended(result(run));
+        }
+        let runs: Vec<u64> = status.hooks.iter().map(|result| result.run).collect();
+        assert_eq!((runs.len(), &runs[..3], runs.last()), (KEPT, &[7, 7, 970][..], Some(&999)));
+        for _ in 0..2 * KEPT {
+            status.hook_ended(result(7));
+        }
+        assert_eq!(status.hooks.len(), KEPT, "a restore's hooks, too, may be many");
+    }
 
     #[test]
     fn metrics_are_exact_and_in_seconds() {

@@ -334,6 +334,43 @@ fn a_hundred_restores_while_hooks_run_have_one_more_run_and_the_last_is_not_lost
 }
 
 #[test]
+fn a_host_that_announces_all_the_time_keeps_no_restore_from_its_hooks() {
+    let mut machine = Machine::new(Settings::default());
+    let announce = |machine: &mut Machine| {
+        for name in ["maintenance-soon", "maintenance-imminent", "maintenance-cleared"] {
+            machine.give(Input::Announced(name));
+        }
+    };
+    for _ in 0..1_000 {
+        announce(&mut machine);
+    }
+    machine.restore(HOUR);
+    announce(&mut machine);
+    let names: Vec<_> = machine.running.iter().map(|(_, names)| names.join(" ")).collect();
+    assert_eq!(names, ["maintenance-soon", "restored disrupted"], "they hang");
+    machine.end_hooks(true);
+    assert_eq!((machine.ready, machine.completed.last()), (1, Some(&Some(epoch(2)))));
+    let names: Vec<_> = machine.running.iter().map(|(_, names)| names.join(" ")).collect();
+    assert_eq!(names, ["maintenance-cleared"], "what was announced last is not lost");
+    machine.end_hooks(true);
+    assert!(machine.running.is_empty());
+}
+
+#[test]
+fn snapshots_that_are_called_off_leave_no_more_than_one_run_behind() {
+    let mut machine = Machine::new(Settings::default());
+    for _ in 0..100 {
+        machine.give(Input::Quiesce);
+        machine.give(Input::Thaw);
+    }
+    assert_eq!(machine.running.len(), 1);
+    machine.end_hooks(true);
+    assert!(!machine.frozen);
+    machine.quiesce();
+    assert!(machine.frozen);
+}
+
+#[test]
 fn a_clock_that_cannot_be_set_is_reported_and_tried_again() {
     let mut machine = Machine::new(Settings::default());
     machine.restore(0);
