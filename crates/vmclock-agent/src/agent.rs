@@ -22,13 +22,13 @@ use crate::cgroup::Freezer;
 use crate::clock::SystemClock;
 use crate::config::{Config, Scale, TimeSource};
 use crate::control::{Control, Request};
-use crate::feed::Leap;
+use crate::feed::{chronyd, Leap};
 use crate::log::Log;
 use crate::measure::Measured;
 use crate::policy::{Action, Input, Policy, Settings};
 use crate::report::{Level, Report};
 use crate::runner::{self, HookEvent, Runner};
-use crate::source::{compare_with_page, HypervisorClock};
+use crate::source::{compare_with_page, AskedChronyd, HypervisorClock};
 use crate::state;
 use crate::status::Status;
 use crate::tell::{Listeners, Message};
@@ -64,6 +64,9 @@ pub struct Agent<C> {
     clock: C,
     watch: Option<Watch>,
     ptp: Option<HypervisorClock>,
+    chronyd: Option<AskedChronyd>,
+    /// The last time was chronyd's, which has the clock.
+    chronyd_vouches: bool,
     page_had_time: bool,
     no_page_time_since: Option<Instant>,
     hooks: Option<Runner>,
@@ -98,6 +101,8 @@ impl<C: SystemClock> Agent<C> {
             clock,
             watch: None,
             ptp: None,
+            chronyd: None,
+            chronyd_vouches: false,
             page_had_time: false,
             no_page_time_since: None,
             hooks: None,
@@ -146,6 +151,7 @@ impl<C: SystemClock> Agent<C> {
             self.freeze();
         }
         self.open_ptp();
+        self.chronyd = self.chronyd_path().map(AskedChronyd::new);
         let page = self.config.page.path.clone().unwrap_or_else(vmclock::default_page);
         let reports = self.feeding.configure(&self.config.feed, &page);
         self.report_all(&reports);
@@ -158,7 +164,7 @@ impl<C: SystemClock> Agent<C> {
 
     fn open_ptp(&mut self) {
         self.ptp = None;
-        if self.config.time.source == TimeSource::Page {
+        if !matches!(self.config.time.source, TimeSource::Auto | TimeSource::Ptp) {
             return;
         }
         let path = self.config.time.ptp.clone().or_else(|| HypervisorClock::find(Path::new("/sys/class/ptp")));
@@ -177,6 +183,21 @@ impl<C: SystemClock> Agent<C> {
             Some(Err(error)) => self.report(&Report::new(Level::Warning, "ptp", error)),
             None => {}
         }
+    }
+
+    /// Where chronyd is asked, if nobody else has the time.
+    fn chronyd_path(&self) -> Option<PathBuf> {
+        if !matches!(self.config.time.source, TimeSource::Auto | TimeSource::Chronyd) {
+            return None;
+        }
+        let named = self.config.time.chronyd.clone().or_else(|| self.config.feed.chronyd.clone());
+        let usual = Path::new(chronyd::DEFAULT_SOCKET);
+        named.or_else(|| (self.config.time.source == TimeSource::Chronyd || usual.exists()).then(|| usual.to_owned()))
+    }
+
+    /// Whether it asks or tells a chronyd, which takes the right to make files beside chronyd's socket.
+    pub const fn speaks_to_chronyd(&self) -> bool {
+        self.chronyd.is_some() || self.config.feed.chronyd.is_some()
     }
 
     /// Runs until `signals` says that it is to end. `signals` is polled for reading, and then asked.
@@ -201,6 +222,7 @@ impl<C: SystemClock> Agent<C> {
             self.poll_hooks();
             self.poll_freezer();
             self.poll_control();
+            self.poll_chronyd();
             self.keep_steady();
             self.feed();
             if self.policy.deadline().is_some_and(|at| at <= self.now()) {
@@ -287,6 +309,7 @@ impl<C: SystemClock> Agent<C> {
         fds.extend(self.hooks.as_ref().map(|hooks| readable(hooks.as_fd())));
         fds.extend(self.control.fds().map(readable));
         fds.extend(self.feeding.fds().map(readable));
+        fds.extend(self.chronyd.as_ref().and_then(AskedChronyd::fd).map(readable));
         if let Some(freezer) = self.freezer.as_ref().filter(|_| self.freezing) {
             fds.extend(freezer.changes().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::PRI)));
         }
@@ -294,8 +317,9 @@ impl<C: SystemClock> Agent<C> {
         let policy = self.policy.deadline().map(|at| at.saturating_sub(now));
         let until = |at: Instant| at.saturating_duration_since(Instant::now());
         let (reopen, watch) = (self.reopen_at.map(until), self.watch_again_at.map(until));
+        let chronyd = self.chronyd.as_ref().and_then(AskedChronyd::deadline).map(until);
         let others = [self.steady.due().map(|at| at.saturating_sub(now)), self.feeding.due(now)];
-        let timeout = [policy, reopen, watch].into_iter().chain(others).flatten().min();
+        let timeout = [policy, reopen, watch, chronyd].into_iter().chain(others).flatten().min();
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -396,6 +420,15 @@ impl<C: SystemClock> Agent<C> {
         }
     }
 
+    /// What chronyd was asked for may have come.
+    fn poll_chronyd(&mut self) {
+        if self.chronyd.as_mut().is_some_and(|chronyd| chronyd.advance(Instant::now())) {
+            let measured = self.measure();
+            self.status.measured(&measured);
+            self.handle(Input::Measured(measured));
+        }
+    }
+
     fn poll_control(&mut self) {
         for (connection, request) in self.control.requests() {
             match request {
@@ -421,7 +454,8 @@ impl<C: SystemClock> Agent<C> {
         self.status.disruption_marker_hex = epoch.map(|epoch| format!("{:#018x}", epoch.disruption_marker));
         self.status.generation_hex =
             epoch.and_then(|epoch| epoch.generation).map(|generation| format!("{generation:#018x}"));
-        if !self.policy.recovers() {
+        // chronyd would have to be asked first: what it said last is there.
+        if !self.policy.recovers() && !self.chronyd_vouches {
             let measured = self.measure();
             self.status.measured(&measured);
         }
@@ -443,8 +477,17 @@ impl<C: SystemClock> Agent<C> {
         match action {
             Action::Measure => {
                 let measured = self.measure();
+                if measured.is_err() && self.chronyd.as_ref().is_some_and(AskedChronyd::is_asked) {
+                    // It is given when chronyd has answered, or has not.
+                    return None;
+                }
                 self.status.measured(&measured);
                 return Some(Input::Measured(measured));
+            }
+            Action::Step(_) if self.chronyd_vouches => {
+                if let Some(chronyd) = &mut self.chronyd {
+                    chronyd.step(Instant::now());
+                }
             }
             Action::Step(by) => {
                 self.steady.restart();
@@ -453,13 +496,19 @@ impl<C: SystemClock> Agent<C> {
                 self.report_all(report.as_slice());
                 return failed(result);
             }
-            Action::Slew(by) if !self.steady.is_active() => return failed(self.clock.slew(by)),
+            // Who has the clock slews it.
+            Action::Slew(by) if !self.steady.is_active() && !self.chronyd_vouches => {
+                return failed(self.clock.slew(by))
+            }
             Action::Slew(_) => {}
             Action::RunHooks { run, names } => return self.run_hooks(run, &names),
             Action::Freeze => return self.freeze(),
             Action::Thaw => self.thaw(),
             Action::ResetFeeds => {
                 self.steady.restart();
+                if let Some(chronyd) = &mut self.chronyd {
+                    chronyd.disrupted();
+                }
                 let reports = self.feeding.disrupted(self.now());
                 self.report_all(&reports);
             }
@@ -483,12 +532,13 @@ impl<C: SystemClock> Agent<C> {
     fn measure(&mut self) -> Result<Measured, String> {
         let from_page = match (self.config.time.source, self.page()) {
             (TimeSource::Ptp, _) => Err("time.source is ptp".to_owned()),
+            (TimeSource::Chronyd, _) => Err("time.source is chronyd".to_owned()),
             (_, Some(clock)) => compare_with_page(clock),
             (_, None) => Err("there is no page".to_owned()),
         };
         let reason = match from_page {
             Ok(measured) => {
-                (self.page_had_time, self.no_page_time_since) = (true, None);
+                (self.page_had_time, self.no_page_time_since, self.chronyd_vouches) = (true, None, false);
                 self.vouches(|agent| agent.page().map_or_else(String::new, |page| page.path().display().to_string()));
                 return Ok(measured);
             }
@@ -498,9 +548,21 @@ impl<C: SystemClock> Agent<C> {
         if self.page_had_time && since.elapsed() < PAGE_FIRST {
             return Err(reason);
         }
-        let Some(ptp) = &mut self.ptp else { return Err(reason) };
-        let measured = ptp.compare().map_err(|error| format!("{reason}; {error}"))?;
-        self.vouches(|agent| agent.ptp.as_ref().map_or_else(String::new, |ptp| ptp.path().display().to_string()));
+        let reason = match self.ptp.as_mut().map(HypervisorClock::compare) {
+            Some(Ok(measured)) => {
+                self.chronyd_vouches = false;
+                self.vouches(|agent| {
+                    agent.ptp.as_ref().map_or_else(String::new, |ptp| ptp.path().display().to_string())
+                });
+                return Ok(measured);
+            }
+            Some(Err(error)) => format!("{reason}; {error}"),
+            None => reason,
+        };
+        let Some(chronyd) = &mut self.chronyd else { return Err(reason) };
+        let measured = chronyd.measure(Instant::now()).map_err(|error| format!("{reason}; {error}"))?;
+        self.chronyd_vouches = true;
+        self.vouches(|agent| agent.chronyd.as_ref().map_or_else(String::new, |chronyd| chronyd.name().to_owned()));
         Ok(measured)
     }
 
@@ -609,7 +671,10 @@ impl<C: SystemClock> Agent<C> {
         }
         match &measured {
             // What is so far off is stepped.
-            Ok(measured) if !measured.ahead.certainly_off_by_more_than(self.config.policy().step_threshold) => {
+            Ok(measured)
+                if !self.chronyd_vouches
+                    && !measured.ahead.certainly_off_by_more_than(self.config.policy().step_threshold) =>
+            {
                 let reports = self.steady.adjust(measured, now, &mut self.clock);
                 self.report_all(&reports);
             }
@@ -623,7 +688,10 @@ impl<C: SystemClock> Agent<C> {
         let mut reports = self.feeding.advance();
         if self.feeding.is_due(now) {
             match self.measure() {
-                Ok(measured) if !self.policy.recovers() => reports.extend(self.feeding.update(&measured, now)),
+                // chronyd's own time is none to feed it with.
+                Ok(measured) if !self.policy.recovers() && !self.chronyd_vouches => {
+                    reports.extend(self.feeding.update(&measured, now));
+                }
                 _ => self.feeding.skip(now),
             }
         }

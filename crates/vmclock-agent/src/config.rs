@@ -71,13 +71,15 @@ impl Default for PageConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeSource {
-    /// The page where it states UTC and bounds, otherwise the hypervisor's PTP clock.
+    /// The page where it states UTC and bounds, otherwise the hypervisor's PTP clock, otherwise chronyd.
     #[default]
     Auto,
     /// The page, or nobody.
     Page,
     /// The PTP clock, or nobody.
     Ptp,
+    /// chronyd, or nobody.
+    Chronyd,
 }
 
 /// The scale of a PTP clock, which its device does not tell.
@@ -107,6 +109,8 @@ pub struct TimeConfig {
     /// The PTP clock's maximum error: its device does not state one.
     #[serde(deserialize_with = "duration")]
     pub ptp_max_error: Duration,
+    /// chronyd's command socket; where none is named, that of `feed`, or the usual one where it exists.
+    pub chronyd: Option<PathBuf>,
 }
 
 impl Default for TimeConfig {
@@ -117,6 +121,7 @@ impl Default for TimeConfig {
             ptp_scale: Scale::default(),
             tai_offset: None,
             ptp_max_error: Duration::from_millis(100),
+            chronyd: None,
         }
     }
 }
@@ -396,6 +401,7 @@ mod tests {
             config.page.path.is_some()
                 && config.time.ptp.is_some()
                 && config.time.tai_offset == Some(37)
+                && config.time.chronyd.is_some()
                 && config.feed.chronyd.is_some()
         );
         assert!(config.feed.chrony.is_some() && config.feed.ntpd_rs.is_some() && config.feed.clockbound.is_some());

@@ -138,15 +138,16 @@ fn serve(path: Option<&Path>) -> Result<ExitCode, String> {
         let text = format!("cannot run before other processes ({error}): it takes CAP_SYS_NICE");
         let _ = writeln!(io::stderr(), "vmclock-agent: {text}");
     }
-    drop_capabilities().map_err(|error| format!("cannot give up capabilities: {error}"))?;
+    drop_capabilities(agent.speaks_to_chronyd()).map_err(|error| format!("cannot give up capabilities: {error}"))?;
     agent.run(&mut signals).map(|()| ExitCode::SUCCESS)
 }
 
 /// Hooks have a process of their own, which keeps what they need. All else that the agent does, it does with files that
-/// are root's, and with the clock.
-fn drop_capabilities() -> io::Result<()> {
+/// are root's, and with the clock; but chronyd is spoken to in a folder of its own user.
+fn drop_capabilities(speaks_to_chronyd: bool) -> io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
-    let kept = CapabilitySet::SYS_TIME;
+    let mut kept = CapabilitySet::SYS_TIME;
+    kept.set(CapabilitySet::DAC_OVERRIDE, speaks_to_chronyd);
     sets = CapabilitySets {
         effective: sets.effective & kept,
         permitted: sets.permitted & kept,

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who vouches for the time: the page; else a PTP clock that belongs to the hypervisor.
+//! Who vouches for the time: the page; else a PTP clock that belongs to the hypervisor; else chronyd.
+
+mod chronyd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use vmclock_host::source::ptp::{PtpClock, PtpError, PtpScale};
 use vmclock_host::source::{Measure, Stamp};
 
 use crate::measure::{Ahead, Measured};
+
+pub use chronyd::AskedChronyd;
 
 /// Compares `CLOCK_REALTIME` with a page.
 ///

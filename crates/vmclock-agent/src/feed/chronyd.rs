@@ -22,6 +22,7 @@ use rustix::fs::{chmodat, fchmod, fstat, mkdirat, open, openat, unlinkat, AtFlag
 use rustix::process::geteuid;
 use vmclock_host::identity;
 use vmclock_host::source::chrony::protocol::ReplyError;
+use vmclock_host::source::chrony::Tracking;
 
 pub use vmclock_host::source::chrony::protocol::Command;
 
@@ -73,7 +74,9 @@ pub enum ChronydError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => ": is chronyd running, and this its `bindcmdaddress`?",
-        ErrorKind::PermissionDenied => ": run as chronyd's user, or as root with CAP_DAC_OVERRIDE",
+        ErrorKind::PermissionDenied => {
+            ": run as chronyd's user, or as root with CAP_DAC_OVERRIDE (which an agent that knew of chronyd at its start has)"
+        }
         _ => "",
     }
 }
@@ -118,6 +121,7 @@ impl Chronyd {
             sequence: std::process::id(),
             attempt: 0,
             deadline: now + TIMEOUT,
+            tracking: None,
         };
         conversation.send()?;
         Ok(conversation)
@@ -153,6 +157,7 @@ pub struct Conversation {
     sequence: u32,
     attempt: u16,
     deadline: Instant,
+    tracking: Option<Tracking>,
 }
 
 impl AsFd for Conversation {
@@ -167,6 +172,11 @@ impl Conversation {
         self.deadline
     }
 
+    /// The answer to the last [`Command::Tracking`], if it has come.
+    pub const fn tracking(&self) -> Option<Tracking> {
+        self.tracking
+    }
+
     /// Takes what has come, and sends what is next. `None`: not finished. The first error is the end of it, and what
     /// comes after is not sent.
     pub fn advance(&mut self, now: Instant) -> Option<Result<(), ChronydError>> {
@@ -176,6 +186,9 @@ impl Conversation {
             match self.socket.recv(&mut reply) {
                 Ok(len) => match command.parse_reply(&reply[..len], self.sequence) {
                     Ok(_) => {
+                        if command == Command::Tracking {
+                            self.tracking = Tracking::parse(&reply[..len], self.sequence).ok();
+                        }
                         self.commands.pop_front();
                         self.sequence = self.sequence.wrapping_add(1);
                         self.attempt = 0;
@@ -289,19 +302,19 @@ impl Drop for Address {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rustix::event::{poll, PollFd, PollFlags};
     use std::os::unix::fs::PermissionsExt;
 
     /// chronyd's socket, and what it was asked.
-    struct Daemon {
+    pub(crate) struct Daemon {
         folder: tempfile::TempDir,
         socket: UnixDatagram,
     }
 
     impl Daemon {
-        fn new() -> (Self, Chronyd) {
+        pub(crate) fn new() -> (Self, Chronyd) {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("chronyd.sock");
             let socket = UnixDatagram::bind(&path).expect("bound");
@@ -309,10 +322,10 @@ mod tests {
             (Self { folder, socket }, Chronyd::new(path))
         }
 
-        fn asked(&self) -> Option<Asked> {
+        pub(crate) fn asked(&self) -> Option<Asked> {
             let mut bytes = [0; 200];
             let (len, from) = self.socket.recv_from(&mut bytes).ok()?;
-            assert_eq!((len, &bytes[..4]), (28, &[6, 1, 0, 0][..]));
+            assert!([28, 104].contains(&len) && bytes[..4] == [6, 1, 0, 0], "{len}");
             let sequence: [u8; 4] = bytes[8..12].try_into().expect("4");
             let mut reply = vec![0; 28];
             reply[..8].copy_from_slice(&[6, 2, 0, 0, bytes[4], bytes[5], 0, 1]);
@@ -322,18 +335,51 @@ mod tests {
             Some(Asked { command: half(4), attempt: half(6), sequence, reply, from })
         }
 
-        fn answer(&self, asked: &Asked) {
+        pub(crate) fn answer(&self, asked: &Asked) {
             self.socket.send_to(&asked.reply, &asked.from).expect("sent");
         }
     }
 
     /// A request, and the reply to it.
-    struct Asked {
-        command: u16,
+    pub(crate) struct Asked {
+        pub(crate) command: u16,
         attempt: u16,
         sequence: [u8; 4],
         reply: Vec<u8>,
         from: PathBuf,
+    }
+
+    impl Asked {
+        /// Where the question is for it, the answer is that the clock is so many seconds slow, a power of two or none, with
+        /// 8 ms there and back and a dispersion of 1 ms.
+        pub(crate) fn track(&mut self, slow: f64) {
+            if self.command != 33 {
+                return;
+            }
+            self.reply.resize(104, 0);
+            self.reply[6..8].copy_from_slice(&[0, 5]);
+            let body = &mut self.reply[28..];
+            body[..4].copy_from_slice(&[192, 0, 2, 1]);
+            body[25] = 2;
+            for (at, seconds) in [(40, slow), (64, 0.007_812_5), (68, 0.000_976_562_5)] {
+                body[at..at + 4].copy_from_slice(&coded(seconds).to_be_bytes());
+            }
+        }
+
+        /// It has no reference.
+        pub(crate) fn unsynchronize(&mut self) {
+            self.reply[28 + 27] = 3;
+        }
+    }
+
+    /// A power of two, or nothing, as chrony writes it.
+    fn coded(seconds: f64) -> u32 {
+        if seconds == 0.0 {
+            return 0;
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let exponent = (seconds.log2() as i32 + 2) as u32;
+        ((exponent & 0x7f) << 25) | (1 << 23)
     }
 
     #[test]

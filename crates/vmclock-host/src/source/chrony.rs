@@ -114,9 +114,9 @@ impl Measure for Chrony {
     }
 }
 
-/// What chronyd states of the clock, in seconds.
+/// What chronyd states of the kernel's clock, in seconds.
 #[derive(Clone, Copy, PartialEq, Debug)]
-struct Tracking {
+pub struct Tracking {
     is_synchronized: bool,
     /// The leap second that chronyd expects.
     leap: Option<LeapKind>,
@@ -130,7 +130,8 @@ struct Tracking {
 }
 
 impl Tracking {
-    fn parse(answer: &[u8], sequence: u32) -> Result<Self, ReplyError> {
+    /// chronyd's answer to a request of [`Command::Tracking`] with this sequence number.
+    pub fn parse(answer: &[u8], sequence: u32) -> Result<Self, ReplyError> {
         let bytes = Command::Tracking.parse_reply(answer, sequence)?;
         let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -161,6 +162,17 @@ impl Tracking {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // in range
         let nanos = |seconds: f64| (seconds * 1e9).ceil() as u64;
         (self.is_synchronized && is_sane).then(|| (nanos(maximum), nanos(estimated)))
+    }
+
+    /// How far the kernel's clock is ahead of UTC, in nanoseconds: at least, and at most. chronyd was asked so long ago.
+    /// `None` where chronyd does not know.
+    pub fn ahead(&self, age: Duration) -> Option<(i128, i128)> {
+        self.errors()?;
+        #[allow(clippy::cast_possible_truncation)] // in range
+        let nanos = |seconds: f64| (seconds * 1e9).ceil() as i128;
+        let error = nanos(self.root_dispersion + self.root_delay / 2.0) + i128::from(self.growth(age));
+        let behind = nanos(self.correction);
+        Some((-behind - error, -behind + error + 1))
     }
 
     /// How much the error may have grown since chronyd was asked, in nanoseconds: as chronyd itself lets it grow.
@@ -225,10 +237,13 @@ mod tests {
     fn an_answer_is_understood() {
         let tracking = Tracking::parse(&answer(7), 7).expect("an answer");
         assert_eq!(tracking.errors(), Some((5_371_094, 732_422)));
+        let (low, high) = tracking.ahead(Duration::ZERO).expect("synchronized");
+        assert_eq!((low, high), (488_281 - 4_882_813, 488_281 + 4_882_813 + 1), "0.5 ms fast");
         assert!((150..=151).contains(&tracking.growth(Duration::from_millis(100))), "0.5 ppm and 1 ppm, rounded up");
         let mut unsynchronized = answer(7);
         unsynchronized[HEADER_LEN + 27] = 3;
         assert_eq!(Tracking::parse(&unsynchronized, 7).expect("an answer").errors(), None);
+        assert_eq!(Tracking::parse(&unsynchronized, 7).expect("an answer").ahead(Duration::ZERO), None);
         let mut local = answer(7);
         local[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&ITSELF.to_be_bytes());
         assert_eq!(Tracking::parse(&local, 7).expect("an answer").errors(), None, "no error is no bound");
