@@ -27,7 +27,7 @@ pub(crate) struct Files<'a> {
 /// Writes an archive with our init and these files.
 pub(crate) fn write(archive: &Path, init: &Path, files: &Files) -> Result<()> {
     let mut cpio = Cpio::default();
-    for folder in ["dev", "proc", "sys", "tmp", "chrony"] {
+    for folder in ["dev", "proc", "sys", "tmp", "daemon", "lib64"] {
         cpio.add(folder, FOLDER, (0, 0), &[])?;
     }
     // Without it the kernel gives its first process no output.

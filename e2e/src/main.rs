@@ -127,6 +127,10 @@ pub(crate) struct Tools {
     #[arg(long)]
     pub(crate) chronyd: PathBuf,
 
+    /// The daemon of ntpd-rs
+    #[arg(long)]
+    pub(crate) ntp_daemon: PathBuf,
+
     /// The agent's example that feeds a daemon from a page
     #[arg(long)]
     pub(crate) feed: PathBuf,

@@ -130,7 +130,13 @@ pub(crate) fn harness(project: &Project, assets: &Assets) -> Result<Cmd> {
     harness = harness.arg("--c-program").arg(c_program).arg("--init").arg(built("vmclock-e2e-guest"));
     harness = harness.arg("--agent").arg(built("vmclock-agent"));
     harness = harness.arg("--qemu").arg(&assets.qemu).arg("--iasl").arg(&assets.iasl);
-    Ok(harness.arg("--chronyd").arg(&assets.chronyd).arg("--feed").arg(built("examples/feed")))
+    Ok(harness
+        .arg("--chronyd")
+        .arg(&assets.chronyd)
+        .arg("--ntp-daemon")
+        .arg(&assets.ntp_daemon)
+        .arg("--feed")
+        .arg(built("examples/feed")))
 }
 
 /// The `vmclock` command, built statically: it runs wherever there is a kernel.

@@ -2,6 +2,10 @@
 //! The guest agent, which the harness put into the initramfs, and what it is for: a workload that stamps records.
 #![forbid(unsafe_code)]
 
+mod daemon;
+mod hostile;
+mod told;
+
 use std::env;
 use std::fs::{self, File};
 use std::io::Write;
@@ -28,7 +32,7 @@ use crate::region::Region;
 const AGENT: &str = "/vmclock-agent";
 const CONFIG: &str = "/tmp/agent.toml";
 const LOG: &str = "/tmp/agent.log";
-const CHRONYD_LOG: &str = "/tmp/chronyd.log";
+const DAEMON_LOG: &str = "/tmp/daemon.log";
 const HOOKS: &str = "/tmp/agent.d";
 /// What the hook leaves, a line each time that it runs.
 const HOOK_RAN: &str = "/tmp/hook-ran";
@@ -47,7 +51,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Default)]
 pub(crate) struct Processes {
     agent: Option<Child>,
-    chronyd: Option<Child>,
+    daemon: Option<Child>,
     workload: Option<Child>,
 }
 
@@ -57,6 +61,9 @@ pub(crate) fn is_called_otherwise() -> Option<Result<()>> {
     let name = arguments.next().unwrap_or_default();
     if name.ends_with(HOOK) {
         return Some(hook());
+    }
+    if let Some(result) = hostile::is_bad_hook(&name) {
+        return Some(result);
     }
     match arguments.next().as_deref() {
         Some(STAMP) => Some(stamp()),
@@ -71,16 +78,37 @@ pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Proce
         ["start", hex] => start(hex, processes),
         ["others", "chronyd"] => {
             let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\nmakestep 0.01 -1\n";
-            processes.agent = Some(start_chronyd(config)?);
-            wait_for_chronyd("Selected source PHC0")
+            processes.agent = Some(daemon::chronyd(config)?);
+            daemon::wait_for("Selected source PHC0")
+        }
+        // It is asked for the time: no step but as it is told to.
+        ["asked-chronyd"] => {
+            let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\n";
+            processes.daemon = Some(daemon::chronyd(config)?);
+            daemon::wait_for("Selected source PHC0")
         }
         // Beside the agent, which feeds it: no step but ours.
-        ["fed-chronyd"] => {
+        ["fed", "chronyd"] => {
             let config = "refclock SOCK /tmp/fed.sock refid VMCL poll 0 precision 1e-6 delay 0.002\n";
-            processes.chronyd = Some(start_chronyd(config)?);
+            processes.daemon = Some(daemon::chronyd(config)?);
             Ok(Value::Null)
         }
-        ["fed"] => wait_for_chronyd("Selected source VMCL"),
+        ["fed", "ntpd-rs"] => {
+            processes.daemon = Some(daemon::ntpd_rs()?);
+            Ok(Value::Null)
+        }
+        ["selected", "chronyd"] => daemon::wait_for("Selected source VMCL"),
+        // It has an offset as soon as it has a source.
+        ["selected", "ntpd-rs"] => daemon::wait_for("Offset: "),
+        ["daemon-log"] => daemon::log(),
+        ["bad-hooks"] => hostile::bad_hooks(),
+        ["hanging-hook"] => hostile::hanging_hook(),
+        ["good-hooks"] => hostile::good_hooks(),
+        ["disk", "full"] => hostile::fill_disk(),
+        ["disk", "free"] => hostile::free_disk(),
+        ["state"] => Ok(fs::read_to_string(hostile::STATE)?.into()),
+        ["listen"] => told::listen(),
+        ["told", count] => told::told(count.parse()?),
         ["others", "script"] => start_script(processes),
         // A start that is not waited for.
         ["restart"] => {
@@ -98,7 +126,9 @@ pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Proce
         ["run", arguments @ ..] => ask(arguments),
         ["log"] => Ok(fs::read_to_string(LOG)?.into()),
         ["hooks"] => Ok(fs::read_to_string(HOOK_RAN).unwrap_or_default().lines().collect()),
+        ["follow", millis, within] => follow(Duration::from_millis(millis.parse()?), within.parse()?),
         ["observe"] => observe(region?),
+        ["set-back", seconds] => set_back(seconds.parse()?),
         ["lose", seconds] => lose(seconds.parse()?, region?),
         ["cost"] => cost(processes),
         ["idle", millis] => {
@@ -135,6 +165,7 @@ fn start(hex: &str, processes: &mut Processes) -> Result<Value> {
 fn spawn() -> Result<Child> {
     let log = File::options().create(true).append(true).open(LOG)?;
     let mut command = Command::new(AGENT);
+    command.env("CREDENTIALS_DIRECTORY", told::CREDENTIALS);
     command.args(["run", "--config", CONFIG]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command.spawn().with_context(|| format!("cannot run {AGENT}"))
 }
@@ -162,33 +193,6 @@ fn ask(arguments: &[&str]) -> Result<Value> {
         "stdout": String::from_utf8_lossy(&output.stdout),
         "stderr": String::from_utf8_lossy(&output.stderr),
     }))
-}
-
-/// chronyd, which sets the clock, with a source.
-fn start_chronyd(source: &str) -> Result<Child> {
-    const FOLDER: &str = "/chrony";
-    let config = format!("{source}cmdport 0\nbindcmdaddress /tmp/chronyd/sock\npidfile /tmp/chronyd.pid\n");
-    fs::write("/tmp/chrony.conf", config)?;
-    fs::create_dir_all("/etc")?;
-    fs::write("/etc/passwd", "root:x:0:0:root:/:/bin/sh\n")?;
-    let log = File::create(CHRONYD_LOG)?;
-    let mut command = Command::new(format!("{FOLDER}/ld-linux-x86-64.so.2"));
-    command.args(["--library-path", FOLDER, "/chrony/chronyd", "-d", "-u", "root", "-f", "/tmp/chrony.conf"]);
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn().context("cannot start chronyd")
-}
-
-/// Waits until chronyd's log has these words.
-fn wait_for_chronyd(words: &str) -> Result<Value> {
-    let start = Instant::now();
-    loop {
-        let log = fs::read_to_string(CHRONYD_LOG)?;
-        if log.contains(words) {
-            return Ok(log.into());
-        }
-        ensure!(start.elapsed() < PATIENCE, "chronyd does not say {words:?}: {log}");
-        sleep(Duration::from_millis(10));
-    }
 }
 
 fn start_script(processes: &mut Processes) -> Result<Value> {
@@ -254,10 +258,36 @@ fn observe(region: &Region) -> Result<Value> {
 
 /// The clock loses so many seconds, as in a restore; then observes.
 fn lose(seconds: i64, region: &Region) -> Result<Value> {
+    set_back(seconds)?;
+    observe(region)
+}
+
+fn set_back(seconds: i64) -> Result<Value> {
     let mut now = clock_gettime(ClockId::Realtime);
     now.tv_sec -= seconds;
     clock_settime(ClockId::Realtime, now)?;
-    observe(region)
+    Ok(Value::Null)
+}
+
+/// How the clock is kept for so long from now on: the counter when it was last further from the page than so many
+/// nanoseconds, and how far it was at most.
+fn follow(time: Duration, within: i128) -> Result<Value> {
+    let clock = VmClock::open()?;
+    let (mut last, mut worst) = (None, 0);
+    let start = Instant::now();
+    while start.elapsed() < time {
+        sleep(Duration::from_millis(5));
+        let cross = clock.cross_timestamp()?;
+        let (low, high) = cross.realtime_ahead_nanos().context("the page has no bounds")?;
+        let Some(off) = middle(low, high, i128::try_from(cross.reading.max_error_nanos().unwrap_or(0))?) else {
+            continue;
+        };
+        worst = worst.max(off);
+        if off > within {
+            last = Some(cross.reading.counter());
+        }
+    }
+    Ok(json!({ "last": last, "worst": u64::try_from(worst)? }))
 }
 
 /// How far `CLOCK_REALTIME` and `CLOCK_TAI` are from the page's UTC and TAI for so long: quantiles in nanoseconds, of
@@ -343,9 +373,7 @@ fn write_bare_page(seq_count: u32, generation: u64) -> Result<Value> {
 /// when the agent has set it, in nanoseconds.
 fn bare_restore(lost: i64) -> Result<Value> {
     let clock = VmClock::open_at(DEVICE_PATH)?;
-    let mut now = clock_gettime(ClockId::Realtime);
-    now.tv_sec -= lost;
-    clock_settime(ClockId::Realtime, now)?;
+    set_back(lost)?;
     write_bare_page(4, 2)?;
     let start = Instant::now();
     loop {

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use rustix::io::Errno;
 use rustix::mount::{mount, MountFlags};
-use vmclock_e2e_guest::PORT;
 
 /// Where the harness puts the driver into the initramfs.
 const DRIVER: &str = "/ptp_vmclock.ko.xz";
@@ -54,18 +53,18 @@ pub(crate) fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// The device of the serial port on which the harness talks to us. Its driver starts about when we do.
-pub(crate) fn find_port(patience: Duration) -> Result<String> {
+/// The device of the virtio serial port with this name. Its driver starts about when we do.
+pub(crate) fn find_port(wanted: &str, patience: Duration) -> Result<String> {
     let start = Instant::now();
     while start.elapsed() < patience {
         for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
             let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
             let device = Path::new("/dev").join(entry.file_name());
-            if name.trim() == PORT && device.exists() {
+            if name.trim() == wanted && device.exists() {
                 return Ok(device.to_string_lossy().into_owned());
             }
         }
         sleep(Duration::from_millis(10));
     }
-    bail!("there is no virtio serial port named {PORT:?}: start QEMU with one")
+    bail!("there is no virtio serial port named {wanted:?}: start QEMU with one")
 }

@@ -45,6 +45,7 @@ pub(crate) fn run(words: &[&str], held: &mut Held) -> Result<Value> {
         ["load", parameters @ ..] => load(&parameters.join(" ")),
         ["unload"] => Ok(unload()),
         ["bind", driver] => bind_to(driver),
+        ["unbind"] => unbind().map(|()| Value::Null),
         ["facts"] => facts(),
         ["time"] => Ok(time()),
         ["read"] => Ok(read()),

@@ -55,6 +55,10 @@ pub const MEASURE: &str = "vmclock.measure";
 pub const MEASURED: &str = "vmclock-e2e-measured";
 /// KVM's modules, in the order in which they are loaded.
 pub const MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
+/// The name of the virtio serial port through which the agent tells the host.
+pub const TOLD_PORT: &str = "vmclock-told";
+/// vsock's modules, with which a machine is its own host.
+pub const VSOCK_MODULES: [&str; 3] = ["vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"];
 /// The kernel of the inner machine, and its first file system.
 pub const INNER_IMAGE: &str = "/inner-image";
 /// See [`INNER_IMAGE`].

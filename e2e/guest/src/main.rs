@@ -45,7 +45,7 @@ use vmclock_core::counter;
 
 use crate::command::Watch;
 use crate::region::Region;
-use vmclock_e2e_guest::MEASURED;
+use vmclock_e2e_guest::{MEASURED, PORT};
 
 fn main() {
     if let Some(result) = agent::is_called_otherwise() {
@@ -81,7 +81,7 @@ fn serve() -> Result<()> {
     let region = Region::find();
     println!("vmclock-e2e: the shared region: {:?}", region.as_ref().map(|_| "mapped"));
 
-    let path = boot::find_port(Duration::from_secs(120))?;
+    let path = boot::find_port(PORT, Duration::from_secs(120))?;
     let port = OpenOptions::new().read(true).write(true).open(&path).with_context(|| format!("cannot open {path}"))?;
     let mut writer = port.try_clone()?;
     let mut reader = BufReader::new(port);

@@ -2,12 +2,14 @@
 //! The guest agent: after each restore of one snapshot the clock is right, hooks have run, and a workload that is held
 //! has seen no wrong time.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+mod daemons;
+mod hostile;
+mod told;
 
-use anyhow::{bail, ensure, Context, Result};
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{ensure, Context, Result};
 use serde_json::{json, Value};
 use vmclock_core::abi::{LeapIndicator, TimeType};
 use vmclock_e2e_guest::{hex, WOKEN_AT};
@@ -18,6 +20,9 @@ use crate::port::Question;
 use crate::Lab;
 
 use super::life::save;
+pub(super) use daemons::{asked_chronyd, beside_others, fed, kept_by_others, Fed};
+pub(super) use hostile::{hostile, outlives_device};
+pub(super) use told::told;
 
 /// Refreshes are rare, so that updates are those of the restores.
 const OPTIONS: [&str; 2] = ["--refresh", "10s"];
@@ -41,6 +46,9 @@ path = "/tmp/agent.state"
 /// A workload that runs on beside the agent, not only when the agent lets it.
 const TWO_CPUS: [&str; 2] = ["-smp", "2"];
 
+/// What a restore in another QEMU is.
+const RESTORED: &str = "restored disrupted";
+
 /// A snapshot of a guest that waits for its restore.
 struct Saved {
     question: Question,
@@ -55,6 +63,8 @@ struct Restore {
     right_after: i128,
     /// To when a program first saw the new epoch, that looks all the time.
     seen_after: i128,
+    /// What of it the agent took, from when it knew of the restore.
+    agent_took: Option<i128>,
     /// How many blocks of the guest's code QEMU had translated by then: after a restore it has none.
     blocks: u64,
     stamps: u64,
@@ -67,6 +77,7 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
     let begun = (|| {
         start(&mut machine, CONFIG)?;
         let wakes = idle(&mut machine)?;
+        machine.ask("agent workload")?;
         Ok((wakes, quiesce_and_save(&mut machine)?))
     })();
     let (wakes, saved) = begun.map_err(|error| machine.explain(error))?;
@@ -75,7 +86,7 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
     let mut held = Vec::new();
     for restore in 1..=restores {
         let mut restored = Machine::incoming(lab, kernel, &format!("agent-held-{restore}"), &OPTIONS, &saved.uri)?;
-        let outcome = seen(lab, &mut restored, &saved, true);
+        let outcome = seen(lab, &mut restored, &saved, RESTORED, true);
         held.push(outcome.map_err(|error| restored.explain(error))?);
         restored.quit()?;
     }
@@ -93,7 +104,7 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
     for restore in 1..=restores {
         let name = format!("agent-running-{restore}");
         let mut restored = Machine::incoming_with(lab, kernel, &name, &OPTIONS, &saved.uri, &TWO_CPUS)?;
-        let outcome = seen(lab, &mut restored, &saved, false);
+        let outcome = seen(lab, &mut restored, &saved, RESTORED, false);
         running.push(outcome.map_err(|error| restored.explain(error))?);
         restored.quit()?;
     }
@@ -112,17 +123,20 @@ pub(super) fn restores(lab: &Lab, kernel: &Kernel, restores: u32) -> Result<Stri
 }
 
 fn times(restores: &[Restore]) -> String {
-    let of = |time: &dyn Fn(&Restore) -> i128| {
-        let mut times: Vec<i128> = restores.iter().map(time).collect();
+    let of = |time: &dyn Fn(&Restore) -> Option<i128>| {
+        let mut times: Vec<i128> = restores.iter().filter_map(time).collect();
         times.sort_unstable();
-        quantiles(&times)
+        (!times.is_empty()).then(|| quantiles(&times))
     };
+    let all = |time: &dyn Fn(&Restore) -> i128| of(&|restore| Some(time(restore))).unwrap_or_default();
+    let agent =
+        of(&|restore| restore.agent_took).map_or_else(String::new, |took| format!("of that in the agent {took}; "));
     let mut blocks: Vec<u64> = restores.iter().map(|restore| restore.blocks).collect();
     blocks.sort_unstable();
     format!(
-        "clock right after {} (a program that looks all the time saw the restore after {}; QEMU had translated {} blocks of code by then)",
-        of(&|restore| restore.right_after),
-        of(&|restore| restore.seen_after),
+        "clock right after {} ({agent}a program that looks all the time saw the restore after {}; QEMU had translated {} blocks of code by then)",
+        all(&|restore| restore.right_after),
+        all(&|restore| restore.seen_after),
         blocks[blocks.len() / 2]
     )
 }
@@ -149,16 +163,21 @@ fn idle(machine: &mut Machine) -> Result<u64> {
 
 /// Has the workload held, and the guest wait for the restore; then saves the machine.
 fn quiesce_and_save(machine: &mut Machine) -> Result<Saved> {
-    machine.ask("agent workload")?;
-    let answer = machine.ask("agent run quiesce --socket /tmp/agent.sock")?;
-    ensure!(answer["status"] == 0 && answer["stdout"] == "ready\n", "quiesce: {answer}");
-    let status = machine.ask("agent ready")?;
-    ensure!(status["held"] == true, "the workload is not held: {status}");
+    hold(machine)?;
     let before = machine.ask("agent stamps")?;
     let again = machine.ask("agent stamps")?;
     ensure!(before == again, "a frozen workload stamps records: {before}, {again}");
     ensure!(before["wrong"] == 0, "the clock was wrong before the snapshot: {before}");
     observe_and_save(machine)
+}
+
+/// Has the workload held.
+fn hold(machine: &mut Machine) -> Result<()> {
+    let answer = machine.ask("agent run quiesce --socket /tmp/agent.sock")?;
+    ensure!(answer["status"] == 0 && answer["stdout"] == "ready\n", "quiesce: {answer}");
+    let status = machine.ask("agent ready")?;
+    ensure!(status["held"] == true, "the workload is not held: {status}");
+    Ok(())
 }
 
 fn observe_and_save(machine: &mut Machine) -> Result<Saved> {
@@ -182,7 +201,7 @@ fn counter_in(snapshot: &[u8]) -> Option<u64> {
 }
 
 /// What a restored guest saw.
-fn seen(lab: &Lab, machine: &mut Machine, saved: &Saved, held: bool) -> Result<Restore> {
+fn seen(lab: &Lab, machine: &mut Machine, saved: &Saved, events: &str, held: bool) -> Result<Restore> {
     let answer = machine.answer(saved.question)?;
     let blocks = translated(machine)?;
     let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
@@ -197,7 +216,7 @@ fn seen(lab: &Lab, machine: &mut Machine, saved: &Saved, held: bool) -> Result<R
         .as_array()
         .and_then(|lines| serde_json::from_str(lines.last()?.as_str()?).ok())
         .with_context(|| format!("no hook ran: {hooks}"))?;
-    ensure!(last["events"] == "restored disrupted", "the hook was told of something else: {last}");
+    ensure!(last["events"] == events, "the hook was told of something else: {last}");
     ensure!(last["generation"] == status["generation_hex"], "the hook has another generation: {last}, {status}");
     ensure!(last["outside_ns"] == "0", "the hook ran before the clock was right: {last}");
     // The workload runs again, and knows it.
@@ -214,9 +233,29 @@ fn seen(lab: &Lab, machine: &mut Machine, saved: &Saved, held: bool) -> Result<R
     Ok(Restore {
         right_after: nanos(right - saved.counter),
         seen_after: nanos(first - saved.counter),
+        agent_took: status["recovery_ns"].as_u64().map(Into::into),
         blocks,
         stamps: number("total")?,
         wrong: number("wrong")?,
+    })
+}
+
+/// A guest that is saved and resumes in the same QEMU, so many times: to whoever is in it, that is a restore. But QEMU
+/// still has the guest's code translated, where after a restore it has none of it.
+pub(super) fn resumed(lab: &Lab, kernel: &Kernel, times: u32) -> Result<String> {
+    let (machine, _) = Machine::boot_calibrated(lab, kernel, "agent-resumed", &Clock::Ours(&OPTIONS))?;
+    machine.do_and_quit(|machine| {
+        start(machine, CONFIG)?;
+        machine.ask("agent workload")?;
+        let mut resumed = Vec::new();
+        for _ in 0..times {
+            let saved = quiesce_and_save(machine)?;
+            machine.signal(lab, "clone")?;
+            machine.qmp.run("cont", &json!({}))?;
+            resumed.push(seen(lab, machine, &saved, "restored", true)?);
+        }
+        let stamps: u64 = resumed.last().map_or(0, |last| last.stamps);
+        Ok(format!("{times} times: {}; {stamps} records, none wrong", self::times(&resumed)))
     })
 }
 
@@ -227,127 +266,20 @@ fn translated(machine: &mut Machine) -> Result<u64> {
     count.and_then(|count| count.parse().ok()).with_context(|| format!("no count of blocks in {said}"))
 }
 
-/// How long the clock is wrong after a restore with the agent, with chronyd on the page's PTP clock, and with what people
-/// write who have neither.
-pub(super) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Result<String> {
-    let files = with_libraries(chronyd)?;
-    let kernel = Kernel { version: format!("{}-chrony", kernel.version), files, ..kernel.clone() };
-    let mut rows = Vec::new();
-    for who in ["agent", "chronyd", "script"] {
-        let name = format!("beside-{who}");
-        let mut machine = Machine::boot_calibrated(lab, &kernel, &name, &Clock::Ours(&OPTIONS))?.0;
-        let begun = (|| {
-            match who {
-                "agent" => start(&mut machine, CONFIG)?,
-                other => drop(machine.ask(&format!("agent others {other}"))?),
-            }
-            observe_and_save(&mut machine)
-        })();
-        let saved = begun.map_err(|error| machine.explain(error))?;
-        machine.quit()?;
-        let mut restores = Vec::new();
-        for restore in 1..=lab.restores {
-            let mut restored = Machine::incoming(lab, &kernel, &format!("{name}-{restore}"), &OPTIONS, &saved.uri)?;
-            let answer = restored.answer(saved.question).map_err(|error| restored.explain(error))?;
-            let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
-            let (seen, right) = (counter("seen")?, counter("right")?);
-            restores.push(Restore {
-                right_after: lab.nanos(right - saved.counter),
-                seen_after: lab.nanos(seen - saved.counter),
-                blocks: translated(&mut restored)?,
-                stamps: 0,
-                wrong: 0,
-            });
-            restored.quit()?;
-        }
-        rows.push(format!("{who}: {}", times(&restores)));
-    }
-    Ok(rows.join("; "))
-}
-
-/// A real chronyd that has the clock, and takes the time from the agent; then the machine is restored.
-pub(super) fn fed_chronyd(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Result<String> {
-    let files = with_libraries(chronyd)?;
-    let kernel = Kernel { version: format!("{}-chrony", kernel.version), files, ..kernel.clone() };
-    let mut machine = Machine::boot_calibrated(lab, &kernel, "fed", &Clock::Ours(&OPTIONS))?.0;
-    let begun = (|| {
-        machine.ask("agent fed-chronyd")?;
-        let feed = "[feed]\nchrony = \"/tmp/fed.sock\"\nchronyd = \"/tmp/chronyd/sock\"\nmax_error = \"10ms\"\n[hooks]";
-        start(&mut machine, &CONFIG.replace("[hooks]", feed))?;
-        machine.ask("agent fed")?;
-        let settled = settle(&mut machine)?;
-        Ok((settled, observe_and_save(&mut machine)?))
-    })();
-    let (settled, saved) = begun.map_err(|error| machine.explain(error))?;
-    machine.quit()?;
-    let mut restored = Machine::incoming(lab, &kernel, "fed-restored", &OPTIONS, &saved.uri)?;
-    let outcome = (|| {
-        restored.answer(saved.question)?;
-        restored.ask("agent ready")?;
-        let log = restored.ask("agent fed")?;
-        let again = settle(&mut restored)?;
-        let resets = log.as_str().unwrap_or_default().matches("Reset all sources").count();
-        Ok(format!("{settled}; restored: {again}; chronyd forgot what it had measured {resets} times by then"))
-    })();
-    let figures = outcome.map_err(|error| restored.explain(error))?;
-    restored.quit()?;
-    Ok(figures)
-}
-
-/// Waits until the clock stays on the page for 3 s: what a time daemon, too, can be asked for.
-fn settle(machine: &mut Machine) -> Result<String> {
-    const WELL: i128 = 50_000;
-    let mut seen = Value::Null;
-    let begun = Instant::now();
-    until("the clock is within 50 us of the page", PATIENCE, || {
-        seen = machine.ask("agent steady 3000 50")?;
-        Ok(nanos(&seen["realtime"][3]).is_some_and(|worst| worst < WELL))
-    })?;
-    Ok(format!("{} in 3 s, after {:.0} s", of_clock(&seen, "realtime"), begun.elapsed().as_secs_f64()))
-}
-
-/// chronyd and its libraries, as the guest finds them. It is started by a script that names the loader, the libraries'
-/// folder and the program.
-fn with_libraries(script: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let text = fs::read_to_string(script)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("exec ")).context("no program in chronyd's script")?;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [loader, "--library-path", folder, program, ..] = words[..] else { bail!("chronyd's script is not: {line}") };
-    let list = Command::new(loader).args(["--library-path", folder, "--list", program]).output()?;
-    let mut files =
-        vec![("chrony/chronyd".to_owned(), program.into()), ("chrony/ld-linux-x86-64.so.2".to_owned(), loader.into())];
-    for line in String::from_utf8(list.stdout)?.lines() {
-        if let Some((name, rest)) = line.trim().split_once(" => ") {
-            let path = rest.split_whitespace().next().context("a library without a path")?;
-            files.push((format!("chrony/{name}"), path.into()));
-        }
-    }
-    Ok(files)
-}
-
 /// The clock is kept on the page; then the page is taken to the end of a month that has a leap second.
 pub(super) fn discipline(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let (mut machine, _) = Machine::boot_calibrated(lab, kernel, "agent-steady", &Clock::Ours(&["--refresh", "1s"]))?;
     let outcome = (|| {
-        let config = CONFIG.replace("[hooks]", "[clock]\ndiscipline = true\ndiscipline_interval = \"250ms\"\n[hooks]");
-        start(&mut machine, &config)?;
-        // Until it is steady.
-        let settled = |seen: &Value| Some(nanos(&seen["realtime"][3])? < SETTLED);
-        until("the clock is steady", PATIENCE, || Ok(settled(&machine.ask("agent steady 2000 50")?).unwrap_or(false)))?;
-        let before = machine.ask("agent cost")?;
-        let millis = lab.steady_seconds * 1_000;
-        let seen = machine.ask_within(PATIENCE * 4, &format!("agent steady {millis} 20"))?;
-        let after = machine.ask("agent cost")?;
+        start(&mut machine, &CONFIG.replace("[hooks]", KEPT))?;
+        let (seen, ticks, resident) = kept(lab, &mut machine, SETTLED)?;
         ensure!(seen["untrue"] == 0, "the kernel's own maximum error was not true: {seen}");
         ensure!(seen["offsets"] == json!([37]), "CLOCK_TAI has another offset: {seen}");
         let leap = machine.while_publisher_stands(over_a_leap_second)?;
-        let ticks = after["ticks"].as_u64().zip(before["ticks"].as_u64()).map_or(0, |(after, before)| after - before);
         Ok(format!(
-            "{} s: {}; {} ms of CPU, {} KiB resident; over a leap second: {leap}",
+            "{} s: {}; {} ms of CPU, {resident} KiB resident; over a leap second: {leap}",
             lab.steady_seconds,
             figures(&seen),
             ticks * 10,
-            after["resident_kib"],
         ))
     })();
     let figures = outcome.map_err(|error| machine.explain(error))?;
@@ -357,6 +289,20 @@ pub(super) fn discipline(lab: &Lab, kernel: &Kernel) -> Result<String> {
 
 /// In nanoseconds: what a busy machine, too, can be kept to.
 const SETTLED: i128 = 200_000;
+/// The agent's configuration for it, before that of hooks.
+const KEPT: &str = "[clock]\ndiscipline = true\ndiscipline_interval = \"250ms\"\n[hooks]";
+
+/// Watches a clock that somebody keeps on the page, from when it is steady on: how far it was off, and what it cost, in
+/// ticks of 1/100 s of CPU and in KiB.
+fn kept(lab: &Lab, machine: &mut Machine, within: i128) -> Result<(Value, u64, u64)> {
+    let settled = |seen: &Value| Some(nanos(&seen["realtime"][3])? < within);
+    until("the clock is steady", PATIENCE, || Ok(settled(&machine.ask("agent steady 2000 50")?).unwrap_or(false)))?;
+    let before = machine.ask("agent cost")?;
+    let seen = machine.ask_within(PATIENCE * 4, &format!("agent steady {} 20", lab.steady_seconds * 1_000))?;
+    let after = machine.ask("agent cost")?;
+    let number = |cost: &Value, key: &str| cost[key].as_u64().with_context(|| format!("no {key} in {cost}"));
+    Ok((seen, number(&after, "ticks")? - number(&before, "ticks")?, number(&after, "resident_kib")?))
+}
 
 fn nanos(value: &Value) -> Option<i128> {
     value.as_str()?.parse().ok()

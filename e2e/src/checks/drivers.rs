@@ -14,7 +14,7 @@ use crate::patience::{until, PATIENCE};
 use crate::report::Report;
 use crate::Lab;
 
-use super::{items, ATTEMPTS};
+use super::{agent, items, ATTEMPTS};
 
 /// In how many machines each cost is measured where it is judged, and where it is only shown.
 const BOOTS: [usize; 2] = [8, 2];
@@ -291,6 +291,10 @@ pub(super) fn compare<'a>(lab: &'a Lab, machine: Machine, name: &str, report: &m
     let mut table = Vec::new();
     guest.check(report, &format!("{name} drivers behave"), |guest| behave(guest, &mut table));
     guest.check(report, &format!("{name} drivers outlive"), outlive);
+    guest.check(report, &format!("{name} drivers agent"), |guest| {
+        guest.bind(Driver::Ours)?;
+        agent::outlives_device(guest.lab, &mut guest.machine)
+    });
     print_table(report, name, &table);
     guest
 }

@@ -44,6 +44,29 @@ type Check = fn(&Lab, &Kernel) -> Result<String>;
 const SCENARIOS: [(&str, Scenario); 4] =
     [("live", live::run), ("life", life::run), ("no-notify", notify::run_without), ("attach", attach::run)];
 
+/// The same with programs of the host's.
+type CheckWith = fn(&Lab, &Kernel, &Tools) -> Result<String>;
+
+const AGENT: &str = "agent";
+/// The guest agent's, the longest first.
+const OF_THE_AGENT: [(&str, CheckWith); 13] = [
+    ("beside-others", |lab, kernel, tools| agent::beside_others(lab, kernel, &tools.chronyd)),
+    ("kept-by-others", |lab, kernel, tools| agent::kept_by_others(lab, kernel, &tools.chronyd)),
+    ("agent-steady", |lab, kernel, _| agent::discipline(lab, kernel)),
+    ("agent-resumed", |lab, kernel, _| agent::resumed(lab, kernel, lab.restores)),
+    ("fed-chronyd", |lab, kernel, tools| agent::fed(lab, kernel, agent::Fed::Chronyd, &tools.chronyd)),
+    ("fed-ntpd-rs", |lab, kernel, tools| agent::fed(lab, kernel, agent::Fed::NtpdRs, &tools.ntp_daemon)),
+    (AGENT, |lab, kernel, _| agent::restores(lab, kernel, lab.restores)),
+    ("agent-hostile", |lab, kernel, _| agent::hostile(lab, kernel)),
+    ("agent-asks-chronyd", |lab, kernel, tools| agent::asked_chronyd(lab, kernel, &tools.chronyd)),
+    ("agent-killed", |lab, kernel, _| agent::killed(lab, kernel)),
+    ("agent-warm", |lab, kernel, _| agent::warm(lab, kernel, lab.restores)),
+    ("agent-tells", |lab, kernel, _| agent::told(lab, kernel)),
+    ("agent-bare", |lab, kernel, _| agent::bare(lab, kernel)),
+];
+/// They say nothing of what is right, and what they measure wants the machine for itself: only where they are named.
+const FOR_FIGURES: [&str; 3] = ["beside-others", "kept-by-others", "agent-resumed"];
+
 /// Runs what is wanted: all of it where nothing is named.
 pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String], report: &mut Report) {
     let wanted = |name: &str| is_wanted(name, only);
@@ -65,23 +88,22 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
             }
         }
     }
+    for (index, kernel) in kernels.iter().enumerate() {
+        // On the other kernels the one that says most; all, where they are named with the kernel's version.
+        let is_named = only.iter().any(|word| word.contains(kernel.version.as_str()));
+        for (name, check) in OF_THE_AGENT {
+            let full = format!("{} {name}", kernel.version);
+            let is_usual = index == 0 && !(only.is_empty() && FOR_FIGURES.contains(&name)) || name == AGENT;
+            if (is_usual || is_named) && wanted(&full) {
+                jobs.push(Box::new(move |report| {
+                    report.check(&full, || check(lab, kernel, tools));
+                }));
+            }
+        }
+    }
     report.beside_one_another(cpus(), jobs);
     if let Some(kernel) = kernels.first() {
-        // It takes long, and says nothing of what is right: only where it is asked for.
-        let name = format!("{} beside-others", kernel.version);
-        if !only.is_empty() && wanted(&name) {
-            report.check(&name, || agent::beside_others(lab, kernel, &tools.chronyd));
-        }
-        let name = format!("{} fed-chronyd", kernel.version);
-        if wanted(&name) {
-            report.check(&name, || agent::fed_chronyd(lab, kernel, &tools.chronyd));
-        }
-        let checks: [(&str, Check); 10] = [
-            ("agent", |lab, kernel| agent::restores(lab, kernel, lab.restores)),
-            ("agent-warm", |lab, kernel| agent::warm(lab, kernel, lab.restores)),
-            ("agent-steady", agent::discipline),
-            ("agent-killed", agent::killed),
-            ("agent-bare", agent::bare),
+        let checks: [(&str, Check); 5] = [
             ("stock", other::stock),
             ("read-only", other::read_only),
             ("pc", other::pc),

@@ -40,6 +40,8 @@ pub(crate) struct Assets {
     pub(crate) iasl: PathBuf,
     /// A script that runs chronyd.
     pub(crate) chronyd: PathBuf,
+    /// A script that runs the daemon of ntpd-rs.
+    pub(crate) ntp_daemon: PathBuf,
 }
 
 /// One of Debian's stock kernels for clouds.
@@ -55,8 +57,9 @@ impl Assets {
     /// Brings everything to the cache.
     pub(crate) fn fetch(cache: &Cache) -> Result<Self> {
         let (qemu, iasl, qemu_root) = fetch_qemu(cache)?;
-        let chronyd = fetch_chrony(cache)?;
-        Ok(Self { qemu, qemu_root, iasl, chronyd })
+        let chronyd = fetch_daemon(cache, "chrony", "usr/sbin/chronyd")?;
+        let ntp_daemon = fetch_daemon(cache, "ntpd-rs", "usr/bin/ntp-daemon")?;
+        Ok(Self { qemu, qemu_root, iasl, chronyd, ntp_daemon })
     }
 }
 
@@ -119,15 +122,16 @@ fn fetch_qemu(cache: &Cache) -> Result<(PathBuf, PathBuf, PathBuf)> {
     Ok((qemu, tree.script("usr/bin/iasl", &[])?, tree.path("")))
 }
 
-fn fetch_chrony(cache: &Cache) -> Result<PathBuf> {
+/// A script that runs a package's program.
+fn fetch_daemon(cache: &Cache, package: &str, program: &str) -> Result<PathBuf> {
     let request = Request {
-        name: "chrony",
+        name: package,
         suite: QEMU_SUITE,
         alone: &[],
-        with_dependencies: &["chrony"],
+        with_dependencies: &[package],
         freshness: Freshness::Any,
     };
-    debian::fetch(cache, &request)?.script("usr/sbin/chronyd", &[])
+    debian::fetch(cache, &request)?.script(program, &[])
 }
 
 impl Kernel {
