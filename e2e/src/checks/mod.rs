@@ -47,7 +47,7 @@ const SCENARIOS: [(&str, Scenario); 4] =
 /// The same with programs of the host's.
 type CheckWith = fn(&Lab, &Kernel, &Tools) -> Result<String>;
 
-const AGENT: &str = "agent";
+const RESTORED: &str = "agent-restored";
 /// The guest agent's, the longest first.
 const OF_THE_AGENT: [(&str, CheckWith); 13] = [
     ("beside-others", |lab, kernel, tools| agent::beside_others(lab, kernel, &tools.chronyd)),
@@ -56,7 +56,7 @@ const OF_THE_AGENT: [(&str, CheckWith); 13] = [
     ("agent-resumed", |lab, kernel, _| agent::resumed(lab, kernel, lab.restores)),
     ("fed-chronyd", |lab, kernel, tools| agent::fed(lab, kernel, agent::Fed::Chronyd, &tools.chronyd)),
     ("fed-ntpd-rs", |lab, kernel, tools| agent::fed(lab, kernel, agent::Fed::NtpdRs, &tools.ntp_daemon)),
-    (AGENT, |lab, kernel, _| agent::restores(lab, kernel, lab.restores)),
+    (RESTORED, |lab, kernel, _| agent::restores(lab, kernel, lab.restores)),
     ("agent-hostile", |lab, kernel, _| agent::hostile(lab, kernel)),
     ("agent-asks-chronyd", |lab, kernel, tools| agent::asked_chronyd(lab, kernel, &tools.chronyd)),
     ("agent-killed", |lab, kernel, _| agent::killed(lab, kernel)),
@@ -93,7 +93,7 @@ pub(crate) fn run(lab: &Lab, kernels: &[Kernel], tools: &Tools, only: &[String],
         let is_named = only.iter().any(|word| word.contains(kernel.version.as_str()));
         for (name, check) in OF_THE_AGENT {
             let full = format!("{} {name}", kernel.version);
-            let is_usual = index == 0 && !(only.is_empty() && FOR_FIGURES.contains(&name)) || name == AGENT;
+            let is_usual = index == 0 && !(only.is_empty() && FOR_FIGURES.contains(&name)) || name == RESTORED;
             if (is_usual || is_named) && wanted(&full) {
                 jobs.push(Box::new(move |report| {
                     report.check(&full, || check(lab, kernel, tools));

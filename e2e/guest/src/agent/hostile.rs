@@ -63,13 +63,21 @@ pub(super) fn bad_hooks() -> Result<Value> {
 }
 
 pub(super) fn hanging_hook() -> Result<Value> {
-    remove(&BAD_HOOKS)?;
     add(HANGING_HOOK, "events = [\"restored\"]\ntimeout = \"1h\"\nrequired = true\n")
 }
 
 /// Only the one that was there at first.
 pub(super) fn good_hooks() -> Result<Value> {
-    remove(&[HANGING_HOOK])
+    for name in BAD_HOOKS.iter().chain(&[HANGING_HOOK]) {
+        let hook = Path::new(HOOKS).join(name);
+        for file in [hook.with_extension("toml"), hook] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => bail!("{}: {error}", file.display()),
+                _ => {}
+            }
+        }
+    }
+    Ok(Value::Null)
 }
 
 fn add(name: &str, settings: &str) -> Result<Value> {
@@ -79,15 +87,6 @@ fn add(name: &str, settings: &str) -> Result<Value> {
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))?;
     }
     fs::write(hook.with_extension("toml"), settings)?;
-    Ok(Value::Null)
-}
-
-fn remove(names: &[&str]) -> Result<Value> {
-    for name in names {
-        let hook = Path::new(HOOKS).join(name);
-        fs::remove_file(&hook)?;
-        fs::remove_file(hook.with_extension("toml"))?;
-    }
     Ok(Value::Null)
 }
 
