@@ -43,6 +43,14 @@ const PAGE_FIRST: Duration = Duration::from_secs(2);
 /// How soon a page is looked for again where there is none.
 const REOPEN: Duration = Duration::from_secs(1);
 
+/// Who vouches for the time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Voucher {
+    Page,
+    Ptp,
+    Chronyd,
+}
+
 /// Who the system calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -65,8 +73,8 @@ pub struct Agent<C> {
     watch: Option<Watch>,
     ptp: Option<HypervisorClock>,
     chronyd: Option<AskedChronyd>,
-    /// The last time was chronyd's, which has the clock.
-    chronyd_vouches: bool,
+    /// Whose the last time was.
+    voucher: Option<Voucher>,
     page_had_time: bool,
     no_page_time_since: Option<Instant>,
     hooks: Option<Runner>,
@@ -102,7 +110,7 @@ impl<C: SystemClock> Agent<C> {
             watch: None,
             ptp: None,
             chronyd: None,
-            chronyd_vouches: false,
+            voucher: None,
             page_had_time: false,
             no_page_time_since: None,
             hooks: None,
@@ -152,6 +160,7 @@ impl<C: SystemClock> Agent<C> {
         }
         self.open_ptp();
         self.chronyd = self.chronyd_path().map(AskedChronyd::new);
+        self.voucher = None;
         let page = self.config.page.path.clone().unwrap_or_else(vmclock::default_page);
         let reports = self.feeding.configure(&self.config.feed, &page);
         self.report_all(&reports);
@@ -274,7 +283,7 @@ impl<C: SystemClock> Agent<C> {
             Ok(watch) => {
                 self.status.watches = watch.name();
                 self.report(&Report::new(Level::Info, "watches", watch.name()));
-                self.watch = Some(watch);
+                (self.watch, self.voucher) = (Some(watch), None);
             }
             Err(error) => {
                 if self.status.watches != error {
@@ -455,7 +464,7 @@ impl<C: SystemClock> Agent<C> {
         self.status.generation_hex =
             epoch.and_then(|epoch| epoch.generation).map(|generation| format!("{generation:#018x}"));
         // chronyd would have to be asked first: what it said last is there.
-        if !self.policy.recovers() && !self.chronyd_vouches {
+        if !self.policy.recovers() && !self.chronyd_vouches() {
             let measured = self.measure();
             self.status.measured(&measured);
         }
@@ -484,7 +493,7 @@ impl<C: SystemClock> Agent<C> {
                 self.status.measured(&measured);
                 return Some(Input::Measured(measured));
             }
-            Action::Step(_) if self.chronyd_vouches => {
+            Action::Step(_) if self.chronyd_vouches() => {
                 if let Some(chronyd) = &mut self.chronyd {
                     chronyd.step(Instant::now());
                 }
@@ -497,7 +506,7 @@ impl<C: SystemClock> Agent<C> {
                 return failed(result);
             }
             // Who has the clock slews it.
-            Action::Slew(by) if !self.steady.is_active() && !self.chronyd_vouches => {
+            Action::Slew(by) if !self.steady.is_active() && !self.chronyd_vouches() => {
                 return failed(self.clock.slew(by))
             }
             Action::Slew(_) => {}
@@ -538,8 +547,8 @@ impl<C: SystemClock> Agent<C> {
         };
         let reason = match from_page {
             Ok(measured) => {
-                (self.page_had_time, self.no_page_time_since, self.chronyd_vouches) = (true, None, false);
-                self.vouches(|agent| agent.page().map_or_else(String::new, |page| page.path().display().to_string()));
+                (self.page_had_time, self.no_page_time_since) = (true, None);
+                self.vouches(Voucher::Page);
                 return Ok(measured);
             }
             Err(reason) => reason,
@@ -550,10 +559,7 @@ impl<C: SystemClock> Agent<C> {
         }
         let reason = match self.ptp.as_mut().map(HypervisorClock::compare) {
             Some(Ok(measured)) => {
-                self.chronyd_vouches = false;
-                self.vouches(|agent| {
-                    agent.ptp.as_ref().map_or_else(String::new, |ptp| ptp.path().display().to_string())
-                });
+                self.vouches(Voucher::Ptp);
                 return Ok(measured);
             }
             Some(Err(error)) => format!("{reason}; {error}"),
@@ -561,13 +567,25 @@ impl<C: SystemClock> Agent<C> {
         };
         let Some(chronyd) = &mut self.chronyd else { return Err(reason) };
         let measured = chronyd.measure(Instant::now()).map_err(|error| format!("{reason}; {error}"))?;
-        self.chronyd_vouches = true;
-        self.vouches(|agent| agent.chronyd.as_ref().map_or_else(String::new, |chronyd| chronyd.name().to_owned()));
+        self.vouches(Voucher::Chronyd);
         Ok(measured)
     }
 
-    fn vouches(&mut self, name: impl Fn(&Self) -> String) {
-        let name = name(self);
+    /// chronyd has the clock, and the time.
+    fn chronyd_vouches(&self) -> bool {
+        self.voucher == Some(Voucher::Chronyd)
+    }
+
+    fn vouches(&mut self, voucher: Voucher) {
+        if self.voucher.replace(voucher) == Some(voucher) {
+            return;
+        }
+        let name = match voucher {
+            Voucher::Page => self.page().map(|page| page.path().display().to_string()),
+            Voucher::Ptp => self.ptp.as_ref().map(|ptp| ptp.path().display().to_string()),
+            Voucher::Chronyd => self.chronyd.as_ref().map(|chronyd| chronyd.name().to_owned()),
+        };
+        let name = name.unwrap_or_default();
         if self.status.time_source != name {
             self.report(&Report::new(Level::Info, "time", format!("{name} vouches for the time")));
             self.status.time_source = name;
@@ -672,7 +690,7 @@ impl<C: SystemClock> Agent<C> {
         match &measured {
             // What is so far off is stepped.
             Ok(measured)
-                if !self.chronyd_vouches
+                if !self.chronyd_vouches()
                     && !measured.ahead.certainly_off_by_more_than(self.config.policy().step_threshold) =>
             {
                 let reports = self.steady.adjust(measured, now, &mut self.clock);
@@ -689,7 +707,7 @@ impl<C: SystemClock> Agent<C> {
         if self.feeding.is_due(now) {
             match self.measure() {
                 // chronyd's own time is none to feed it with.
-                Ok(measured) if !self.policy.recovers() && !self.chronyd_vouches => {
+                Ok(measured) if !self.policy.recovers() && !self.chronyd_vouches() => {
                     reports.extend(self.feeding.update(&measured, now));
                 }
                 _ => self.feeding.skip(now),

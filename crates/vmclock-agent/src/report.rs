@@ -48,7 +48,7 @@ pub struct Report {
     /// The one word for it.
     pub name: Cow<'static, str>,
     /// For people.
-    pub text: String,
+    pub text: Text,
     /// By how many nanoseconds the clock was stepped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_ns: Option<i128>,
@@ -57,21 +57,69 @@ pub struct Report {
     pub took_ns: Option<u64>,
 }
 
+/// What a report says. What is reported before the clock is right is put into words when somebody reads it: the clock
+/// comes first.
+///
+/// ```
+/// use vmclock_agent::report::Text;
+/// assert_eq!(Text::from("the workload goes on".to_owned()).to_string(), "the workload goes on");
+/// ```
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+#[non_exhaustive]
+pub enum Text {
+    /// These words.
+    Words(String),
+    /// An event of these names, and the epoch since.
+    Happened(Vec<&'static str>, Option<Epoch>),
+    /// How far `CLOCK_REALTIME` was ahead when it was stepped.
+    Stepped(Ahead),
+    /// How long after an event the clock was right, and how far it was ahead then.
+    ClockRight(Duration, Ahead),
+}
+
+impl From<String> for Text {
+    fn from(words: String) -> Self {
+        Self::Words(words)
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.to_string()
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Happened(names, epoch) => {
+                write!(f, "the machine was {}", names.join(" and "))?;
+                let Some(epoch) = epoch else { return Ok(()) };
+                write!(f, "; marker {:#x}", epoch.disruption_marker)?;
+                epoch.generation.map_or(Ok(()), |generation| write!(f, ", generation {generation:#x}"))
+            }
+            Self::Stepped(ahead) => write!(f, "CLOCK_REALTIME was {ahead} ahead of UTC"),
+            Self::ClockRight(took, ahead) => {
+                write!(f, "CLOCK_REALTIME is {ahead} ahead of UTC, {took:?} after the event")
+            }
+        }
+    }
+}
+
 impl Report {
     /// A report without numbers.
     pub const fn new(level: Level, name: &'static str, text: String) -> Self {
+        Self::of(level, name, Text::Words(text))
+    }
+
+    const fn of(level: Level, name: &'static str, text: Text) -> Self {
         Self { level, name: Cow::Borrowed(name), text, step_ns: None, took_ns: None }
     }
 
-    pub(crate) fn happened(names: &[&str], epoch: Option<Epoch>) -> Self {
-        let mut text = format!("the machine was {}", names.join(" and "));
-        if let Some(epoch) = epoch {
-            text = format!("{text}; marker {:#x}", epoch.disruption_marker);
-            if let Some(generation) = epoch.generation {
-                text = format!("{text}, generation {generation:#x}");
-            }
-        }
-        Self::new(Level::Info, "happened", text)
+    pub(crate) fn happened(names: &[&'static str], epoch: Option<Epoch>) -> Self {
+        Self::of(Level::Info, "happened", Text::Happened(names.to_vec(), epoch))
     }
 
     pub(crate) fn hook(result: &HookResult) -> Self {
@@ -86,14 +134,12 @@ impl Report {
     }
 
     pub(crate) fn stepped(by: i128, ahead: Ahead) -> Self {
-        let text = format!("CLOCK_REALTIME was {ahead} ahead of UTC");
-        Self { step_ns: Some(by), ..Self::new(Level::Info, "stepped", text) }
+        Self { step_ns: Some(by), ..Self::of(Level::Info, "stepped", Text::Stepped(ahead)) }
     }
 
     pub(crate) fn clock_right(took: Duration, ahead: Ahead) -> Self {
         let took_ns = u64::try_from(took.as_nanos()).ok();
-        let text = format!("CLOCK_REALTIME is {ahead} ahead of UTC, {took:?} after the event");
-        Self { took_ns, ..Self::new(Level::Info, "clock-right", text) }
+        Self { took_ns, ..Self::of(Level::Info, "clock-right", Text::ClockRight(took, ahead)) }
     }
 }
 

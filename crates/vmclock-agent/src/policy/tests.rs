@@ -205,7 +205,7 @@ fn a_failed_hook_keeps_the_workload_held_until_time_is_up() {
         assert!(machine.frozen && machine.completed.is_empty());
         machine.wait(Duration::from_secs(2));
         assert_eq!((machine.frozen, machine.completed.is_empty()), (frozen, frozen));
-        assert!(machine.reports.iter().any(|report| report.text.contains("a required hook failed")));
+        assert!(machine.reports.iter().any(|report| report.text.to_string().contains("a required hook failed")));
         if frozen {
             machine.give(Input::Thaw);
             assert!(!machine.frozen && machine.completed == [Some(epoch(2))]);
