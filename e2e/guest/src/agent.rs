@@ -238,7 +238,7 @@ fn outside(page: &Snapshot, (before, nanos, after): (u64, i128, u64)) -> Option<
 }
 
 /// From now until the machine is in another epoch and `CLOCK_REALTIME` is right again: the counter when the new epoch
-/// was first seen, and when the clock was right.
+/// was first seen, when its page first gave a time, and when the clock was right.
 fn observe(region: &Region) -> Result<Value> {
     let clock = VmClock::open()?;
     let epoch = Epoch::of(&clock.snapshot()?);
@@ -247,10 +247,15 @@ fn observe(region: &Region) -> Result<Value> {
         std::thread::yield_now();
     }
     let seen = counter::read_ordered();
+    let mut timed = None;
     loop {
         let stamp = realtime();
-        if clock.snapshot().is_ok_and(|page| outside(&page, stamp) == Some(0)) {
-            return Ok(json!({ "seen": seen, "right": stamp.0 }));
+        let off = clock.snapshot().ok().and_then(|page| outside(&page, stamp));
+        if off.is_some() && timed.is_none() {
+            timed = Some(stamp.0);
+        }
+        if off == Some(0) {
+            return Ok(json!({ "seen": seen, "timed": timed, "right": stamp.0 }));
         }
         std::thread::yield_now();
     }

@@ -46,10 +46,11 @@ pub(crate) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
             let mut restored = Machine::incoming(lab, &kernel, &format!("{name}-{restore}"), &OPTIONS, &saved.uri)?;
             let answer = restored.answer(saved.question).map_err(|error| restored.explain(error))?;
             let counter = |key: &str| answer[key].as_u64().with_context(|| format!("{key} in {answer}"));
-            let (seen, right) = (counter("seen")?, counter("right")?);
+            let (seen, timed, right) = (counter("seen")?, counter("timed")?, counter("right")?);
             restores.push(Restore {
                 right_after: lab.nanos(right - saved.counter),
                 seen_after: lab.nanos(seen - saved.counter),
+                timed_after: lab.nanos(timed - saved.counter),
                 agent_took: None,
                 blocks: translated(&mut restored)?,
                 stamps: 0,
