@@ -15,8 +15,8 @@ use crate::steps::Done;
 /// The libraries whose API is promised, each after what it depends on.
 const LIBRARIES: [&str; 5] = ["vmclock-core", "vmclock", "vmclock-host", "vmclock-vmm", "vmclock-qemu"];
 
-/// What else goes to the registry: the command, the doctor and the simulations that it has inside, and the guest agent.
-const OTHERS: [&str; 4] = ["vmclock-doctor", "vmclock-sim", "vmclock-cli", "vmclock-agent"];
+/// What else goes to the registry: the command, what it has inside, and the guest agent.
+const OTHERS: [&str; 5] = ["vmclock-doctor", "vmclock-exporter", "vmclock-sim", "vmclock-cli", "vmclock-agent"];
 
 /// What each tarball must have.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];

@@ -4,6 +4,8 @@
 use std::env;
 #[cfg(feature = "qemu")]
 use std::ffi::OsString;
+#[cfg(feature = "exporter")]
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,6 +119,14 @@ Examples:\n  vmclock sources\n  vmclock sources --json | jq 'select(.standing ==
     #[command(after_help = "Examples:\n  vmclock tracking\n  vmclock tracking --json | jq .max_error_ns")]
     Tracking(ServiceArgs),
 
+    /// Serve what the host's service says over HTTP: /metrics for Prometheus, /status.json for programs, a page for people
+    #[cfg(feature = "exporter")]
+    #[command(
+        after_help = "It needs no rights but to connect to the service's socket. docs/exporter.md lists the metrics.\n\n\
+Examples:\n  vmclock exporter\n  vmclock exporter --listen 127.0.0.1:9999 --most-guests 200"
+    )]
+    Exporter(ExporterArgs),
+
     /// Run the real publisher and the real page in simulations, and count violations
     #[command(
         after_help = "Exit status: 0 if there was no violation, 1 if there was one.\n\nExamples:\n  vmclock simulate --days 1000 --seed 1 --json\n  vmclock simulate --scenario ptp --days 2 --plot ptp.svg"
@@ -172,6 +182,8 @@ impl Command {
             Self::Signal(args) => args.json,
             Self::Guests(args) => args.service.json,
             Self::Sources(args) | Self::Tracking(args) => args.json,
+            #[cfg(feature = "exporter")]
+            Self::Exporter(args) => args.service.json,
             Self::Simulate(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Bench(args) => args.json,
@@ -550,6 +562,25 @@ pub(crate) struct ServiceArgs {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+#[cfg(feature = "exporter")]
+#[derive(Args, Debug)]
+pub(crate) struct ExporterArgs {
+    /// Where to listen. There is neither TLS nor a password: put a proxy in front for other machines
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9977")]
+    pub(crate) listen: SocketAddr,
+
+    /// With more guests than this, no metrics for each guest, only for all
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) most_guests: usize,
+
+    /// How often the service is polled for the page's history of an hour
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) interval: u64,
+
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
 }
 
 #[derive(Args, Debug)]

@@ -5,7 +5,7 @@ mod common;
 
 use common::{run, stdout};
 
-const SUBCOMMANDS: [&str; 18] = [
+const SUBCOMMANDS: [&str; 19] = [
     "show",
     "now",
     "watch",
@@ -19,6 +19,7 @@ const SUBCOMMANDS: [&str; 18] = [
     "guests",
     "sources",
     "tracking",
+    "exporter",
     "simulate",
     "demo",
     "bench",

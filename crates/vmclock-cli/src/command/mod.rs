@@ -9,6 +9,8 @@ mod bench;
 mod demo;
 mod doctor;
 mod eval;
+#[cfg(feature = "exporter")]
+mod exporter;
 mod guests;
 mod hook;
 mod man;
@@ -43,6 +45,8 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Guests(args) => guests::run(args),
         Command::Sources(args) => sources::run(args),
         Command::Tracking(args) => tracking::run(args),
+        #[cfg(feature = "exporter")]
+        Command::Exporter(args) => exporter::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
