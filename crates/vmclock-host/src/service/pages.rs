@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pages of guests, in files: by path, or by a descriptor that a client has passed.
 
+use std::fs;
 use std::io::{Error, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{fcntl_getfl, fstat, FileType, OFlags};
+use rustix::fs::{fcntl_get_seals, fcntl_getfl, fstat, FileType, OFlags};
 use vmclock_core::abi::{ClockStatus, ParseError, Snapshot, STRUCTURE_LEN};
 use vmclock_core::page::{TakenOver, Writer};
 
@@ -135,6 +136,9 @@ impl GuestSink for GuestPage {
     }
 }
 
+/// File systems that are a disk of this machine, and no process.
+const LOCAL: [&str; 9] = ["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "xfs", "zfs"];
+
 /// A page whose file a client has opened. Its name is the client's business.
 #[derive(Debug)]
 struct DescriptorPage {
@@ -147,6 +151,17 @@ impl DescriptorPage {
         let flags = fcntl_getfl(file).map_err(failed("ask how it was opened"))?;
         if flags & OFlags::RWMODE != OFlags::RDWR {
             return Err(bad("map it for writing", "it is not open for reading and writing"));
+        }
+        // Before anything asks its file system, which may be a process of the client's that never answers. Memory alone
+        // has seals.
+        if fcntl_get_seals(file).is_err() {
+            match file_system(file.as_fd()) {
+                None => return Err(bad("map it", "it is neither a memfd nor a plain file of this machine")),
+                Some(kind) if !LOCAL.contains(&kind.as_str()) => {
+                    return Err(bad("map it", "its file system may never answer: pass a memfd, or a file on tmpfs"))
+                }
+                Some(_) => {}
+            }
         }
         let attributes = fstat(file).map_err(failed("ask for its attributes"))?;
         if FileType::from_raw_mode(attributes.st_mode) != FileType::RegularFile {
@@ -200,6 +215,16 @@ impl PageSink for DescriptorPage {
     fn give_up(&mut self) {
         self.writer.update(|page| page.clock_status = ClockStatus::UNRELIABLE);
     }
+}
+
+/// The kind of file system that an open file is on, as the kernel lists its mounts; `None` where it is on none of
+/// them. Nothing is asked of the file system.
+fn file_system(file: BorrowedFd<'_>) -> Option<String> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = about.lines().find_map(|line| Some(line.strip_prefix("mnt_id:")?.trim()))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(mount))?;
+    Some(line.split_once(" - ")?.1.split(' ').next()?.to_owned())
 }
 
 /// A doorbell: an eventfd, which is written 1 after each update.
@@ -292,10 +317,12 @@ mod tests {
         short.set_len(100).expect("short");
         let (socket, _other) = UnixStream::pair().expect("a pair");
         let read_write = File::options().read(true).write(true).open(&path).expect("opened");
+        let of_process = File::options().read(true).write(true).open("/proc/self/comm").expect("opened");
         for (descriptors, words) in [
             (vec![], "none came with the request"),
             (vec![OwnedFd::from(File::open(&path).expect("opened"))], "not open for reading and writing"),
             (vec![short.into()], "100 bytes"),
+            (vec![of_process.into()], "its file system may never answer"),
             (vec![socket.into()], "neither a memfd nor a plain file"),
             (vec![read_write.into()], "VCLK"),
             (vec![copy(&memfd()), copy(&memfd()), copy(&memfd())], "more than a page and a doorbell"),

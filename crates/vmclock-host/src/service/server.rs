@@ -31,6 +31,9 @@ use super::Peer;
 const MOST_CONNECTIONS: usize = 20_000;
 /// How many of them a user may have who is neither root nor the service's own.
 const MOST_OF_A_USER: usize = 256;
+/// How much such a user may leave unread in all connections together, in bytes, and still be answered; and how much root
+/// and the service's own user may.
+const MOST_UNREAD: [usize; 2] = [16 << 20, 256 << 20];
 /// The length of the kernel's queue of new ones.
 const BACKLOG: i32 = 1_024;
 /// How much a subscriber may lag behind, in bytes.
@@ -140,6 +143,8 @@ pub struct Server {
     next: u64,
     /// Connections with a request that was not answered yet.
     asking: VecDeque<u64>,
+    /// As [`MOST_UNREAD`].
+    most_unread: [usize; 2],
     /// New connections are taken: not while there are no file descriptors for them.
     accepts: bool,
     /// Held as long as the socket is there.
@@ -174,6 +179,7 @@ impl Server {
             connections: HashMap::new(),
             next: 1,
             asking: VecDeque::new(),
+            most_unread: MOST_UNREAD,
             accepts: true,
             _lock: lock,
         })
@@ -199,7 +205,13 @@ impl Server {
             let Some(connection) = self.connections.get_mut(&number) else { continue };
             connection.is_asking = false;
             let Some((line, descriptors)) = connection.take_request() else { continue };
-            let reply = handle(connection.peer, &line, descriptors);
+            let peer = connection.peer;
+            if self.unread_by(peer) > self.most_unread[usize::from(is_own(peer))] {
+                self.remove(number);
+                continue;
+            }
+            let Some(connection) = self.connections.get_mut(&number) else { continue };
+            let reply = handle(peer, &line, descriptors);
             connection.output.extend(reply.line.as_bytes());
             connection.is_subscriber |= reply.subscribes;
             connection.closes |= reply.closes;
@@ -222,6 +234,11 @@ impl Server {
             }
             self.continue_with(number);
         }
+    }
+
+    /// How much of its answers a user has not read, in bytes.
+    fn unread_by(&self, peer: Peer) -> usize {
+        self.connections.values().filter(|other| other.peer == peer).map(|other| other.output.len()).sum()
     }
 
     /// How many clients there are.
@@ -292,9 +309,8 @@ impl Server {
             };
             let Ok(peer) = sockopt::socket_peercred(&stream) else { continue };
             let peer = Peer { user: peer.uid.as_raw() };
-            let is_own = peer.user == 0 || peer.user == rustix::process::geteuid().as_raw();
             let of_user = || self.connections.values().filter(|other| other.peer == peer).count();
-            if self.connections.len() >= MOST_CONNECTIONS || (!is_own && of_user() >= MOST_OF_A_USER) {
+            if self.connections.len() >= MOST_CONNECTIONS || (!is_own(peer) && of_user() >= MOST_OF_A_USER) {
                 // Closed at once: it may try again.
                 continue;
             }
@@ -391,6 +407,11 @@ fn permit(path: &Path, group: Option<u32>) -> rustix::io::Result<()> {
     chmod(path, owner | Mode::RGRP | Mode::WGRP)
 }
 
+/// Whether it is root, or the service's own user.
+fn is_own(peer: Peer) -> bool {
+    peer.user == 0 || peer.user == rustix::process::geteuid().as_raw()
+}
+
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
@@ -406,7 +427,8 @@ struct Connection {
     stream: UnixStream,
     peer: Peer,
     input: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
+    /// Each with the last byte that came with it.
+    descriptors: Vec<(usize, OwnedFd)>,
     output: VecDeque<u8>,
     interest: epoll::EventFlags,
     /// It is among those whose request is to be answered.
@@ -444,12 +466,15 @@ impl Connection {
         (self.input.len() > LONGEST_LINE && !self.has_request()) || self.descriptors.len() > MOST_DESCRIPTORS
     }
 
-    /// The next line, and the file descriptors that came with it.
+    /// The next line, and the file descriptors that came with it, and not with one behind it.
     fn take_request(&mut self) -> Option<(String, Vec<OwnedFd>)> {
         let end = self.end_of_line()?;
         let line = String::from_utf8_lossy(&self.input[..end]).into_owned();
         self.input.drain(..=end);
-        Some((line, std::mem::take(&mut self.descriptors)))
+        let later = self.descriptors.iter().position(|(with, _)| *with > end).unwrap_or(self.descriptors.len());
+        let descriptors = self.descriptors.drain(..later).map(|(_, descriptor)| descriptor).collect();
+        self.descriptors.iter_mut().for_each(|(with, _)| *with -= end + 1);
+        Some((line, descriptors))
     }
 
     /// Reads until there is a request, or nothing more. Says whether the client is there.
@@ -465,15 +490,17 @@ impl Connection {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return errno == Errno::AGAIN,
             };
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    self.descriptors.extend(descriptors);
-                }
-            }
             if bytes == 0 {
                 return false;
             }
             self.input.extend_from_slice(&chunk[..bytes]);
+            // Linux gives what was sent before them at the same time, and nothing that was sent after them.
+            let with = self.input.len() - 1;
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    self.descriptors.extend(descriptors.map(|descriptor| (with, descriptor)));
+                }
+            }
         }
         true
     }

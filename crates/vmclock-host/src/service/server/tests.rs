@@ -109,6 +109,46 @@ fn descriptors_come_with_their_request_and_are_closed_with_it() {
 }
 
 #[test]
+fn descriptors_go_to_no_earlier_line_that_brought_none() {
+    let place = Place::new();
+    let mut server = place.listen();
+    let client = place.connect();
+    let (descriptor, is_closed) = watched();
+    // Linux gives all of this at once.
+    send(&client, b"first\nsecond\n", &[]);
+    send(&client, b"third ", &[descriptor.as_fd()]);
+    send(&client, b"line\nfourth\n", &[]);
+    drop(descriptor);
+    serve(&mut server);
+    let lines: Vec<_> = (0..4).map(|_| line_of(&client)).collect();
+    assert_eq!(lines, ["first 0\n", "second 0\n", "third line 1\n", "fourth 0\n"]);
+    assert!(is_closed());
+}
+
+#[test]
+fn who_does_not_read_is_not_answered_for_ever() {
+    let place = Place::new();
+    let mut server = place.listen();
+    server.most_unread = [1 << 20; 2];
+    let answer = format!("{}\n", "x".repeat(1 << 19));
+    let mut clients: Vec<_> = (0..20).map(|_| place.connect()).collect();
+    for client in &mut clients {
+        client.write_all(b"how long\n").expect("sent");
+    }
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    while server.serve(usize::MAX, |_, _, _| Reply::line(answer.clone()))
+        || poll(&mut [PollFd::from_borrowed_fd(server.fd(), PollFlags::IN)], Some(&at_once)) == Ok(1)
+    {}
+    assert!((2..10).contains(&server.clients()), "{}", server.clients());
+    // Whoever reads is answered.
+    let reading = std::thread::spawn(move || clients.iter().map(|client| line_of(client).len()).max());
+    while !reading.is_finished() {
+        server.serve(usize::MAX, echo);
+    }
+    assert_eq!(reading.join().expect("no panic"), Some(answer.len()));
+}
+
+#[test]
 fn rude_clients_hold_up_nobody() {
     let place = Place::new();
     let mut server = place.listen();
