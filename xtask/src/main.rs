@@ -22,6 +22,7 @@ mod cache;
 mod debian;
 mod dkms;
 mod driver_test;
+mod exporter_test;
 mod fuzz;
 mod fuzz_host;
 mod go_bindings;
@@ -59,6 +60,7 @@ enum Verb {
     InstallC(c_library::Options),
     RecordCAbi(c_test::RecordOptions),
     GuestTest(guest_test::Options),
+    ExporterTest(exporter_test::Options),
     LibvirtTest(libvirt_test::Options),
     DriverTest(driver_test::Options),
     Dkms(dkms::Options),
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Verb::InstallC(options) => c_library::run(&project, &options),
         Verb::RecordCAbi(options) => c_test::record(&project, &options),
         Verb::GuestTest(options) => guest_test::run(&project, &options),
+        Verb::ExporterTest(options) => exporter_test::run(&project, &options),
         Verb::LibvirtTest(options) => libvirt_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
         Verb::Dkms(options) => dkms::run(&project, &options),

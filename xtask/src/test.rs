@@ -6,6 +6,7 @@ use anyhow::Result;
 use crate::abi_header;
 use crate::c_test;
 use crate::driver_test;
+use crate::exporter_test;
 use crate::fuzz;
 use crate::fuzz_host;
 use crate::go_bindings;
@@ -18,7 +19,7 @@ use crate::shell::{say, Cmd};
 use crate::steps::{self, Done, Step};
 use crate::toolchain;
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "clippy", about: "no warnings, in any target", run: clippy },
     Step { name: "test", about: "unit, property, integration and documentation tests", run: test },
@@ -31,10 +32,18 @@ const STEPS: [Step; 15] = [
     Step { name: "c", about: "libvmclock, called by programs in C and C++, and its ABI", run: c_test::step },
     Step { name: "go", about: "the bindings for Go", run: go_bindings::step },
     Step { name: "python", about: "the bindings for Python", run: python_bindings::step },
+    Step {
+        name: "exporter",
+        about: "the exporter, scraped by the real Prometheus, and its alerts",
+        run: exporter_test::step,
+    },
     Step { name: "libvirt", about: "guests of the real libvirt daemon, with our hook", run: libvirt_test::step },
     Step { name: "guest", about: "real guests under QEMU, with Linux's own driver", run: guest_test::step },
     Step { name: "driver", about: "the Linux driver in Rust, beside Linux's own", run: driver_test::step },
 ];
+
+/// What `--fast` leaves out: it takes guests, or minutes.
+const SLOW: [&str; 9] = ["loom", "package", "msrv", "fuzz", "fuzz-host", "exporter", "libvirt", "guest", "driver"];
 
 /// Workspaces of their own, whose dependencies stay out of everyone else's.
 const OUTSIDE: [&str; 3] = ["fuzz/Cargo.toml", "benches/peers/Cargo.toml", "crates/vmclock-python/Cargo.toml"];
@@ -46,13 +55,21 @@ pub(crate) struct Options {
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
 
+    /// Leave out what takes guests or minutes.
+    #[arg(long, conflicts_with = "only")]
+    fast: bool,
+
     /// List the steps and run nothing.
     #[arg(long)]
     list: bool,
 }
 
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
-    let chosen = steps::choose(&STEPS, &options.only)?;
+    let mut chosen = steps::choose(&STEPS, &options.only)?;
+    if options.fast {
+        chosen.retain(|step| !SLOW.contains(&step.name));
+        say(&format!("--fast: without {}", SLOW.join(", ")));
+    }
     if options.list {
         steps::list(&chosen);
         return Ok(());
