@@ -6,6 +6,7 @@ mod steady;
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -226,11 +227,15 @@ impl<C: SystemClock> Agent<C> {
                     None => {}
                 }
             }
-            // Each looks for itself whether there is anything: that is cheap, and misses nothing.
+            // The page first, whatever woke us: what happened must not be missed.
             self.poll_watch();
-            self.poll_hooks();
+            if ready.hooks || !self.lost_runs.is_empty() {
+                self.poll_hooks();
+            }
             self.poll_freezer();
-            self.poll_control();
+            if ready.control {
+                self.poll_control();
+            }
             self.poll_chronyd();
             self.keep_steady();
             self.feed();
@@ -315,8 +320,11 @@ impl<C: SystemClock> Agent<C> {
         if self.watch_again_at.is_none() {
             fds.extend(self.watch.as_ref().map(|watch| readable(watch.as_fd())));
         }
+        let hooks_at = fds.len();
         fds.extend(self.hooks.as_ref().map(|hooks| readable(hooks.as_fd())));
+        let control_at = fds.len();
         fds.extend(self.control.fds().map(readable));
+        let others_at = fds.len();
         fds.extend(self.feeding.fds().map(readable));
         fds.extend(self.chronyd.as_ref().and_then(AskedChronyd::fd).map(readable));
         if let Some(freezer) = self.freezer.as_ref().filter(|_| self.freezing) {
@@ -334,7 +342,11 @@ impl<C: SystemClock> Agent<C> {
             tv_nsec: timeout.subsec_nanos().into(),
         });
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(Ready { signals: !fds[0].revents().is_empty() }),
+            Ok(_) | Err(Errno::INTR) => {
+                let is_ready = |range: Range<usize>| fds[range].iter().any(|fd| !fd.revents().is_empty());
+                let (hooks, control) = (is_ready(hooks_at..control_at), is_ready(control_at..others_at));
+                Ok(Ready { signals: is_ready(0..1), hooks, control })
+            }
             Err(errno) => Err(format!("poll: {errno}")),
         }
     }
@@ -719,6 +731,8 @@ impl<C: SystemClock> Agent<C> {
 
 struct Ready {
     signals: bool,
+    hooks: bool,
+    control: bool,
 }
 
 /// Where the system's signals come from.
