@@ -76,15 +76,13 @@ pub(crate) fn is_called_otherwise() -> Option<Result<()>> {
 pub(crate) fn run(words: &[&str], region: Result<&Region>, processes: &mut Processes) -> Result<Value> {
     match words {
         ["start", hex] => start(hex, processes),
-        ["others", "chronyd"] => {
-            let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\nmakestep 0.01 -1\n";
-            processes.agent = Some(daemon::chronyd(config)?);
+        ["others", "chronyd", offset] => {
+            processes.agent = Some(daemon::chronyd(&format!("{}makestep 0.01 -1\n", daemon::ptp_clock(offset)))?);
             daemon::wait_for("Selected source PHC0")
         }
         // It is asked for the time: no step but as it is told to.
-        ["asked-chronyd"] => {
-            let config = "refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset -37\n";
-            processes.daemon = Some(daemon::chronyd(config)?);
+        ["asked-chronyd", offset] => {
+            processes.daemon = Some(daemon::chronyd(&daemon::ptp_clock(offset))?);
             daemon::wait_for("Selected source PHC0")
         }
         // Beside the agent, which feeds it: no step but ours.

@@ -19,6 +19,7 @@ use crate::patience::{until, PATIENCE};
 use crate::port::Question;
 use crate::Lab;
 
+use super::is_new;
 use super::life::save;
 pub(super) use daemons::{asked_chronyd, beside_others, fed, kept_by_others, Fed};
 pub(super) use hostile::{hostile, outlives_device};
@@ -442,7 +443,10 @@ pub(super) fn bare(lab: &Lab, kernel: &Kernel) -> Result<String> {
     let (mut machine, _) = Machine::boot_calibrated(lab, kernel, "agent-bare", &Clock::Ours(&OPTIONS))?;
     let outcome = (|| {
         machine.ask("agent bare-page")?;
-        let time = "path = \"/tmp/bare-page\"\n[time]\nptp = \"/dev/ptp0\"\nptp_scale = \"tai\"\ntai_offset = 37\n";
+        let scale = if is_new(kernel) { "tai" } else { "utc" };
+        let time = format!(
+            "path = \"/tmp/bare-page\"\n[time]\nptp = \"/dev/ptp0\"\nptp_scale = \"{scale}\"\ntai_offset = 37\n"
+        );
         let config = CONFIG.replace("interval = \"10ms\"", &format!("interval = \"10ms\"\n{time}"));
         let status = machine.ask(&format!("agent start {}", hex(config.as_bytes())))?;
         ensure!(status["time_source"] == "/dev/ptp0", "the PTP clock does not vouch for the time: {status}");

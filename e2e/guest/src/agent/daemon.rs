@@ -21,6 +21,11 @@ pub(super) fn chronyd(source: &str) -> Result<Child> {
     start("chronyd", &["-d", "-u", USER, "-f", CONFIG])
 }
 
+/// The page's PTP clock as a source of chronyd's: it is ahead of UTC by so many seconds, with the other sign.
+pub(super) fn ptp_clock(offset: &str) -> String {
+    format!("refclock PHC /dev/ptp0 refid PHC0 poll 0 dpoll -2 offset {offset}\n")
+}
+
 /// ntpd-rs, which sets the clock, and has the agent for its only source: right within 10 us, as the variance says.
 pub(super) fn ntpd_rs() -> Result<Child> {
     let source = "[[source]]\nmode = \"sock\"\npath = \"/tmp/fed.sock\"\nmeasurement_noise_estimate = 1e-10\n";

@@ -15,8 +15,9 @@ use serde_json::Value;
 
 use super::HOOKS;
 
-/// What they do.
-const BAD_HOOKS: [&str; 4] = ["10-fails", "10-floods", "20-forks", "30-hangs"];
+/// What they do, and how long they may take: those that never end, little.
+const BAD_HOOKS: [(&str, &str); 4] =
+    [("10-fails", "120s"), ("10-floods", "500ms"), ("20-forks", "120s"), ("30-hangs", "500ms")];
 /// One that is required.
 const HANGING_HOOK: &str = "40-hangs";
 const DISK: &str = "/tmp/disk";
@@ -55,8 +56,8 @@ fn fork() -> Result<()> {
 }
 
 pub(super) fn bad_hooks() -> Result<Value> {
-    for name in BAD_HOOKS {
-        add(name, "events = [\"restored\"]\ntimeout = \"500ms\"\n")?;
+    for (name, timeout) in BAD_HOOKS {
+        add(name, &format!("events = [\"restored\"]\ntimeout = \"{timeout}\"\n"))?;
     }
     // For the processes that are left behind.
     add(HANGING_HOOK, "events = [\"maintenance-soon\"]\n")
@@ -68,7 +69,7 @@ pub(super) fn hanging_hook() -> Result<Value> {
 
 /// Only the one that was there at first.
 pub(super) fn good_hooks() -> Result<Value> {
-    for name in BAD_HOOKS.iter().chain(&[HANGING_HOOK]) {
+    for name in BAD_HOOKS.map(|(name, _)| name).into_iter().chain([HANGING_HOOK]) {
         let hook = Path::new(HOOKS).join(name);
         for file in [hook.with_extension("toml"), hook] {
             match fs::remove_file(&file) {

@@ -13,6 +13,7 @@ use vmclock_e2e_guest::hex;
 use super::{
     figures, kept, nanos, observe_and_save, of_clock, start, times, translated, Restore, CONFIG, KEPT, OPTIONS, SETTLED,
 };
+use crate::checks::{is_new, TAI_MINUS_UTC};
 use crate::machine::{Clock, Kernel, Machine};
 use crate::patience::{until, PATIENCE};
 use crate::Lab;
@@ -35,6 +36,7 @@ pub(crate) fn beside_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
         let begun = (|| {
             match who {
                 "agent" => start(&mut machine, CONFIG)?,
+                "chronyd" => drop(machine.ask(&format!("agent others chronyd {}", ptp_offset(&kernel)))?),
                 other => drop(machine.ask(&format!("agent others {other}"))?),
             }
             observe_and_save(&mut machine)
@@ -74,7 +76,7 @@ pub(crate) fn kept_by_others(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resu
         rows.push(machine.do_and_quit(|machine| {
             match who {
                 "agent" => start(machine, &CONFIG.replace("[hooks]", KEPT))?,
-                other => drop(machine.ask(&format!("agent others {other}"))?),
+                other => drop(machine.ask(&format!("agent others {other} {}", ptp_offset(&kernel)))?),
             }
             let (seen, ticks, resident) = kept(lab, machine, SETTLED)?;
             Ok(format!("{who}: {}; {} ms of CPU, {resident} KiB resident", figures(&seen), ticks * 10))
@@ -153,7 +155,7 @@ pub(crate) fn asked_chronyd(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
     let (machine, _) = Machine::boot_calibrated(lab, &kernel, "asked", &Clock::Ours(&OPTIONS))?;
     machine.do_and_quit(|machine| {
         machine.ask("agent bare-page")?;
-        machine.ask("agent asked-chronyd")?;
+        machine.ask(&format!("agent asked-chronyd {}", ptp_offset(&kernel)))?;
         let time = "path = \"/tmp/bare-page\"\n[time]\nchronyd = \"/tmp/chronyd/sock\"\n";
         let config = CONFIG.replace("interval = \"10ms\"", &format!("interval = \"10ms\"\n{time}"));
         machine.ask(&format!("agent start {}", hex(config.as_bytes())))?;
@@ -168,6 +170,15 @@ pub(crate) fn asked_chronyd(lab: &Lab, kernel: &Kernel, chronyd: &Path) -> Resul
         let took = status["recovery_ns"].as_u64().unwrap_or_default() / 1_000_000;
         Ok(format!("two hours were lost; {took} ms later CLOCK_REALTIME was {} to {} ns ahead", ahead[0], ahead[1]))
     })
+}
+
+/// UTC less the PTP clock of Linux's driver, in seconds.
+fn ptp_offset(kernel: &Kernel) -> i64 {
+    if is_new(kernel) {
+        -TAI_MINUS_UTC
+    } else {
+        0
+    }
 }
 
 /// Waits until the clock stays on the page for 3 s: what a time daemon, too, can be asked for.
