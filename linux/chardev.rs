@@ -13,7 +13,7 @@ use vmclock_core::abi::Words;
 use vmclock_core::page::Page;
 
 use crate::attributes::ATTRIBUTES;
-use crate::clock::{patiently, some_attempts, Clock};
+use crate::clock::{patiently, Clock};
 use crate::device::Device;
 use crate::upstream::miscdevice::{MiscDevice, NewArea, UserBuffer, Waiter};
 use crate::upstream::sysfs::Groups;
@@ -60,7 +60,7 @@ impl MiscDevice for CharDevice {
         let count = to.len().min(PAGE_SIZE - position).min(left);
         // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
         let copy = || unsafe { to.copy(from, count) };
-        let (words, copied) = patiently!(Seen::words_with(clock.page(), copy, some_attempts()).ok_or(EAGAIN))?;
+        let (words, copied) = patiently!(Seen::try_words_with(clock.page(), copy).ok_or(EAGAIN))?;
         copied?;
         file.seen.note(&words);
         Ok(count)
@@ -96,7 +96,7 @@ impl MiscDevice for CharDevice {
         if clock.is_gone() {
             return bindings::POLLHUP | bindings::POLLERR;
         }
-        match Seen::words_with(clock.page(), || (), || false) {
+        match Seen::try_words_with(clock.page(), || ()) {
             // There will be no notification: whoever waits would do so for ever.
             Some((words, ())) if !clock.notifies(&words.decode()) => bindings::POLLHUP,
             Some((words, ())) if file.seen.is(&words) => 0,
@@ -117,14 +117,10 @@ impl Seen {
     }
 
     /// The words that this is about, with the page's flags, and what `with` gives between two loads of the sequence
-    /// count. The others are zero: they need not be loaded.
+    /// count. The others are zero: they need not be loaded. None while the page is being updated.
     #[inline]
-    pub(crate) fn words_with<T>(
-        page: &Page,
-        with: impl FnMut() -> T,
-        wait: impl FnMut() -> bool,
-    ) -> Option<(Words, T)> {
-        page.some_words_with::<{ Words::OF_UPDATES }, T>(with, wait).ok()
+    pub(crate) fn try_words_with<T>(page: &Page, with: impl FnMut() -> T) -> Option<(Words, T)> {
+        page.try_some_words_with::<{ Words::OF_UPDATES }, T>(with)
     }
 
     pub(crate) fn note(&self, words: &Words) {

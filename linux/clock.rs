@@ -110,8 +110,7 @@ impl Clock {
 }
 
 /// Yes for as long as an update takes: for a moment.
-#[inline]
-pub(crate) fn some_attempts() -> impl FnMut() -> bool {
+fn some_attempts() -> impl FnMut() -> bool {
     let mut left = ATTEMPTS;
     move || {
         left = left.saturating_sub(1);
@@ -119,8 +118,9 @@ pub(crate) fn some_attempts() -> impl FnMut() -> bool {
     }
 }
 
-/// Does again what gives `EAGAIN`, as it does while an update is in progress, and sleeps in between. A macro, so that
-/// what is done the first time, and hardly ever again, is not shared with that.
+/// Does again what gives `EAGAIN`, as it does while an update is in progress: a few times at once, as most updates end
+/// in a moment, and then with sleep in between. A macro, so that what is done the first time, and hardly ever again, is
+/// not shared with that.
 macro_rules! patiently {
     ($attempt:expr) => {
         match $attempt {
@@ -136,16 +136,21 @@ pub(crate) use patiently;
 pub(crate) fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let begin = Instant::<Monotonic>::now();
     let [mut pause, longest] = PAUSES;
-    while begin.elapsed() < READ_TIMEOUT {
+    loop {
+        for _ in 0..ATTEMPTS {
+            core::hint::spin_loop();
+            match attempt() {
+                Err(error) if error == EAGAIN => {}
+                result => return result,
+            }
+        }
+        if begin.elapsed() >= READ_TIMEOUT {
+            return Err(ETIMEDOUT);
+        }
         if kernel::current!().signal_pending() {
             return Err(EINTR);
         }
         fsleep(Delta::from_micros(pause));
         pause = (2 * pause).min(longest);
-        match attempt() {
-            Err(error) if error == EAGAIN => {}
-            result => return result,
-        }
     }
-    Err(ETIMEDOUT)
 }

@@ -242,7 +242,7 @@ impl Device {
 
     /// There was an interrupt. Whether it was ours: the page was updated since the last one, or is being updated.
     pub(crate) fn interrupted(&self) -> bool {
-        if let Some((words, ())) = Seen::words_with(self.clock.page(), || (), || false) {
+        if let Some((words, ())) = Seen::try_words_with(self.clock.page(), || ()) {
             if self.handled.is(&words) {
                 return false;
             }

@@ -12,7 +12,7 @@ use vmclock_core::counter;
 use vmclock_core::leap;
 use vmclock_core::time::{Tai, Time};
 
-use crate::clock::{patiently, some_attempts, Clock};
+use crate::clock::{patiently, Clock};
 use crate::upstream::bindings::vmclock_rust_kvm_clock;
 use crate::upstream::ptp::{PtpClock, SystemTimestamps};
 use crate::upstream::timekeeping::{
@@ -68,7 +68,7 @@ impl VmClock {
         }
         let page = self.clock.page();
         let (words, counter) =
-            page.some_words_with::<{ Words::OF_TIME }, _>(capture, some_attempts()).map_err(|_| EAGAIN)?;
+            page.try_some_words_with::<{ Words::OF_TIME }, _>(capture).ok_or(EAGAIN)?;
         let page = self.clock.region().clipped(words.decode());
         // Any other fault gives no time anyway.
         if page.magic != MAGIC || page.version != VERSION {

@@ -170,7 +170,7 @@ proptest! {
         let memory = Page::new();
         let _ = Writer::create(&memory, page.with(|page| page.seq_count &= !1));
         let (all, ()) = memory.words_with(|| (), || false).expect("nobody writes");
-        let (time, ()) = memory.some_words_with::<{ Words::OF_TIME }, ()>(|| (), || false).expect("nobody writes");
+        let (time, ()) = memory.try_some_words_with::<{ Words::OF_TIME }, ()>(|| ()).expect("nobody writes");
         let time_of = |words: Words| {
             let page = words.decode().clipped();
             let calibration = Calibration::from_snapshot(&page, CPU).ok();
@@ -178,7 +178,7 @@ proptest! {
         };
         prop_assert_eq!(time_of(time), time_of(all));
         let (updates, ()) =
-            memory.some_words_with::<{ Words::OF_UPDATES }, ()>(|| (), || false).expect("nobody writes");
+            memory.try_some_words_with::<{ Words::OF_UPDATES }, ()>(|| ()).expect("nobody writes");
         let seen = |words: Words| {
             let page = words.decode();
             (page.seq_count, page.disruption_marker, page.vm_generation_counter, page.notifies())

@@ -122,20 +122,23 @@ impl Page {
     /// the moment when the counter was read, these were the page's words.
     #[doc(hidden)]
     #[inline(always)]
-    pub fn words_with<C>(&self, counter: impl FnMut() -> C, wait: impl FnMut() -> bool) -> Result<(Words, C), Busy> {
-        self.some_words_with::<{ Words::ALL }, C>(counter, wait)
-    }
-
-    /// The same of some words only, as [`Words::OF_TIME`]: the others are zero, whatever is on the page.
-    #[doc(hidden)]
-    #[inline(always)]
-    pub fn some_words_with<const WORDS: u16, C>(
+    pub fn words_with<C>(
         &self,
         mut counter: impl FnMut() -> C,
         wait: impl FnMut() -> bool,
     ) -> Result<(Words, C), Busy> {
         // The counter first: reading it takes long, and the CPU can load and check the words meanwhile.
-        self.seq_count.read(|| (counter(), self.load::<WORDS>()), wait).map(|(counter, words)| (words, counter))
+        self.seq_count
+            .read(|| (counter(), self.load::<{ Words::ALL }>()), wait)
+            .map(|(counter, words)| (words, counter))
+    }
+
+    /// The same of some words only, as [`Words::OF_TIME`]: the others are zero, whatever is on the page. `None` where
+    /// the page is being updated.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn try_some_words_with<const WORDS: u16, C>(&self, mut counter: impl FnMut() -> C) -> Option<(Words, C)> {
+        self.seq_count.try_read(&mut || (counter(), self.load::<WORDS>())).map(|(counter, words)| (words, counter))
     }
 
     /// The words that the page's time depends on, and what `counter` returns at a moment when these were the page's

@@ -36,4 +36,4 @@ const _: () = {
     );
 };
 
-//@ page/mod.rs: Page::from_ptr, Page::snapshot, Page::words_with, Page::some_words_with, Page::sequence, Page::load, load
+//@ page/mod.rs: Page::from_ptr, Page::snapshot, Page::words_with, Page::try_some_words_with, Page::sequence, Page::load, load
