@@ -9,7 +9,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use vmclock_core::abi::Words;
+use vmclock_core::abi::{Flags, Words};
 use vmclock_core::page::Page;
 
 use crate::attributes::ATTRIBUTES;
@@ -60,9 +60,9 @@ impl MiscDevice for CharDevice {
         let count = to.len().min(PAGE_SIZE - position).min(left);
         // SAFETY: `from` has `count` bytes. They may change meanwhile, which is for the sequence count to find out.
         let copy = || unsafe { to.copy(from, count) };
-        let (words, copied) = patiently!(Seen::try_words_with(clock.page(), copy).ok_or(EAGAIN))?;
+        let (update, copied) = patiently!(Update::last_of(clock.page(), copy).ok_or(EAGAIN))?;
         copied?;
-        file.seen.note(&words);
+        file.seen.note(&update);
         Ok(count)
     }
 
@@ -96,18 +96,37 @@ impl MiscDevice for CharDevice {
         if clock.is_gone() {
             return bindings::POLLHUP | bindings::POLLERR;
         }
-        match Seen::try_words_with(clock.page(), || ()) {
+        match Update::last_of(clock.page(), || ()) {
             // There will be no notification: whoever waits would do so for ever.
-            Some((words, ())) if !clock.notifies(&words.decode()) => bindings::POLLHUP,
-            Some((words, ())) if file.seen.is(&words) => 0,
+            Some((update, ())) if !clock.notifies(update.flags) => bindings::POLLHUP,
+            Some((update, ())) if file.seen.is(&update) => 0,
             // Something new, or about to be.
             _ => bindings::POLLIN | bindings::POLLRDNORM,
         }
     }
 }
 
-/// What of a page was seen last: sequence count, marker and generation. The count alone would not do: where a machine
-/// is restored, it may be the same by chance.
+/// An update of a page, as it is told from all others.
+#[derive(Clone, Copy)]
+pub(crate) struct Update {
+    /// Sequence count, marker and generation. The count alone would not do: where a machine is restored, it may be the
+    /// same by chance.
+    words: [u64; 3],
+    flags: Flags,
+}
+
+impl Update {
+    /// The page's last one, and what `with` gives between two loads of the sequence count. None while the page is being
+    /// updated.
+    #[inline]
+    pub(crate) fn last_of<T>(page: &Page, with: impl FnMut() -> T) -> Option<(Self, T)> {
+        let (words, given) = page.try_some_words_with::<{ Words::OF_UPDATES }, T>(with)?;
+        let [marker, flags, .., generation] = words.changing;
+        Some((Self { words: [words.seq_count.into(), marker, generation], flags: Flags(flags) }, given))
+    }
+}
+
+/// The update of a page that was seen last.
 pub(crate) struct Seen([Atomic<u64>; 3]);
 
 impl Seen {
@@ -116,26 +135,15 @@ impl Seen {
         Self([Atomic::new(u64::MAX), Atomic::new(0), Atomic::new(0)])
     }
 
-    /// The words that this is about, with the page's flags, and what `with` gives between two loads of the sequence
-    /// count. The others are zero: they need not be loaded. None while the page is being updated.
     #[inline]
-    pub(crate) fn try_words_with<T>(page: &Page, with: impl FnMut() -> T) -> Option<(Words, T)> {
-        page.try_some_words_with::<{ Words::OF_UPDATES }, T>(with)
-    }
-
-    pub(crate) fn note(&self, words: &Words) {
-        for (place, value) in self.0.iter().zip(Self::of(words)) {
+    pub(crate) fn note(&self, update: &Update) {
+        for (place, value) in self.0.iter().zip(update.words) {
             place.store(value, Relaxed);
         }
     }
 
     /// What two threads note at the same time may be mixed, and is then like no page.
-    pub(crate) fn is(&self, words: &Words) -> bool {
-        self.0.iter().zip(Self::of(words)).all(|(place, value)| place.load(Relaxed) == value)
-    }
-
-    fn of(words: &Words) -> [u64; 3] {
-        let [marker, .., generation] = words.changing;
-        [words.seq_count.into(), marker, generation]
+    pub(crate) fn is(&self, update: &Update) -> bool {
+        self.0.iter().zip(update.words).all(|(place, value)| place.load(Relaxed) == value)
     }
 }

@@ -7,7 +7,7 @@ use kernel::sync::poll::PollCondVar;
 use kernel::sync::{new_mutex, Mutex};
 use kernel::time::delay::fsleep;
 use kernel::time::{Delta, Instant, Monotonic};
-use vmclock_core::abi::Snapshot;
+use vmclock_core::abi::{Flags, Snapshot};
 use vmclock_core::page::Page;
 
 use crate::region::Region;
@@ -80,9 +80,9 @@ impl Clock {
         self.is_notified.store(true, Relaxed);
     }
 
-    /// Whether updates of this page are notified: the page must state it, and the machine have a way.
-    pub(crate) fn notifies(&self, page: &Snapshot) -> bool {
-        page.notifies() && self.is_notified.load(Relaxed)
+    /// Whether updates of a page with these flags are notified: the page must state it, and the machine have a way.
+    pub(crate) fn notifies(&self, flags: Flags) -> bool {
+        flags.contains(Flags::NOTIFICATION_PRESENT) && self.is_notified.load(Relaxed)
     }
 
     /// A file of the device node was opened.

@@ -11,7 +11,7 @@ use vmclock_core::abi::Snapshot;
 use vmclock_core::event::Epoch;
 use vmclock_core::tai::TaiOffset;
 
-use crate::chardev::{CharDevice, Seen};
+use crate::chardev::{CharDevice, Seen, Update};
 use crate::clock::{patiently, Clock};
 use crate::ptp::VmClock;
 use crate::region::Region;
@@ -242,11 +242,11 @@ impl Device {
 
     /// There was an interrupt. Whether it was ours: the page was updated since the last one, or is being updated.
     pub(crate) fn interrupted(&self) -> bool {
-        if let Some((words, ())) = Seen::try_words_with(self.clock.page(), || ()) {
-            if self.handled.is(&words) {
+        if let Some((update, ())) = Update::last_of(self.clock.page(), || ()) {
+            if self.handled.is(&update) {
                 return false;
             }
-            self.handled.note(&words);
+            self.handled.note(&update);
         }
         self.updated();
         true
@@ -290,7 +290,7 @@ impl Device {
             }
         }
         let may_become_more = shown.ptp.is_none();
-        if !self.clock.notifies(&page) && (may_become_more || self.clock.is_open()) {
+        if !self.clock.notifies(page.flags) && (may_become_more || self.clock.is_open()) {
             self.poll_later(&mut shown);
         }
     }
