@@ -41,9 +41,10 @@ use reload::Reload;
 /// How long `--check-config` waits for each source.
 const CHECKED_WITHIN: Duration = Duration::from_secs(2);
 
-/// How many guests' pages are brought up to date, and how many requests answered, before the sources have their turn.
+/// How many guests' pages are brought up to date, and for how long requests are answered, before the sources have their
+/// turn. While pages wait it is one request: however many come at once, they make no page late.
 const PAGES_AT_ONCE: usize = 256;
-const REQUESTS_AT_ONCE: usize = 64;
+const REQUESTS_FOR: Duration = Duration::from_millis(2);
 
 /// A publisher on this machine, of a page in a file.
 pub(in crate::command) type Publisher = publisher::Publisher<ThisHost, FilePage>;
@@ -250,8 +251,14 @@ fn serve(
         }
         let more_pages = service.catch_up(PAGES_AT_ONCE);
         let next_round = rounds.until_next(Instant::now());
-        let more_requests = server
-            .serve(REQUESTS_AT_ONCE, |peer, line, descriptors| service.answer(peer, line, descriptors, next_round));
+        let until = Instant::now() + if more_pages { Duration::ZERO } else { REQUESTS_FOR };
+        let mut answer = || server.serve(1, |peer, line, fds| service.answer(peer, line, fds, next_round));
+        let more_requests = loop {
+            let more = answer();
+            if !more || Instant::now() >= until {
+                break more;
+            }
+        };
         for event in service.take_events() {
             log.event(&event);
             server.publish(&event_line(&event));
