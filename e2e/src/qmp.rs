@@ -33,8 +33,10 @@ impl Qmp {
 
     /// Runs a command and gives what it returns.
     pub(crate) fn run(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        let request = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.reader.get_mut(), "{request}").with_context(|| format!("cannot send {command} to QEMU"))?;
+        // In one piece: QEMU takes it when the last brace has come, and after `quit` nobody reads the end of the line.
+        let request = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        let sent = self.reader.get_mut().write_all(request.as_bytes());
+        sent.with_context(|| format!("cannot send {command} to QEMU"))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut message = self.receive(deadline).with_context(|| format!("no answer to {command}"))?;
