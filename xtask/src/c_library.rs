@@ -48,6 +48,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// What a package has, below `destdir`.
+    pub(crate) fn packaged(destdir: PathBuf, libdir: PathBuf) -> Self {
+        Self { prefix: "/usr".into(), libdir, destdir: Some(destdir), keep_debug: false }
+    }
+
     /// An ordinary tree at `prefix`.
     pub(crate) fn at(prefix: PathBuf) -> Self {
         Self { prefix, libdir: "lib".into(), destdir: None, keep_debug: false }
@@ -66,7 +71,13 @@ pub(crate) fn install(project: &Project, options: &Options) -> Result<()> {
     if !options.prefix.is_absolute() {
         bail!("--prefix {}: must be an absolute path", options.prefix.display());
     }
-    let built = build(project, options.keep_debug)?;
+    project.cargo("build").args(["--release", "--package", "vmclock-capi"]).run()?;
+    link_and_install(project, &project.target("release/libvmclock_capi.a"), &project.target("c"), options)
+}
+
+/// Installs what is linked of rustc's archive, in a folder for that.
+pub(crate) fn link_and_install(project: &Project, rust: &Path, folder: &Path, options: &Options) -> Result<()> {
+    let built = build(project, rust, folder, options.keep_debug)?;
     let own = |path: &str| project.path(CRATE).join(path);
     // An absolute path replaces what it is joined to.
     let libdir = options.prefix.join(&options.libdir);
@@ -109,17 +120,14 @@ struct Built {
     archive: PathBuf,
 }
 
-fn build(project: &Project, keep_debug: bool) -> Result<Built> {
-    project.cargo("build").args(["--release", "--package", "vmclock-capi"]).run()?;
-    let rust = project.target("release/libvmclock_capi.a");
-    let folder = project.target("c");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+fn build(project: &Project, rust: &Path, folder: &Path, keep_debug: bool) -> Result<Built> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let (shared, object, archive) = (folder.join(FILE_NAME), folder.join("libvmclock.o"), folder.join("libvmclock.a"));
     let map = project.path(CRATE).join("libvmclock.map");
     let symbols = symbols(&map)?;
 
     let mut link = project.command(compiler("CC", "cc")).args(["-shared", "-o"]).arg(&shared);
-    link = link.args(symbols.iter().map(|name| format!("-Wl,-u,{name}"))).arg(&rust);
+    link = link.args(symbols.iter().map(|name| format!("-Wl,-u,{name}"))).arg(rust);
     link = link.arg(format!("-Wl,-soname,{SONAME}")).arg(format!("-Wl,--version-script={}", map.display()));
     link = link.args(["-Wl,--gc-sections", "-Wl,-z,relro,-z,now,-z,defs", "-Wl,--as-needed"]);
     // What Rust's library calls, where the C library is not one with them.
@@ -127,7 +135,7 @@ fn build(project: &Project, keep_debug: bool) -> Result<Built> {
 
     let mut gather = project.command("ld").args(["-r", "--gc-sections", "-o"]).arg(&object);
     gather = gather.args(symbols.iter().flat_map(|name| ["-u", name.as_str()]));
-    gather.arg(&rust).read()?;
+    gather.arg(rust).read()?;
     let mut hide = project.command("objcopy").args(symbols.iter().map(|name| format!("--keep-global-symbol={name}")));
     // LLVM's own form of Rust's library, as large as all else.
     hide = hide.args(["--remove-section=.llvmbc", "--remove-section=.llvmcmd"]);

@@ -17,11 +17,11 @@ use anyhow::{Context, Result};
 
 use crate::cache::{is_younger, mark_used, write_whole, Cache, DAY};
 use crate::project::is_ci;
-use crate::shell::say;
+use crate::shell::{say, Cmd};
 use crate::steps::Done;
 
 use self::apt::Apt;
-pub(crate) use self::mirror::Mirror;
+use self::mirror::Mirror;
 pub(crate) use self::tree::Tree;
 
 /// Packages of one Debian release, wanted together in one folder.
@@ -112,6 +112,30 @@ pub(crate) fn skip_unless_ci(error: anyhow::Error) -> Result<Done> {
     } else {
         Ok(Done::Skipped(format!("{error:#}")))
     }
+}
+
+/// A Debian system that nobody ever booted, with these packages and what they depend on: of the first of these releases,
+/// or of the others too where that is a release that they stand on.
+pub(crate) fn make_system(cache: &Cache, suites: &[&str], include: &[String], root: &Path) -> Result<()> {
+    let request = Request {
+        name: "mmdebstrap",
+        suite: "trixie",
+        alone: &["mmdebstrap"],
+        with_dependencies: &[],
+        freshness: Freshness::Any,
+    };
+    let tool = fetch(cache, &request)?;
+    let Mirror { address, signed_by } = Mirror::of_this_machine()?;
+    let keys = signed_by.map(|keys| format!("[signed-by={keys}] ")).unwrap_or_default();
+    Cmd::new("perl")
+        .arg(tool.path("usr/bin/mmdebstrap"))
+        .args(["--quiet", "--mode=root", "--variant=apt", "--aptopt=Apt::Install-Recommends \"false\""])
+        .arg(format!("--include={}", include.join(",")))
+        .args(suites.first())
+        .arg(root)
+        .args(suites.iter().map(|suite| format!("deb {keys}{address} {suite} main")))
+        .read_all()
+        .map(|_| ())
 }
 
 fn fetch_newest(cache: &Cache, request: &Request, answer: &Path) -> Result<Tree> {

@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 
-use crate::cache::{remove_folder, write_script, write_whole, Cache};
-use crate::debian::{self, Freshness, Mirror, Request};
+use crate::cache::Cache;
+use crate::deb::Deb;
+use crate::debian;
 use crate::driver_test::{self, enter};
 use crate::guest_test::{self, Assets, Kernel, Release, KERNEL_SUITE};
 use crate::project::Project;
@@ -34,12 +35,13 @@ pub(crate) struct Options {
 
 pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
     let version = version(project)?;
-    let package = build(project, &version)?;
+    let packages = project.target("dkms");
+    let package = build(project, &packages, &version)?;
     say(&format!("built {}", package.display()));
     if !options.test {
         return Ok(());
     }
-    let next = build(project, &format!("{version}+next"))?;
+    let next = build(project, &packages, &format!("{version}+next"))?;
     let cache = Cache::open()?;
     let releases = driver_test::supported(&cache)?;
     let wanted =
@@ -50,39 +52,28 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<()> {
 }
 
 /// The driver's version is in one place.
-fn version(project: &Project) -> Result<String> {
+pub(crate) fn version(project: &Project) -> Result<String> {
     let path = project.path("linux/dkms.conf");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let version = text.lines().find_map(|line| line.strip_prefix("PACKAGE_VERSION=\"")?.strip_suffix('"'));
     Ok(version.with_context(|| format!("no PACKAGE_VERSION in {}", path.display()))?.to_owned())
 }
 
-/// The package in the target folder.
-fn build(project: &Project, version: &str) -> Result<PathBuf> {
-    let root = project.target(format!("dkms/vmclock-dkms_{version}"));
-    remove_folder(&root)?;
-    let parts = project.path("packaging/dkms");
-    let read = |name: &str| -> Result<String> {
-        let path = parts.join(name);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(text.replace("VERSION", version))
-    };
-    let make = |folder: &str| -> Result<PathBuf> {
-        let folder = root.join(folder);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(folder)
-    };
-    let source = make(&format!("usr/src/vmclock-rust-{version}"))?;
+/// The package, in a folder of packages.
+pub(crate) fn build(project: &Project, packages: &Path, version: &str) -> Result<PathBuf> {
+    let deb = Deb::begin(project, packages, "vmclock-dkms", version)?;
+    let source = format!("usr/src/vmclock-rust-{version}");
+    let place = deb.folder(&source)?;
     let copy = |from: &str, to: &Path| Cmd::new("cp").arg("-r").arg(project.path(from)).arg(to).read().map(|_| ());
     for name in ["Kbuild", "Makefile", "dkms-make", "helpers.c", "helpers.h", "upstream"] {
-        copy(&format!("linux/{name}"), &source)?;
+        copy(&format!("linux/{name}"), &place)?;
     }
     for entry in fs::read_dir(project.path("linux"))?.flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "rs") {
-            copy(&format!("linux/{}", entry.file_name().to_string_lossy()), &source)?;
+            copy(&format!("linux/{}", entry.file_name().to_string_lossy()), &place)?;
         }
     }
-    copy("crates/vmclock-core/src", &source.join("vmclock-core"))?;
+    copy("crates/vmclock-core/src", &place.join("vmclock-core"))?;
     let conf = fs::read_to_string(project.path("linux/dkms.conf"))?;
     let conf: String = conf
         .lines()
@@ -91,20 +82,12 @@ fn build(project: &Project, version: &str) -> Result<PathBuf> {
             _ => format!("{line}\n"),
         })
         .collect();
-    write_whole(&source.join("dkms.conf"), &conf)?;
-    write_whole(&make("etc/modprobe.d")?.join("vmclock-dkms.conf"), &read("modprobe.conf")?)?;
-    let documents = make("usr/share/doc/vmclock-dkms")?;
-    copy("linux/README.md", &documents.join("README.md"))?;
-    copy("packaging/dkms/copyright", &documents.join("copyright"))?;
-    let control = make("DEBIAN")?;
-    write_whole(&control.join("control"), &read("control")?)?;
-    write_whole(&control.join("conffiles"), "/etc/modprobe.d/vmclock-dkms.conf\n")?;
-    write_script(&control.join("postinst"), &read("postinst")?)?;
-    write_script(&control.join("prerm"), &read("prerm")?)?;
-    let package = root.with_extension("deb");
-    let package = package.with_file_name(format!("vmclock-dkms_{version}_all.deb"));
-    Cmd::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&root).arg(&package).read()?;
-    Ok(package)
+    deb.text(&format!("{source}/dkms.conf"), &conf)?;
+    let parts = project.path("packaging/debian/vmclock-dkms");
+    deb.copy(&parts.join("modprobe.conf"), "etc/modprobe.d/vmclock-dkms.conf", 0o644)?;
+    deb.copy(&project.path("linux/README.md"), "usr/share/doc/vmclock-dkms/README.md", 0o644)?;
+    deb.copy(&parts.join("copyright"), "usr/share/doc/vmclock-dkms/copyright", 0o644)?;
+    deb.build(&[&parts])
 }
 
 /// What is done in the clean system, where `/mnt/packages` has the packages. Each line that begins with `=` is a
@@ -169,33 +152,12 @@ fn load(project: &Project, cache: &Cache, release: &Release, module: &Path) -> R
     guest_test::with_kernel(harness, &kernel).args(["--only", "live"]).run()
 }
 
-/// A Debian system with all that the package depends on, from the mirror of this machine.
+/// A Debian system with all that the package depends on.
 fn bootstrap(cache: &Cache, release: &Release, package: &Path, root: &Path) -> Result<()> {
-    let tool = debian::fetch(
-        cache,
-        &Request {
-            name: "mmdebstrap",
-            suite: SUITE,
-            alone: &["mmdebstrap"],
-            with_dependencies: &[],
-            freshness: Freshness::Any,
-        },
-    )?;
     let depends = Cmd::new("dpkg-deb").arg("--field").arg(package).arg("Depends").read()?;
     let own = ["linux-headers-RELEASE", "linux-source-SERIES"].map(|pattern| release.package(pattern));
     let names = depends.split(',').filter_map(|depend| depend.split_whitespace().next());
     let names = names.filter(|name| !name.starts_with("linux-source")).map(str::to_owned);
     let include: Vec<String> = names.chain(own).collect();
-    let Mirror { address, signed_by } = Mirror::of_this_machine()?;
-    let keys = signed_by.map(|keys| format!("[signed-by={keys}] ")).unwrap_or_default();
-    let line = |suite: &str| format!("deb {keys}{address} {suite} main");
-    Cmd::new("perl")
-        .arg(tool.path("usr/bin/mmdebstrap"))
-        .args(["--quiet", "--mode=root", "--variant=apt", "--aptopt=Apt::Install-Recommends \"false\""])
-        .arg(format!("--include={}", include.join(",")))
-        .arg(SUITE)
-        .arg(root)
-        .args([line(SUITE), line(KERNEL_SUITE)])
-        .read_all()
-        .map(|_| ())
+    debian::make_system(cache, &[SUITE, KERNEL_SUITE], &include, root)
 }

@@ -9,6 +9,7 @@
 //! | [`shell`] | running a command: printed before, explained when it fails |
 //! | [`steps`] | a list of named steps, timed, stopped at the first that fails |
 //! | [`cache`] | the folder outside the clone for what is downloaded |
+//! | [`deb`] | a Debian package in the making |
 //! | [`debian`] | Debian's packages as folders, verified but not installed |
 //! | [`toolchain`] | the oldest Rust that we support, from Debian |
 //! | [`abi_header`] | Linux's own `vmclock-abi.h`, from Debian |
@@ -19,6 +20,7 @@ mod bench;
 mod c_library;
 mod c_test;
 mod cache;
+mod deb;
 mod debian;
 mod dkms;
 mod driver_test;
@@ -29,6 +31,7 @@ mod go_bindings;
 mod guest_test;
 mod libvirt_test;
 mod package;
+mod packages;
 mod project;
 mod python_bindings;
 mod restarts;
@@ -63,6 +66,7 @@ enum Verb {
     ExporterTest(exporter_test::Options),
     LibvirtTest(libvirt_test::Options),
     DriverTest(driver_test::Options),
+    Package(packages::Options),
     Dkms(dkms::Options),
     UpstreamSeries(driver_test::UpstreamOptions),
     Restarts(restarts::Options),
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         Verb::ExporterTest(options) => exporter_test::run(&project, &options),
         Verb::LibvirtTest(options) => libvirt_test::run(&project, &options),
         Verb::DriverTest(options) => driver_test::run(&project, &options),
+        Verb::Package(options) => packages::run(&project, &options),
         Verb::Dkms(options) => dkms::run(&project, &options),
         Verb::UpstreamSeries(options) => driver_test::upstream_series(&project, &options),
         Verb::Restarts(options) => restarts::run(&project, &options),
