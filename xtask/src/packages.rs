@@ -227,8 +227,9 @@ fn service(project: &Project, deb: Deb) -> Result<Deb> {
     let grouped = sample.replace("\n# group = \"vmclock\"\n", "\ngroup = \"vmclock\"\n");
     ensure!(grouped != sample, "docs/serve.toml has no line for the group");
     deb.text("etc/vmclock/vmclock.toml", &grouped)?;
-    let alerts = project.path("packaging/prometheus/vmclock.rules.yml");
-    deb.copy(&alerts, "usr/share/doc/vmclock-host/examples/prometheus/vmclock.rules.yml", 0o644)?;
+    for example in ["prometheus/vmclock.rules.yml", "grafana/vmclock.json"] {
+        deb.copy(&packaging(example), &format!("usr/share/doc/vmclock-host/examples/{example}"), 0o644)?;
+    }
     deb.copy(&packaging("libvirt/vmclock"), "etc/libvirt/hooks/qemu.d/vmclock", 0o755)?;
     deb.copy(&packaging("libvirt/apparmor"), "etc/apparmor.d/abstractions/libvirt-qemu.d/vmclock", 0o644)?;
     deb.copy(&packaging("libvirt/domain.xml"), "usr/share/doc/vmclock-host/examples/domain.xml", 0o644)?;

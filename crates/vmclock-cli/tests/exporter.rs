@@ -103,9 +103,14 @@ fn documentation_and_alerts_name_what_is_exported() {
     listed.sort_unstable();
     assert_eq!(exported, listed);
     let rules = include_str!("../../../packaging/prometheus/vmclock.rules.yml");
-    let expressions: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
-    assert_eq!(expressions.len(), rules.matches("- alert: ").count());
-    for expression in expressions {
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert_eq!(alerts.len(), rules.matches("- alert: ").count());
+    let dashboard: Value = serde_json::from_str(include_str!("../../../packaging/grafana/vmclock.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let drawn: Vec<_> = targets.map(|target| target["expr"].as_str().expect("an expression")).collect();
+    assert!(drawn.len() >= 10);
+    for expression in alerts.iter().chain(&drawn) {
         let names = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let names: Vec<_> = names.filter(|name| name.starts_with("vmclock_")).collect();
         assert!(!names.is_empty() && names.iter().all(|name| exported.contains(name)), "{expression}");
