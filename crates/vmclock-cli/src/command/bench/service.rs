@@ -157,10 +157,12 @@ fn watch(first: &VmClock, last: &VmClock, mut is_enough: impl FnMut(&[Refresh]) 
     let (mut of_first, mut of_last) = (count(first), count(last));
     let (mut seen, mut refreshed) = (Vec::new(), None);
     while !is_enough(&seen) {
+        // The last one before the first: where it was refreshed, the first one was too.
+        let last_now = count(last);
         if std::mem::replace(&mut of_first, count(first)) != of_first {
             refreshed = Some(Instant::now());
         }
-        if std::mem::replace(&mut of_last, count(last)) != of_last {
+        if std::mem::replace(&mut of_last, last_now) != last_now {
             let now = Instant::now();
             seen.push(Refresh { first: refreshed.take().unwrap_or(now), last: now });
         }
