@@ -401,7 +401,8 @@ pub(super) fn killed(lab: &Lab, kernel: &Kernel) -> Result<String> {
 }
 
 /// A guest whose clock loses an hour, and that is told that it is a clone, so many times: what of a restore's time is not
-/// the emulator's, which has no code of a restored guest translated yet.
+/// the emulator's, which has no code of a restored guest translated yet. It counts from when a program sees the clone;
+/// where the agent was there first, that is after the clock was right.
 pub(super) fn warm(lab: &Lab, kernel: &Kernel, times: u32) -> Result<String> {
     let mut machine = Machine::boot_with(lab, kernel, "agent-warm", &Clock::Ours(&OPTIONS), &TWO_CPUS)?;
     let outcome = (|| {
