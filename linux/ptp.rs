@@ -67,8 +67,7 @@ impl VmClock {
             return Err(EINVAL);
         }
         let page = self.clock.page();
-        let (words, counter) =
-            page.try_some_words_with::<{ Words::OF_TIME }, _>(capture).ok_or(EAGAIN)?;
+        let (words, counter) = page.try_some_words_with::<{ Words::OF_TIME }, _>(capture).ok_or(EAGAIN)?;
         let page = self.clock.region().clipped(words.decode());
         // Any other fault gives no time anyway.
         if page.magic != MAGIC || page.version != VERSION {
