@@ -5,6 +5,8 @@ use std::io::{Error, ErrorKind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 use vmclock_core::abi::{ClockStatus, CounterId};
 use vmclock_core::calibration::Calibration;
 use vmclock_core::guest_counter::{GuestCounter, Scale};
@@ -407,4 +409,142 @@ fn what_there_is_can_be_listed() {
 
 fn answer_line_of(answer: &Answer) -> String {
     protocol::answer_line(None, &Ok(answer.clone()))
+}
+
+/// A line as a client may send it: mostly a request with parts that make sense or not, sometimes with bytes changed.
+fn some_line(chance: &mut impl Rng) -> String {
+    // The first ones, which make sense, more often.
+    let mut pick = |from: &[&'static str]| {
+        let mut any = || chance.next_u32() as usize % from.len();
+        from[any().min(any()).min(any())]
+    };
+    let guest = |pick: &mut dyn FnMut(&[&'static str]) -> &'static str| {
+        pick(&[r#""a""#, r#""b""#, r#""web-7""#, r#""""#, r#""..""#, r#""a/b""#, "7", "null", r#""\u0000""#])
+    };
+    let numbers = ["null", "0", "1", "-1", "4294967296", "18446744073709551616", "1e400", r#""0x10""#, r#""x""#, "[]"];
+    let counters = [
+        r#""host""#,
+        r#""unknown""#,
+        r#"{"offset": 5}"#,
+        r#"{"offset": 0, "scale": {"ratio": 0, "fraction_bits": 48}}"#,
+        r#"{"offset": -9223372036854775808, "scale": {"ratio": 3, "fraction_bits": 1}}"#,
+        r#"{"offset": 0, "scale": {"ratio": 18446744073709551615, "fraction_bits": 64}}"#,
+        "{}",
+        "[[]]",
+    ];
+    let steps = [
+        r#""paused""#,
+        r#""resumed""#,
+        r#""incoming""#,
+        r#""restored""#,
+        r#""migrated-in""#,
+        r#""migrated-out""#,
+        r#""reset""#,
+        r#""cloned""#,
+        r#""disrupted""#,
+        r#""teleported""#,
+        "3",
+    ];
+    let notices = [r#""soon""#, r#""imminent""#, r#""cleared""#, r#""clear""#, r#""x""#];
+    let line = match pick(&[
+        "add", "add", "remove", "life", "life", "life", "counter", "announce", "leap", "ask", "old", "junk",
+    ]) {
+        "add" => format!(
+            r#"{{"request": "add-guest", "guest": {}, "page": {}, "counter": {}, "notify": {}, "step": {}, "id": {}}}"#,
+            guest(&mut pick),
+            pick(&[r#""descriptor""#, r#"{"path": "/no/page"}"#, r#"{"path": ""}"#, "1"]),
+            pick(&counters),
+            pick(&["true", "false", "1"]),
+            pick(&[r#""restored""#, r#""incoming""#, "null", "{}"]),
+            pick(&numbers)
+        ),
+        "remove" => format!(r#"{{"request": "remove-guest", "guest": {}}}"#, guest(&mut pick)),
+        "life" => format!(
+            r#"{{"request": "lifecycle", "guest": {}, "step": {}, "counter": {}, "seen": {}, "generation": {}}}"#,
+            guest(&mut pick),
+            pick(&steps),
+            pick(&counters),
+            pick(&numbers),
+            pick(&numbers)
+        ),
+        "counter" => {
+            format!(r#"{{"request": "set-counter", "guest": {}, "counter": {}}}"#, guest(&mut pick), pick(&counters))
+        }
+        "announce" => {
+            format!(r#"{{"request": "announce", "guest": {}, "notice": {}}}"#, guest(&mut pick), pick(&notices))
+        }
+        "leap" => {
+            format!(r#"{{"request": "leap", "kind": {}}}"#, pick(&[r#""positive""#, r#""negative""#, r#""none""#, "0"]))
+        }
+        "ask" => format!(
+            r#"{{"request": {}, "version": {}}}"#,
+            pick(&[
+                r#""version""#,
+                r#""guests""#,
+                r#""sources""#,
+                r#""tracking""#,
+                r#""subscribe""#,
+                r#""exec""#,
+                "{}"
+            ]),
+            pick(&numbers)
+        ),
+        "old" => pick(&["migrate", "snapshot", "soon", "clear", "leap positive", "clone", ""]).to_owned(),
+        _ => pick(&["{", "[]", "null", "{\"request\":", "\"", "{}", "\u{7f}\u{0}", "{\"a\":{\"a\":{\"a\":{}}}}"])
+            .to_owned(),
+    };
+    if chance.next_u32() % 8 > 0 {
+        return line;
+    }
+    let mut bytes = line.into_bytes();
+    for _ in 0..=chance.next_u32() % 4 {
+        let at = chance.next_u32() as usize % bytes.len().max(1);
+        match chance.next_u32() % 3 {
+            0 => bytes.truncate(at),
+            1 => bytes.extend_from_within(at..),
+            _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = b' ' + *byte % 90),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// How many lines: `VMCLOCK_MESSAGES`, or as many as take a moment.
+fn messages() -> u32 {
+    std::env::var("VMCLOCK_MESSAGES").map_or(20_000, |number| number.parse().expect("a number"))
+}
+
+#[test]
+fn whatever_is_asked_a_refusal_changes_nothing_and_no_descriptor_stays() {
+    let mut chance = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut world = World::new();
+    world.round();
+    let (read, write) = rustix::pipe::pipe().expect("a pipe");
+    rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK).expect("set");
+    let (mut refused, mut done) = (0_u32, 0_u32);
+    for number in 0..messages() {
+        let line = some_line(&mut chance);
+        let peer = [ROOT, ROOT, Peer { user: SERVICE }, SOMEBODY, Peer { user: 1001 }][chance.next_u32() as usize % 5];
+        let descriptors = (0..chance.next_u32() % 5).map(|_| write.try_clone().expect("a copy")).collect();
+        let state = |world: &World| {
+            let guests: Vec<_> =
+                world.service.guests.iter().map(|(name, guest)| (name.clone(), *guest.contents())).collect();
+            (*world.service.publisher.contents(), guests)
+        };
+        let before = state(&world);
+        let reply = world.service.answer(peer, &line, descriptors, None);
+        assert!(reply.line.ends_with('\n') && reply.line.matches('\n').count() == 1, "{line:?}: {reply:?}");
+        if serde_json::from_str::<serde_json::Value>(&reply.line).is_ok_and(|answer| answer["ok"] == true) {
+            done += 1;
+        } else {
+            refused += 1;
+            assert_eq!(state(&world), before, "{line:?} by {peer:?}: {reply:?}");
+        }
+        world.service.take_events();
+        if number % 100 == 0 {
+            world.round();
+        }
+    }
+    assert!(done > refused / 20 && refused > done / 20, "{done} done, {refused} refused");
+    drop(write);
+    assert_eq!(rustix::io::read(&read, &mut [0; 1]), Ok(0), "a descriptor is still open");
 }
