@@ -18,7 +18,7 @@ use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::{json, Value};
 use vmclock::{Snapshot, VmClock};
-use vmclock_core::abi::STRUCTURE_LEN;
+use vmclock_core::abi::{ParseError, STRUCTURE_LEN};
 use vmclock_host::service::client::Client;
 use vmclock_host::service::protocol::{Call, GuestName, PageState, Place, Relation, Request, Step};
 
@@ -36,6 +36,8 @@ const LATE: Duration = Duration::from_millis(10);
 const STORM: usize = 1_000;
 /// How many publishers of one page each are measured beside it.
 const ALONE: usize = 20;
+/// How long the service may take for anything.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// How often a guest is added.
 const ADDED: usize = 100;
 
@@ -268,11 +270,24 @@ fn adding(rounds: u32) -> anyhow::Result<(Value, String)> {
     Ok((line, text))
 }
 
-/// What is in a page's file.
+/// What is in a page's file, between two updates: twice the same, with an even sequence count.
 fn contents(page: &File) -> anyhow::Result<Snapshot> {
-    let mut bytes = [0; STRUCTURE_LEN];
-    page.read_exact_at(&mut bytes, 0).context("cannot read a page")?;
-    Ok(Snapshot::from_prefix(&bytes)?)
+    let copy = || -> anyhow::Result<_> {
+        let mut bytes = [0; STRUCTURE_LEN];
+        page.read_exact_at(&mut bytes, 0).context("cannot read a page")?;
+        Ok(bytes)
+    };
+    let (mut last, begun) = (copy()?, Instant::now());
+    loop {
+        ensure!(begun.elapsed() < ANSWERED_WITHIN, "a page is being updated for {ANSWERED_WITHIN:?}");
+        let bytes = copy()?;
+        match Snapshot::from_prefix(&bytes) {
+            Err(ParseError::Updating { .. }) => {}
+            page if bytes == last => return Ok(page?),
+            _ => {}
+        }
+        last = bytes;
+    }
 }
 
 fn storm() -> anyhow::Result<(Value, String)> {
